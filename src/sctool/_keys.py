@@ -1,0 +1,93 @@
+"""The only code that writes into a user's AnnData: the names and types of every slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+
+def writable(adata: AnnData, copy: bool) -> AnnData:
+    """The object to write into: ``adata``, made an object of its own if it is a view, or a copy."""
+    if copy:
+        return adata.to_memory() if adata.isbacked else adata.copy()
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())
+    return adata
+
+
+def clear(adata: AnnData, key: str) -> None:
+    """Remove what an earlier call left under ``key``, so that no two results are mixed."""
+    for column in (key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"):
+        if column in adata.obs:
+            del adata.obs[column]
+    for slot in (f"X_{key}", f"{key}_proba"):
+        adata.obsm.pop(slot, None)
+    for slot in (key, f"{key}_colors"):
+        adata.uns.pop(slot, None)
+
+
+def storable(value: Any) -> Any:
+    """A value as ``write_h5ad`` takes it in ``uns``: None left out of mappings, lists as arrays."""
+    if isinstance(value, dict):
+        return {str(k): storable(v) for k, v in value.items() if v is not None}
+    if isinstance(value, str | bool | int | float | np.ndarray | np.generic):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) for v in value):
+        return np.asarray(value)
+    return str(value)
+
+
+def write_annotation(
+    adata: AnnData,
+    key: str,
+    *,
+    classes: list[str],
+    colors: dict[str, str],
+    proba: np.ndarray,
+    latent: np.ndarray,
+    novel_score: np.ndarray,
+    novel: np.ndarray | None,
+    params: dict[str, Any],
+    versions: dict[str, str],
+    audit: list[str],
+) -> None:
+    """Write the slots that :func:`sctool.tl.annotate` documents."""
+    clear(adata, key)
+    adata.obs[key] = pd.Categorical.from_codes(proba.argmax(axis=1), classes)
+    adata.obs[f"{key}_score"] = proba.max(axis=1).astype(np.float32)
+    adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
+    if novel is not None:
+        adata.obs[f"{key}_novel"] = novel.astype(bool)
+    adata.obsm[f"X_{key}"] = latent.astype(np.float32)
+    adata.obsm[f"{key}_proba"] = proba.astype(np.float32)
+    if all(name in colors for name in classes):
+        adata.uns[f"{key}_colors"] = np.array([colors[name] for name in classes], dtype=object)
+    adata.uns[key] = {
+        "classes": np.array(classes, dtype=object),
+        "params": storable(params),
+        "versions": versions,
+        "audit": np.array(audit, dtype=object),
+    }
+
+
+def write_explanation(
+    adata: AnnData,
+    key: str,
+    *,
+    names: list[str],
+    attribution: np.ndarray,
+    genes: np.ndarray,
+    scores: np.ndarray,
+    params: dict[str, Any],
+) -> None:
+    """Write the slots that :func:`sctool.tl.explain` documents."""
+    adata.varm[key] = attribution.astype(np.float32)
+    adata.uns[key] = {
+        "names": np.array(names, dtype=object),
+        "genes": genes.astype(object),
+        "scores": scores.astype(np.float32),
+        "params": storable(params),
+    }

@@ -1,0 +1,240 @@
+"""Training: cells into minibatches, seeds, the plan's common part, best weights.
+
+With ``model/_base.py`` the only code that touches scvi-tools' internals.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import scipy.sparse as sp
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import CombinedLoader
+from scvi.train import TrainingPlan, TrainRunner
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Everything random inside follows ``seed``; the caller's random state is put back after."""
+    if seed is None:
+        yield
+        return
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class Cells(Dataset):
+    """Cells kept sparse until a minibatch asks for them.
+
+    Parameters
+    ----------
+    x
+        Model inputs, CSR (n_cells, n_genes).
+    arrays
+        Further values by cell, each (n_cells,).
+    fill
+        Added to every cell (n_genes,): the values of genes that the data lack.
+    """
+
+    def __init__(
+        self, x: sp.csr_matrix, arrays: dict[str, np.ndarray], fill: np.ndarray | None = None
+    ):
+        self.x, self.arrays, self.fill = x, arrays, fill
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, index: np.ndarray | list[int] | slice) -> dict[str, Tensor]:
+        x = self.x[index].toarray()
+        if self.fill is not None:
+            x += self.fill
+        batch = {"x": torch.from_numpy(x)}
+        return batch | {k: torch.from_numpy(v[index]) for k, v in self.arrays.items()}
+
+
+class EvenBatches(Sampler[np.ndarray]):
+    """Shuffled batches of nearly equal size, none above ``batch_size``.
+
+    No cell is dropped and no batch is left with a single cell, which BatchNorm could not train on.
+    """
+
+    def __init__(self, indices: np.ndarray, batch_size: int):
+        self.indices = np.asarray(indices)
+        self.n_batches = -(-len(self.indices) // batch_size)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = self.indices[torch.randperm(len(self.indices)).numpy()]
+        return iter(np.array_split(order, self.n_batches))
+
+
+def stratified_holdout(codes: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions for training and for validation, ``share`` of each type (rounded down) held out.
+
+    Every type keeps a training cell, and a type with fewer than ``1 / share`` cells keeps them all.
+    """
+    train, validation = [], []
+    for code in np.unique(codes):
+        members = np.flatnonzero(codes == code)
+        members = members[torch.randperm(len(members)).numpy()]
+        n = int(share * len(members))
+        validation.append(members[:n])
+        train.append(members[n:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
+
+
+class Splitter(pl.LightningDataModule):
+    """Named populations of cells ("labelled", "unlabelled"), one minibatch of each per step.
+
+    The smaller populations are reshuffled and begun again until the largest has been seen once:
+    that is an epoch.
+    """
+
+    def __init__(
+        self,
+        cells: Cells,
+        train: dict[str, np.ndarray],
+        validation: np.ndarray,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.cells, self.batch_size = cells, batch_size
+        self.populations = {k: v for k, v in train.items() if len(v)}
+        self.train_idx = np.sort(np.concatenate(list(self.populations.values())))
+        self.val_idx = validation
+        self.n_train, self.n_val = len(self.train_idx), len(validation)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(-(-len(v) // self.batch_size) for v in self.populations.values())
+
+    def _loader(self, sampler: Any) -> DataLoader:
+        return DataLoader(self.cells, sampler=sampler, batch_size=None)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """One minibatch of each population per step."""
+        loaders = {
+            name: self._loader(EvenBatches(indices, self.batch_size))
+            for name, indices in self.populations.items()
+        }
+        return CombinedLoader(loaders, mode="max_size_cycle")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Held-out labelled cells, in order."""
+        if not len(self.val_idx):
+            return []
+        n = -(-len(self.val_idx) // 1024)
+        return [self._loader(np.array_split(self.val_idx, n))]
+
+
+class Plan(TrainingPlan):
+    """A scvi-tools training plan without the ELBO: subclasses say what a step is.
+
+    The module's ``loss`` is not called by this class; ELBO metrics are neither made nor logged.
+    """
+
+    def initialize_train_metrics(self) -> None:
+        """No ELBO."""
+
+    def initialize_val_metrics(self) -> None:
+        """No ELBO."""
+
+    def log_losses(self, losses: dict[str, Tensor], mode: str, n: int) -> None:
+        """Log each loss as ``{name}_{mode}``, averaged over the epoch's cells."""
+        self.log_dict(
+            {f"{name}_{mode}": value.detach() for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=n,
+            sync_dist=self.use_sync_dist,
+        )
+
+
+class BestWeights(Callback):
+    """Keeps the best epoch's weights in memory, puts them back at the end, and may stop early.
+
+    Parameters
+    ----------
+    monitor
+        Logged value of which the lowest is the best. If it is never logged (nothing was held out)
+        the last weights stay.
+    from_epoch
+        First epoch that may be the best: earlier ones belong to a schedule that still rises.
+    patience
+        Stop after this many epochs without a better one; None never stops.
+    """
+
+    def __init__(self, monitor: str, from_epoch: int = 0, patience: int | None = None):
+        self.monitor, self.from_epoch, self.patience = monitor, from_epoch, patience
+        self.best, self.epoch = float("inf"), -1
+        self.state: dict[str, Tensor] | None = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the weights if this epoch is the best so far."""
+        value, epoch = trainer.callback_metrics.get(self.monitor), trainer.current_epoch
+        if value is None or epoch < self.from_epoch:
+            return
+        if float(value) < self.best:
+            self.best, self.epoch = float(value), epoch
+            self.state = copy.deepcopy(pl_module.module.state_dict())
+        elif self.patience is not None and epoch - max(self.epoch, self.from_epoch) >= self.patience:
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the best weights back."""
+        if self.state is not None:
+            pl_module.module.load_state_dict(self.state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its notes on hardware and its advice on data loaders, inside only."""
+    loggers = [logging.getLogger(f"lightning.pytorch{s}") for s in ("", ".utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def fit(
+    model: Any,
+    plan: Plan,
+    splitter: Splitter,
+    max_epochs: int,
+    *,
+    best: BestWeights,
+    **trainer_kwargs: Any,
+) -> None:
+    """Train ``model`` through scvi-tools' runner, quietly but for the progress bar."""
+    callbacks = [best, *trainer_kwargs.pop("callbacks", [])]
+    options = {"check_val_every_n_epoch": 1, "callbacks": callbacks} | trainer_kwargs
+    with _quiet():
+        TrainRunner(model, plan, splitter, max_epochs=max_epochs, **options)()

@@ -1,0 +1,39 @@
+"""The experiments of the papers, our methods and their peers, through one command.
+
+A *suite* is a TOML file of tasks and, if need be, of variants of methods; `run` runs every
+(task, method, protocol, seed) of it in a process of its own and writes ``results.jsonl`` (the
+source of truth, one run a line), ``results.csv`` and ``table.md``.
+
+===============  ================================================================================
+``_tasks.py``    what a suite may say, and how a task parts cells into reference and query
+``_worker.py``   one run: predict, then score
+``_run.py``      all runs: plan, resume, report progress; the command line
+``_report.py``   the tables
+===============  ================================================================================
+"""
+
+from sctool.benchmark._run import add_arguments, main, run
+from sctool.benchmark._tasks import (
+    Method,
+    Split,
+    Suite,
+    Task,
+    load_suite,
+    read,
+    shipped_suites,
+    split,
+)
+
+__all__ = [
+    "Method",
+    "Split",
+    "Suite",
+    "Task",
+    "add_arguments",
+    "load_suite",
+    "main",
+    "read",
+    "run",
+    "shipped_suites",
+    "split",
+]

@@ -1,0 +1,113 @@
+"""The tables of a folder of results."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SHORT = (
+    "seen_accuracy",
+    "macro_f1",
+    "balanced_accuracy",
+    "overall_accuracy",
+    "novel_auroc",
+    "false_novel",
+    "ece",
+    "seconds",
+    "peak_rss_gb",
+)
+DIGITS = {"seconds": 1, "peak_rss_gb": 2}
+#: The presets were chosen on data of these studies: what they say of a method is optimistic.
+TUNING = ("zheng", "pbmc3k", "pbmc68k", "kang", "paul15")
+
+
+def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``results.csv`` and ``table.md``.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    rows
+        One run each, failed runs included.
+    """
+    frame = pd.json_normalize(rows)
+    frame.convert_dtypes().to_csv(out / "results.csv", index=False)
+    (out / "table.md").write_text("\n".join(_table(frame)) + "\n", encoding="utf-8")
+
+
+def _table(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield the lines of the table: one block per protocol, then how it was made."""
+    frame = frame.assign(**frame.reindex(columns=list(SHORT)).astype(float))
+    tuned = frame["data"].map(lambda data: any(family in data for family in TUNING))
+    yield "# Benchmark"
+    for protocol in sorted(frame["protocol"].unique()):
+        of_protocol = frame["protocol"] == protocol
+        yield f"\n## Protocol `{protocol}`\n"
+        yield "Mean ± standard deviation over the seeds.\n"
+        yield from _per_task(frame[of_protocol])
+        for title, family in (
+            (
+                f"Mean over the tasks whose data may choose presets ({', '.join(TUNING)})",
+                tuned,
+            ),
+            ("Mean over the other tasks", ~tuned),
+        ):
+            if (of_protocol & family).any():
+                yield f"\n### {title}\n"
+                yield from _per_method(frame[of_protocol & family])
+        if absent := sorted(set(frame["method"]) - set(frame.loc[of_protocol, "method"])):
+            yield (
+                f"\nWithout runs under `{protocol}` (no such preset, or not asked for): "
+                + (", ".join(absent))
+            )
+    failed = frame[frame["error"].notna()]
+    if len(failed):
+        yield "\n## Failed runs\n"
+        yield from (f"- `{row.id}`: {row.error}" for row in failed.itertuples())
+    yield "\n## Made by\n"
+    yield from (f"    {command}" for command in frame["made_by"].unique())
+    yield ""
+    for column in frame.filter(regex=r"^versions\.").columns:
+        versions = sorted(frame[column].dropna().unique())
+        yield f"- {column.removeprefix('versions.')} {', '.join(versions)}"
+
+
+def _per_task(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per task and method."""
+    yield _row("task", "method", "runs", *SHORT)
+    yield _row(*["---"] * (len(SHORT) + 3))
+    for (task, method), runs in frame.groupby(["task", "method"], sort=False):
+        cells = [_mean_sd(runs[name]) for name in SHORT]
+        yield _row(task, method, _count(runs["error"].isna().sum(), len(runs)), *cells)
+
+
+def _per_method(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per method: the mean over tasks of the means over seeds."""
+    done = frame[frame["error"].isna()]
+    means = done.groupby(["method", "task"], sort=False)[list(SHORT)].mean()
+    yield _row("method", "tasks", *SHORT)
+    yield _row(*["---"] * (len(SHORT) + 2))
+    for method in frame["method"].unique():
+        tasks = means[means.index.get_level_values("method") == method]
+        cells = [_number(tasks[name].mean(), name) for name in SHORT]
+        yield _row(method, _count(len(tasks), frame["task"].nunique()), *cells)
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _count(done: int, total: int) -> str:
+    return str(total) if done == total else f"{done} of {total}"
+
+
+def _number(value: float, name: str) -> str:
+    return "-" if pd.isna(value) else f"{value:.{DIGITS.get(name, 3)}f}"
+
+
+def _mean_sd(values: pd.Series) -> str:
+    name = str(values.name)
+    mean = _number(values.mean(), name)
+    return f"{mean} ± {_number(values.std(), name)}" if values.count() > 1 else mean

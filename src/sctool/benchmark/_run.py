@@ -1,0 +1,316 @@
+"""All runs of a suite: plan, resume, report progress; and the command line."""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sctool.benchmark._report import write_reports
+from sctool.benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate, shipped_suites
+
+Row = dict[str, Any]
+Job = dict[str, Any]
+
+
+def run(
+    suite: str | Path = "quick",
+    methods: Sequence[str] | None = None,
+    protocols: Sequence[str] = PROTOCOLS,
+    seeds: int | None = None,
+    out: str | Path = "benchmark",
+    *,
+    timeout: float | None = None,
+) -> pd.DataFrame:
+    """Run every (task, method, protocol, seed) of a suite, each in a process of its own.
+
+    A run that succeeded before, with the same task, settings and presets, is not run again.
+    Changes of code are not noticed: begin a new folder for them.
+
+    Parameters
+    ----------
+    suite
+        Name of a suite of the package, or path of one (see `load_suite`).
+    methods
+        Names of variants in the suite or of registered methods.  By default the variants of the
+        suite or, where it has none, all registered methods.
+    protocols
+        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``
+        and, for methods that take it, the true number of novel types; methods without that
+        preset are left out.
+    seeds
+        Number of seeds, from 0; by default what the suite says.
+    out
+        Folder of the results.  Rows are added to ``results.jsonl`` as they finish; ``results.csv``
+        and ``table.md`` are made from all its rows at the end, ``failed/`` holds the output of
+        runs that failed.
+    timeout
+        Seconds after which a run is ended, and counts as failed.
+
+    Returns
+    -------
+    One row per run asked for; ``error`` is missing where it succeeded.
+
+    Raises
+    ------
+    ValueError
+        If the suite, a method or a protocol is unknown.
+    FileNotFoundError
+        If the data are not there.
+    """
+    spec = load_suite(suite)
+    chosen = _choose(spec, methods)
+    seeds = spec.seeds if seeds is None else seeds
+    made_by = shlex.join(
+        ["sctool", "benchmark", "--suite", str(suite)]
+        + ["--methods", ",".join(method.name for method in chosen)]
+        + ["--protocols", ",".join(protocols), "--seeds", str(seeds)]
+        + (["--timeout", f"{timeout:g}"] if timeout else [])
+        + ["-o", str(out)]
+    )
+    plan = _plan(spec, chosen, protocols, seeds)
+    if not plan:
+        raise ValueError(f"nothing to run: no tasks, no seeds, or no preset for {protocols}")
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.jsonl"
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    done = {name for name, row in rows.items() if row["error"] is None}
+    pending = [(row, job) for row, job in plan if row["id"] not in done]
+    with _progress() as progress:
+        bar = progress.add_task("", total=len(plan), completed=len(plan) - len(pending))
+        progress.advance(bar, 0)  # the clock of the time left starts here
+        planned = {(row["method"], row["protocol"]) for row, _ in plan}
+        for name, protocol in product([method.name for method in chosen], protocols):
+            if (name, protocol) not in planned:
+                progress.console.print(f"{name} has no preset for the protocol {protocol!r}")
+        for row, job in pending:
+            title = "{task} · {method} · {protocol} · seed {seed}".format(**row)
+            progress.update(bar, description=title)
+            row |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "made_by": made_by}
+            try:
+                row |= _spawn(job, timeout, out / "failed" / f"{row['id'].replace('/', '-')}.log")
+            except RuntimeError as error:
+                row["error"] = str(error)
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            rows[row["id"]] = row
+            outcome = f"failed: {row['error']}" if row["error"] else f"{row['seconds']:.1f} s"
+            progress.console.print(
+                f"{title}: {outcome}", markup=False, highlight=False, soft_wrap=True
+            )
+            progress.advance(bar)
+
+    asked = [rows[row["id"]] for row, _ in plan]
+    write_reports(out, _current([*rows.values(), *asked]))
+    return pd.json_normalize(asked)
+
+
+def _progress() -> Progress:
+    """Return a progress bar on stderr, whose time left rests on all runs so far."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        speed_estimate_period=float("inf"),
+    )
+
+
+# -- Plan ----------------------------------------------------------------------------------------
+
+
+def _choose(suite: Suite, names: Sequence[str] | None) -> list[Method]:
+    """Return the methods of these names."""
+    if names is None and suite.methods:
+        return list(suite.methods.values())
+    if names is not None and set(names) <= set(suite.methods):
+        return [suite.methods[name] for name in names]
+    from sctool.model import METHODS
+
+    known = {name: Method(name=name, method=name) for name in METHODS} | suite.methods
+    names = list(METHODS) if names is None else names
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown methods {unknown}: choose from {list(known)}")
+    return [known[name] for name in names]
+
+
+def _presets(method: Method) -> Mapping[str, Any]:
+    """Return the presets of a method; a command has none but its own way."""
+    if method.command:
+        return {}
+    from sctool.model import METHODS
+
+    if method.method not in METHODS:
+        raise ValueError(
+            f"variant {method.name!r} is of the unknown method {method.method!r}: "
+            f"choose from {list(METHODS)}"
+        )
+    return getattr(METHODS[method.method], "PRESETS", {})
+
+
+def _plan(
+    suite: Suite, methods: Sequence[Method], protocols: Sequence[str], seeds: int
+) -> list[tuple[Row, Job]]:
+    """Return the head of the row and the job of each run, seed by seed."""
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise ValueError(f"unknown protocols {unknown}: choose from {PROTOCOLS}")
+    paths = {task.name: locate(task) for task in suite.tasks}
+    presets = {method.name: _presets(method) for method in methods}
+    plan = []
+    for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
+        preset = "paper" if protocol == "paper" else method.model_kwargs.get("preset", "default")
+        if preset == "paper" and "paper" not in presets[method.name]:
+            continue
+        config = _hash(asdict(task), asdict(method), protocol, presets[method.name].get(preset))
+        row = {
+            "id": f"{task.name}/{method.name}/{protocol}/{seed}/{config}",
+            "task": task.name,
+            "kind": task.kind,
+            "data": task.data,
+            "method": method.name,
+            "protocol": protocol,
+            "seed": seed,
+            "config": config,
+            "error": None,
+        }
+        job = {
+            "task": asdict(task),
+            "method": asdict(method),
+            "protocol": protocol,
+            "seed": seed,
+            "path": paths[task.name],
+            "here": str(suite.folder),
+        }
+        plan.append((row, job))
+    return plan
+
+
+def _hash(*settings: object) -> str:
+    """Return a digest of all that was said about a run, but its seed."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+# -- Runs ----------------------------------------------------------------------------------------
+
+
+def _spawn(job: Job, timeout: float | None, log: Path) -> Row:
+    """Run a job in a process of its own; RuntimeError says why it failed, `log` what it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "row.json")
+        with subprocess.Popen(
+            [sys.executable, "-m", "sctool.benchmark._worker", str(result)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that a peer that it started ends with it
+        ) as child:
+            try:
+                output, _ = child.communicate(json.dumps(job), timeout)
+                error = (output.strip() or f"exit code {child.returncode}").splitlines()[-1]
+                if child.returncode < 0:
+                    error = f"ended by {signal.Signals(-child.returncode).name}"
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                output, _ = child.communicate()
+                error = f"ended after {timeout:g} seconds"
+            except BaseException:
+                os.killpg(child.pid, signal.SIGKILL)
+                raise
+        if result.is_file():
+            return json.loads(result.read_text(encoding="utf-8"))
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(output, encoding="utf-8")
+    raise RuntimeError(error)
+
+
+def _current(rows: Sequence[Row]) -> list[Row]:
+    """Return the last row of each run, of the last settings of each task, method and protocol."""
+
+    def group(row: Row) -> tuple[str, ...]:
+        return row["task"], row["method"], row["protocol"]
+
+    settings = {group(row): row["config"] for row in rows}
+    return list({row["id"]: row for row in rows if row["config"] == settings[group(row)]}.values())
+
+
+# -- Command line --------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``sctool benchmark``."""
+
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in text.split(",")]
+
+    parser.add_argument("--suite", default="quick", metavar="NAME|FILE", help="default: quick")
+    parser.add_argument("--methods", type=names, metavar="A,B", help="default: all of the suite")
+    parser.add_argument(
+        "--protocols", type=names, default=list(PROTOCOLS), metavar="A,B", help="default: both"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="default: what the suite says")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one run")
+    parser.add_argument("--list", action="store_true", help="list suites and methods, and end")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder of the results")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run ``sctool benchmark``; 1 if a run failed, 2 if nothing could be run."""
+    if args.list:
+        _print_list()
+        return 0
+    try:
+        if args.out is None:
+            raise ValueError("give the folder of the results: -o DIR")
+        rows = run(
+            args.suite, args.methods, args.protocols, args.seeds, args.out, timeout=args.timeout
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"sctool benchmark: {error}", file=sys.stderr)
+        return 2
+    n_failed = int(rows["error"].notna().sum())
+    print(f"{len(rows) - n_failed} of {len(rows)} runs succeeded: see {args.out / 'table.md'}")
+    return int(n_failed > 0)
+
+
+def _print_list() -> None:
+    """Print the suites of the package and the registered methods."""
+    from sctool.model import METHODS
+
+    for name in shipped_suites():
+        suite = load_suite(name)
+        print(f"{name} (seeds: {suite.seeds})")
+        for task in suite.tasks:
+            print(f"    {task.name}: {task.kind}, {task.data}")
+        if suite.methods:
+            print(f"    methods: {', '.join(suite.methods)}")
+    print(f"methods: {', '.join(METHODS)}")

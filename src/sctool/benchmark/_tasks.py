@@ -1,0 +1,351 @@
+"""What a suite may say, and how a task parts cells into a reference and a query."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
+
+LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
+PROTOCOLS = ("honest", "paper")
+KINDS = ("pair", "masked", "intra", "cv")
+SUITES = Path(__file__).parent / "suites"
+
+Entry = TypeVar("Entry", "Task", "Method")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One way to part one data set into a labelled reference and an unlabelled query.
+
+    Parameters
+    ----------
+    name
+        Name in the results.
+    kind
+        ``"pair"``
+            ``obs["split"]`` of the data says ``"reference"`` or ``"query"``.
+        ``"masked"``
+            A pair, some types of which are taken out of the reference: the types named in
+            `masked`, or `n_masked` types drawn from those that both sides hold.
+        ``"intra"``
+            A share `hidden` of the types is drawn, and at least one type hidden and one seen;
+            a share `labelled` of the cells of each seen type becomes the reference, all other
+            cells the query.
+        ``"cv"``
+            Seed ``s`` holds out fold ``s`` of `folds` stratified folds (shuffled anew after each
+            round), or batch ``s`` of the column `groups` of obs.
+    file
+        Name of an .h5ad file in the data folder, or a path.
+    dataset
+        Instead of `file`: the name of a data set of `scanpy.datasets`.
+    raw
+        Take the expression from ``adata.raw``.
+    labels_key
+        Column of obs with the labels.  Cells without a label are never in the reference, and
+        in the query they are not scored.
+    batch_key, layer
+        Passed to the method.
+    masked, n_masked, hidden, labelled, folds, groups
+        See `kind`.
+    """
+
+    name: str
+    kind: Literal["pair", "masked", "intra", "cv"]
+    file: str | None = None
+    dataset: str | None = None
+    raw: bool = False
+    labels_key: str = "cell_type"
+    batch_key: str | None = None
+    layer: str | None = None
+    masked: list[str] = field(default_factory=list)
+    n_masked: int = 0
+    hidden: float = 0.5
+    labelled: float = 0.5
+    folds: int = 5
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, not {self.kind!r}")
+        if (self.file is None) == (self.dataset is None):
+            raise ValueError(f"task {self.name!r} must name either a file or a dataset")
+        if self.kind == "masked" and bool(self.masked) == bool(self.n_masked):
+            raise ValueError(f"task {self.name!r} must give either masked or n_masked")
+
+    @property
+    def data(self) -> str:
+        """Name of the data set, as the results show it."""
+        return Path(self.file).stem if self.file else str(self.dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A registered method, a variant of one, or a peer in an interpreter of its own.
+
+    Parameters
+    ----------
+    name
+        Name in the results.
+    method
+        Name in `sctool.model.METHODS`.
+    model_kwargs, train_kwargs
+        Passed to `sctool.tl.annotate`.
+    command
+        Instead of `method`: the words of a command line, run in an empty folder, in which the
+        following are replaced.
+
+        ``{input}``
+            .h5ad with ``obs["split"]``, ``obs["cell_type"]`` (missing in the query) and, if the
+            task names one, ``obs["batch"]``.  The layer of the task, if any, is in X.
+        ``{output}``
+            JSON to write: ``prediction`` (list of names) and ``score`` (list), in the order of
+            the query's cells; optional ``novel_score``, ``novel`` (list of bool), ``seconds``,
+            ``peak_rss_gb``, ``epochs`` and ``versions``.
+        ``{seed}``, ``{python}``, ``{here}``
+            The run's seed, our interpreter, the folder of the suite's file.
+    """
+
+    name: str
+    method: str | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    train_kwargs: dict[str, Any] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.method is None) == (not self.command):
+            raise ValueError(f"method {self.name!r} must give either method or command")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """The tasks and the variants of methods of one file."""
+
+    name: str
+    folder: Path
+    tasks: list[Task]
+    methods: dict[str, Method]
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """A reference with labels, a query without, and the truth that no method sees."""
+
+    reference: ad.AnnData
+    query: ad.AnnData
+    truth: pd.Series
+
+    @property
+    def seen(self) -> list[str]:
+        """Types that the reference holds."""
+        return sorted(self.reference.obs[LABELS].unique())
+
+    @property
+    def novel(self) -> list[str]:
+        """Types that only the query holds."""
+        return sorted(set(self.truth.dropna()) - set(self.seen))
+
+
+# -- Suites --------------------------------------------------------------------------------------
+
+
+def shipped_suites() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Read a suite.
+
+    Parameters
+    ----------
+    suite
+        Name of a suite that comes with the package, or path of a TOML file with tables
+        ``[[task]]`` (see `Task`) and ``[[method]]`` (see `Method`), the number of ``seeds``, and
+        ``include``, a list of suites whose tasks come first.
+
+    Returns
+    -------
+    The suite.
+
+    Raises
+    ------
+    ValueError
+        If there is no such suite, or an entry is wrong.
+    """
+    path = SUITES / f"{suite}.toml" if str(suite) in shipped_suites() else Path(suite)
+    if not path.is_file():
+        raise ValueError(
+            f"no suite {str(suite)!r}: give the path of a TOML file, or one of {shipped_suites()}"
+        )
+    try:
+        spec = tomllib.loads(path.read_text(encoding="utf-8"))
+        if unknown := set(spec) - {"seeds", "include", "task", "method"}:
+            raise ValueError(f"unknown entries {sorted(unknown)}")
+        included = [task for name in spec.get("include", []) for task in load_suite(name).tasks]
+        tasks = _unique([*included, *(Task(**entry) for entry in spec.get("task", []))])
+        methods = _unique(Method(**entry) for entry in spec.get("method", []))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"in suite {str(path)!r}: {error}") from error
+    return Suite(
+        name=str(suite),
+        folder=path.parent.resolve(),
+        tasks=list(tasks.values()),
+        methods=methods,
+        seeds=spec.get("seeds", 1),
+    )
+
+
+def _unique(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Return the entries by name; refuse names that would not do in an id or a file name."""
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in named or not re.fullmatch(r"[\w.+-]+", entry.name):
+            raise ValueError(
+                f"{entry.name!r} appears twice, or has more than letters, digits, _.+-"
+            )
+        named[entry.name] = entry
+    return named
+
+
+# -- Data ----------------------------------------------------------------------------------------
+
+
+def locate(task: Task) -> str | None:
+    """Return the path of the task's file, None for a data set of scanpy.
+
+    The data folder is ``SCTOOL_DATA_DIR``, else ``../shared/data`` beside the repository that
+    holds the working directory, or beside that directory.
+    """
+    if task.file is None:
+        return None
+    here = Path.cwd()
+    root = next((path for path in (here, *here.parents) if (path / ".git").exists()), here)
+    folder = os.environ.get("SCTOOL_DATA_DIR") or root.parent / "shared" / "data"
+    path = Path(folder, task.file).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"task {task.name!r} needs the file {task.file!r}, which is not in "
+            f"{str(path.parent)!r}: set the environment variable SCTOOL_DATA_DIR to the folder "
+            "that holds the data files"
+        )
+    return str(path)
+
+
+def read(task: Task, path: str | None) -> ad.AnnData:
+    """Read the data of a task, found by `locate`."""
+    if path is not None:
+        adata = ad.read_h5ad(path)
+    else:
+        import scanpy
+
+        adata = getattr(scanpy.datasets, str(task.dataset))()
+    if not task.raw:
+        return adata
+    return ad.AnnData(adata.raw.X, obs=adata.obs, var=adata.raw.var[[]])
+
+
+# -- Splits --------------------------------------------------------------------------------------
+
+
+def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
+    """Part the cells of a data set into a reference and a query, as a task says.
+
+    Parameters
+    ----------
+    adata
+        The data of the task.
+    task
+        The task.
+    seed
+        Seed of the run, which draws the hidden types and cells, or chooses the fold.
+
+    Returns
+    -------
+    Reference and query, new objects that hold the expression, the names of cells and genes, and
+    of obs only ``"cell_type"`` (the reference alone) and ``"batch"`` (if the task names one).
+
+    Raises
+    ------
+    ValueError
+        If the task cannot be made from these data.
+    """
+    labels = adata.obs[task.labels_key].astype(object).map(str, na_action="ignore")
+    if task.kind == "intra":
+        in_reference = _labelled(labels, task, seed)
+        in_query = ~in_reference
+    elif task.kind == "cv":
+        in_query = _held_out(adata.obs, labels, task, seed)
+        in_reference = ~in_query
+    else:
+        if "split" not in adata.obs:
+            raise ValueError(f'task {task.name!r} needs obs["split"], which its data lack')
+        side = adata.obs["split"].astype(str).to_numpy()
+        in_reference, in_query = side == "reference", side == "query"
+        if task.kind == "masked":
+            masked = _masked(labels[in_reference], labels[in_query], task, seed)
+            in_reference &= ~labels.isin(masked).to_numpy()
+    in_reference &= labels.notna().to_numpy()
+    if not (in_reference.any() and in_query.any()):
+        raise ValueError(f"task {task.name!r} leaves the reference or the query without cells")
+
+    reference, query = (_bare(adata[cells], task) for cells in (in_reference, in_query))
+    reference.obs[LABELS] = pd.Categorical(labels[in_reference])
+    return Split(reference, query, labels[in_query])
+
+
+def _bare(part: ad.AnnData, task: Task) -> ad.AnnData:
+    """Copy the expression of some cells, without anything that could give labels away."""
+    obs = pd.DataFrame(index=part.obs_names)
+    if task.batch_key is not None:
+        obs[BATCH] = pd.Categorical(part.obs[task.batch_key].astype(str))
+    layers = {} if task.layer is None else {task.layer: part.layers[task.layer].copy()}
+    return ad.AnnData(part.X.copy(), obs=obs, var=part.var[[]], layers=layers)
+
+
+def _masked(reference: pd.Series, query: pd.Series, task: Task, seed: int) -> list[str]:
+    """Return the types to take out of the reference, of those that both sides hold."""
+    shared = sorted(set(reference.dropna()) & set(query.dropna()))
+    n_masked = len(task.masked) or task.n_masked
+    if n_masked >= len(shared) or not set(task.masked) <= set(shared):
+        raise ValueError(
+            f"task {task.name!r} masks {task.masked or n_masked}, but must leave one of the "
+            f"types that reference and query share: {shared}"
+        )
+    drawn = np.random.default_rng(seed).permutation(shared)[:n_masked]
+    return task.masked or drawn.tolist()
+
+
+def _labelled(labels: pd.Series, task: Task, seed: int) -> np.ndarray:
+    """Draw the types to hide, and the cells of the other types that keep their labels."""
+    rng = np.random.default_rng(seed)
+    types = sorted(labels.dropna().unique())
+    if len(types) < 2:
+        raise ValueError(f"task {task.name!r} needs two types or more, found {types}")
+    n_hidden = int(np.clip(round(task.hidden * len(types)), 1, len(types) - 1))
+    labelled = np.zeros(len(labels), dtype=bool)
+    for name in rng.permutation(types)[n_hidden:]:
+        cells = np.flatnonzero(labels == name)
+        n_labelled = max(1, round(task.labelled * len(cells)))
+        labelled[rng.choice(cells, n_labelled, replace=False)] = True
+    return labelled
+
+
+def _held_out(obs: pd.DataFrame, labels: pd.Series, task: Task, seed: int) -> np.ndarray:
+    """Choose the cells of one batch, or of one stratified fold."""
+    if task.groups is not None:
+        groups = obs[task.groups].astype(str).to_numpy()
+        batches = np.unique(groups)
+        return groups == batches[seed % len(batches)]
+    rounds, fold = divmod(seed, task.folds)
+    folds = StratifiedKFold(task.folds, shuffle=True, random_state=rounds)
+    _, cells = list(folds.split(labels, labels.fillna("")))[fold]
+    return np.isin(np.arange(len(labels)), cells)

@@ -1,0 +1,211 @@
+"""One run of the benchmark, in a process of its own so that its peak memory is its own.
+
+``python -m sctool.benchmark._worker ROW`` reads a job (JSON) from standard input and writes the
+row of results to the file ROW.
+"""
+
+import json
+import math
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+
+from sctool.benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
+
+PACKAGES = ("sctool", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
+KEY = "sctool"
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Make the task, run the method and score it.
+
+    Parameters
+    ----------
+    job
+        ``task`` and ``method`` (the fields of `Task` and `Method`), ``protocol``, ``seed``,
+        ``path`` of the data and ``here``, the folder of the suite.
+
+    Returns
+    -------
+    The sizes of the task, all scores, seconds and peak memory of the method, and versions.
+    """
+    from sctool import metrics
+
+    task, method = Task(**job["task"]), Method(**job["method"])
+    parts = split(read(task, job["path"]), task, job["seed"])
+    sizes = {
+        "n_ref": parts.reference.n_obs,
+        "n_query": parts.query.n_obs,
+        "n_genes": parts.query.n_vars,
+        "n_types": len(parts.seen),
+        "n_novel_types": len(parts.novel),
+    }
+    answer = (_command if method.command else _annotate)(parts, task, method, job)
+
+    scored = parts.truth.notna().to_numpy()
+    cells = {
+        name: np.asarray(answer[name])[scored]
+        for name in ("score", "novel_score", "novel", "proba")
+        if answer.get(name) is not None
+    }
+    prediction = np.asarray(answer["prediction"], dtype=str)
+    # A method that marks no cell as novel says so by the name it gives.
+    cells.setdefault("novel", ~np.isin(prediction, parts.seen)[scored])
+    scores = metrics.summary(
+        parts.truth[scored].to_numpy(),
+        prediction[scored],
+        parts.seen,
+        classes=answer.get("classes"),
+        **cells,
+    )
+    return {
+        **sizes,
+        **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
+        **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs")},
+        "n_threads": _n_threads(),
+        "versions": _versions() | answer.get("versions", {}),
+    }
+
+
+def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one of our methods through the call that users make."""
+    from sctool import tl
+    from sctool.model import METHODS
+
+    name, model_kwargs = str(method.method), dict(method.model_kwargs)
+    novel: int | str = "auto"
+    if job["protocol"] == "paper":
+        model_kwargs["preset"] = "paper"
+        if getattr(METHODS[name], "takes_n_novel", False):
+            novel = len(parts.novel)
+    query = parts.query
+    start = time.perf_counter()
+    tl.annotate(
+        query,
+        parts.reference,
+        labels_key=LABELS,
+        method=name,
+        batch_key=BATCH if task.batch_key else None,
+        layer=task.layer,
+        novel=novel,
+        key_added=KEY,
+        random_state=job["seed"],
+        model_kwargs=model_kwargs or None,
+        train_kwargs=method.train_kwargs or None,
+    )
+    seconds = time.perf_counter() - start
+    return {
+        "prediction": query.obs[KEY].astype(str),
+        "score": query.obs.get(f"{KEY}_score"),
+        "novel_score": query.obs.get(f"{KEY}_novel_score"),
+        "novel": query.obs.get(f"{KEY}_novel"),
+        "proba": query.obsm.get(f"{KEY}_proba"),
+        "classes": query.uns[KEY]["classes"] if f"{KEY}_proba" in query.obsm else None,
+        "epochs": query.uns[KEY].get("params", {}).get("epochs"),
+        "seconds": seconds,
+        "peak_rss_gb": _peak_rss_gb(),
+    }
+
+
+def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a peer in an interpreter of its own."""
+    joint = ad.concat(
+        {"reference": parts.reference, "query": parts.query},
+        label="split",
+        join="outer",
+    )
+    if task.layer is not None:
+        joint.X = joint.layers[task.layer]
+    # As objects, names are written in the form that the peers' older anndata reads.
+    joint.obs.index, joint.var.index = (
+        joint.obs_names.astype(object),
+        joint.var_names.astype(object),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output.json")
+        words = {
+            "{input}": str(Path(folder, "input.h5ad")),
+            "{output}": str(output),
+            "{seed}": str(job["seed"]),
+            "{python}": sys.executable,
+            "{here}": job["here"],
+        }
+        joint.write_h5ad(words["{input}"])
+        command = list(method.command)
+        for placeholder, word in words.items():
+            command = [part.replace(placeholder, word) for part in command]
+        start = time.perf_counter()
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode or not output.is_file():
+            print(done.stdout)
+            last = (done.stdout.strip() or "it wrote no output").splitlines()[-1]
+            raise RuntimeError(f"the command ended with exit code {done.returncode}: {last}")
+        answer = json.loads(output.read_text(encoding="utf-8"))
+    if len(answer["prediction"]) != parts.query.n_obs:
+        raise RuntimeError(
+            f"the command named {len(answer['prediction'])} cells, but the query has "
+            f"{parts.query.n_obs}"
+        )
+    # What the command does not measure itself is an upper bound: its start and its reading of
+    # the data are in the seconds, and its peak is not below this process' own.
+    measured = {"seconds": seconds, "peak_rss_gb": _rusage_gb(resource.RUSAGE_CHILDREN)}
+    return measured | {name: value for name, value in answer.items() if value is not None}
+
+
+def _peak_rss_gb() -> float:
+    """Return the peak resident memory of this process in GiB.
+
+    On Linux ``ru_maxrss`` survives exec and so starts at the memory of the process that started
+    this one; ``VmHWM`` does not.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024**2
+    return _rusage_gb(resource.RUSAGE_SELF)
+
+
+def _rusage_gb(who: int) -> float:
+    """Return the peak resident memory that the system accounts for, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(who).ru_maxrss * unit / 1024**3
+
+
+def _n_threads() -> int:
+    """Return the number of threads that the numerical work may use."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+if __name__ == "__main__":
+    row = work(json.load(sys.stdin))
+    Path(sys.argv[1]).write_text(json.dumps(row, default=np.generic.item), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""The models, in scvi-tools' way: ``setup_anndata``, ``train``, ``predict``, ``save``, ``load``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sctool.model._base import AnnotationModel, Prediction, read_saved
+from sctool.model._logistic import LOGISTIC
+from sctool.model._scnym import SCNYM
+
+#: Name of each method of :func:`sctool.tl.annotate` to its model. A new method is a file and a line.
+METHODS: dict[str, type[AnnotationModel]] = {"logistic": LOGISTIC, "scnym": SCNYM}
+#: What ``method="auto"`` stands for.
+AUTO = "scnym"
+
+__all__ = ["AUTO", "LOGISTIC", "METHODS", "SCNYM", "AnnotationModel", "Prediction", "load"]
+
+
+def load(dir_path: str | Path) -> AnnotationModel:
+    """Read a saved model of whichever class.
+
+    Parameters
+    ----------
+    dir_path
+        What a model's ``save`` wrote.
+
+    Returns
+    -------
+    The model, ready to annotate.
+
+    Raises
+    ------
+    FileNotFoundError
+        No model there.
+    ValueError
+        An unknown class, or files that hold more than JSON and plain tensors.
+    """
+    name = read_saved(dir_path)[0]["model"]
+    for model in METHODS.values():
+        if model.__name__ == name:
+            return model.load(dir_path)
+    known = sorted(m.__name__ for m in METHODS.values())
+    raise ValueError(f"{str(dir_path)!r} holds a {name!r}; this sctool knows {known!r}.")

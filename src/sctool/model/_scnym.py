@@ -1,0 +1,324 @@
+"""scNym: a classifier trained by MixMatch and against a domain adversary.
+
+"scNym: Semi-supervised adversarial neural networks for single cell classification", ICML 2020
+Workshop on Computational Biology. ``docs/methods/scnym.md`` has the maths, what the default preset
+changes, and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sctool._train import BestWeights, Plan, Splitter, fit, stratified_holdout
+from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
+from sctool.model._base import AnnotationModel, Prediction, Settings, change_settings
+from sctool.nn import mlp, reverse_gradient
+
+Batch = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class SCNYMSettings(Settings):
+    """Hyperparameters of scNym; the values here are the default preset's.
+
+    Parameters
+    ----------
+    n_layers, n_hidden, dropout
+        Hidden layers of the classifier, units of each, and their dropout.
+    mixmatch
+        Learn from unlabelled cells by pseudo-labels and MixUp.
+    adversary
+        Make the domains alike in the embedding.
+    confidence
+        New-identity mode: unlabelled cells whose highest probability is below this are used
+        neither by MixMatch nor by the adversary. 0 uses all of them.
+    temperature
+        Of the sharpening; 0.5 squares the pseudo-labels.
+    alpha
+        MixUp's Beta(alpha, alpha).
+    ssl_weight, adversary_weight
+        Weights of the squared error on pseudo-labels and of the reversed gradient, once risen.
+    ssl_ramp, adversary_ramp
+        Share of the planned training over which they rise.
+    optimizer
+        "adadelta" or "adamw".
+    lr, weight_decay, batch_size
+        Of the optimiser; cells per step from each of the labelled and the unlabelled.
+    max_epochs
+        Passes over the larger of the two populations. None: as many as make ``min_steps`` steps,
+        and ``min_epochs`` at least.
+    min_steps, min_epochs
+        See ``max_epochs``.
+    patience
+        Epochs without a better validation loss after which training stops early, counted once
+        both weights have risen. None: never.
+    validation
+        Share of each type's labelled cells held out to choose the best weights.
+    novel_below
+        In new-identity mode a cell whose highest probability is below this is flagged as novel.
+    """
+
+    n_top_genes: int | None = 4000
+    n_layers: int = 2
+    n_hidden: int = 256
+    dropout: float = 0.5
+    mixmatch: bool = True
+    adversary: bool = True
+    confidence: float = 0.9
+    temperature: float = 0.5
+    alpha: float = 0.3
+    ssl_weight: float = 1.0
+    ssl_ramp: float = 0.25
+    adversary_weight: float = 0.1
+    adversary_ramp: float = 0.05
+    optimizer: str = "adadelta"
+    lr: float = 1.0
+    weight_decay: float = 1e-4
+    batch_size: int = 256
+    max_epochs: int | None = None
+    min_steps: int = 400
+    min_epochs: int = 3
+    patience: int | None = None
+    validation: float = 0.1
+    novel_below: float = 0.5
+
+
+#: The paper's section 2; what it leaves open is noted in the documentation.
+PAPER = SCNYMSettings(
+    n_top_genes=None,
+    n_layers=3,
+    confidence=0.0,
+    ssl_ramp=100 / 400,
+    adversary_ramp=20 / 400,
+    weight_decay=1e-5,
+    max_epochs=400,
+    patience=40,
+)
+
+
+class SCNYMModule(nn.Module):
+    """Classifier ``f``: encoder and head; adversary ``g`` on the encoder's output."""
+
+    def __init__(self, n_input: int, n_classes: int, n_domains: int, settings: SCNYMSettings):
+        super().__init__()
+        self.settings = settings
+        self.n_classes = n_classes
+        n = settings.n_hidden
+        self.encoder = mlp(n_input, n, settings.n_layers, settings.dropout)
+        self.head = nn.Linear(n, n_classes)
+        self.adversary = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n_domains))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n_cells, n_classes) and embedding (n_cells, n_hidden) of inputs."""
+        z = self.encoder(x)
+        return self.head(z), z
+
+    @torch.no_grad()
+    def pseudo_labels(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Sharpened predictions of unlabelled cells, made without dropout, and which to use."""
+        training = self.training
+        self.eval()
+        proba = self(u)[0].softmax(dim=1)
+        self.train(training)
+        confident = proba.amax(dim=1) >= self.settings.confidence
+        return sharpen(proba, self.settings.temperature), confident
+
+    def loss(
+        self, batch: Batch, ssl_weight: float, adversary_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on one minibatch (section 2), and its terms.
+
+        ``batch["labelled"]`` and, where there are any, ``batch["unlabelled"]`` hold "x", "label"
+        and "domain". The reversal of the adversary's gradient carries its weight, so that the
+        adversary itself learns at full speed.
+        """
+        s = self.settings
+        x, d = batch["labelled"]["x"], batch["labelled"]["domain"]
+        y = F.one_hot(batch["labelled"]["label"], self.n_classes).to(x.dtype)
+        n = len(x)
+        u, z, d_u, n_u = x[:0], y[:0], d[:0], 0
+        if "unlabelled" in batch and (s.mixmatch or s.adversary):
+            u, d_u = batch["unlabelled"]["x"], batch["unlabelled"]["domain"]
+            n_u = len(u)
+            z, confident = self.pseudo_labels(u)
+            u, z, d_u = u[confident], z[confident], d_u[confident]
+
+        terms: dict[str, Tensor] = {}
+        if s.mixmatch:
+            # The dominant partner of each pair stays in its row: the first n rows remain labelled.
+            mixed, target = mixup(torch.cat([x, u]), torch.cat([y, z]), s.alpha)
+            logits = self(mixed)[0]
+            terms["supervised"] = soft_cross_entropy(logits[:n], target[:n])
+            terms["unlabelled"] = squared_error(logits[n:], target[n:], n_u)
+            total = terms["supervised"] + ssl_weight * terms["unlabelled"]
+        else:
+            terms["supervised"] = total = soft_cross_entropy(self(x)[0], y)
+        if s.adversary and len(u):
+            v = reverse_gradient(self.encoder(torch.cat([x, u])), adversary_weight)
+            terms["adversary"] = F.cross_entropy(self.adversary(v), torch.cat([d, d_u]))
+            total = total + terms["adversary"]
+        return total, terms
+
+
+class SCNYMPlan(Plan):
+    """Both ramps, and the optimiser."""
+
+    def __init__(self, module: SCNYMModule, settings: SCNYMSettings, total_steps: int):
+        super().__init__(module, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.settings, self.total_steps = settings, total_steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on a labelled and an unlabelled minibatch."""
+        s = self.settings
+        done = self.global_step / self.total_steps
+        total, terms = self.module.loss(
+            batch,
+            s.ssl_weight * sigmoid_ramp(done, s.ssl_ramp),
+            s.adversary_weight * sigmoid_ramp(done, s.adversary_ramp),
+        )
+        self.log_losses({"loss": total, **terms}, "train", len(batch["labelled"]["x"]))
+        return total
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Cross entropy on held-out labelled cells."""
+        logits, _ = self.module(batch["x"])
+        loss = F.cross_entropy(logits, batch["label"])
+        self.log("loss_validation", loss, on_epoch=True, batch_size=len(logits))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adadelta, or AdamW."""
+        s = self.settings
+        optimizers = {"adadelta": torch.optim.Adadelta, "adamw": torch.optim.AdamW}
+        if s.optimizer not in optimizers:
+            raise ValueError(f"optimizer={s.optimizer!r} is unknown; known: {sorted(optimizers)!r}.")
+        parameters = self.module.parameters()
+        return optimizers[s.optimizer](parameters, lr=s.lr, weight_decay=s.weight_decay)
+
+
+class SCNYM(AnnotationModel):
+    """scNym: semi-supervised, adversarial annotation.
+
+    The classifier learns from labelled cells and, by MixMatch, from its own confident predictions
+    of the unlabelled ones, while an adversary keeps it from telling the domains apart.
+
+    Parameters
+    ----------
+    adata
+        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    preset
+        "default" (two hidden layers, informative genes, new-identity mode, a few hundred steps) or
+        "paper" (section 2 of the paper: three hidden layers, all genes, 400 epochs).
+    ignore_case
+        Compare gene names without regard to case.
+    **settings
+        Changes to the preset: see ``sctool.model._scnym.SCNYMSettings``. ``mixmatch=False`` and
+        ``adversary=False`` are the paper's ablations.
+
+    Examples
+    --------
+    >>> SCNYM.setup_anndata(joint, "cell_type", unlabeled_category="Unknown")  # doctest: +SKIP
+    >>> model = SCNYM(joint)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> joint.obs["predicted"] = model.predict()  # doctest: +SKIP
+    """
+
+    PRESETS: ClassVar[dict[str, SCNYMSettings]] = {"default": SCNYMSettings(), "paper": PAPER}
+    transductive = True
+    settings_: SCNYMSettings
+
+    @classmethod
+    def settings_for_novel(cls, novel: str | int) -> dict[str, Any]:
+        """New-identity mode for "auto", the closed-set mode for 0."""
+        super().settings_for_novel(novel)
+        return {"confidence": 0.9 if novel == "auto" else 0.0}
+
+    def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
+        return SCNYMModule(n_input, n_classes, n_domains, self.settings_)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        early_stopping: bool | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the labelled and the unlabelled cells.
+
+        Of the weights after each epoch, once both ramps have risen, those with the lowest cross
+        entropy on held-out labelled cells are kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the larger of the two populations; both ramps scale with it. Default: the
+            preset's.
+        accelerator, devices
+            As in Lightning; "auto" takes a GPU if there is one.
+        batch_size
+            Cells per step from each population; default: the preset's.
+        early_stopping
+            Stop after ``patience`` epochs without a better validation loss; default: if the preset
+            has a patience.
+        plan_kwargs
+            Changes to the settings that concern training, such as ``lr`` or ``optimizer``.
+        **trainer_kwargs
+            Passed on to scvi-tools' ``Trainer``, such as ``enable_progress_bar=False``.
+
+        Raises
+        ------
+        TypeError
+            ``plan_kwargs`` names an unknown setting.
+        """
+        changes = dict(plan_kwargs or {})
+        if batch_size is not None:
+            changes["batch_size"] = batch_size
+        s = change_settings(self.settings_, changes, "SCNYM")
+        self.settings_ = self.module.settings = s
+        cells = self._training_cells()
+        label = cells.arrays["label"]
+        labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
+        train, held_out = stratified_holdout(label[labelled], s.validation)
+        splitter = Splitter(
+            cells,
+            {"labelled": labelled[train], "unlabelled": unlabelled},
+            labelled[held_out],
+            s.batch_size,
+        )
+        per_epoch = splitter.steps_per_epoch
+        epochs = max_epochs or s.max_epochs or max(-(-s.min_steps // per_epoch), s.min_epochs)
+        risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
+        patience = None if early_stopping is False else s.patience
+        if early_stopping and patience is None:
+            patience = max(epochs // 5, 5)
+        fit(
+            self,
+            SCNYMPlan(self.module, s, epochs * per_epoch),
+            splitter,
+            epochs,
+            best=BestWeights("loss_validation", from_epoch=risen, patience=patience),
+            accelerator=accelerator,
+            devices=devices,
+            **trainer_kwargs,
+        )
+
+    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+        """In new-identity mode, cells that the model finds more likely not to be of their type."""
+        if self.settings_.confidence <= 0:
+            return None
+        return prediction.proba.max(axis=1) < self.settings_.novel_below
+
+    def audit_when_reused(self, novel: str | int) -> list[str]:
+        """Says also if novel cells cannot be flagged."""
+        notes = super().audit_when_reused(novel)
+        if novel == "auto" and self.settings_.confidence <= 0:
+            notes.append("novel: the model was trained for known types only; no cell is flagged")
+        return notes

@@ -1,0 +1,6 @@
+"""Plots that scanpy lacks; all else is ``scanpy.pl`` on the slots that ``sctool.tl`` writes."""
+
+from sctool.pl._explain import explain
+from sctool.pl._reliability import reliability
+
+__all__ = ["explain", "reliability"]

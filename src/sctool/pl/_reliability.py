@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from sctool import metrics
+
+
+def reliability(
+    adata: AnnData,
+    truth: str,
+    *,
+    key: str = "sctool",
+    n_bins: int = 15,
+    ax: Axes | None = None,
+) -> Axes:
+    """How often a score is right: accuracy against score, on cells whose type is known.
+
+    Parameters
+    ----------
+    adata
+        Annotated by :func:`sctool.tl.annotate`.
+    truth
+        Column of ``obs`` with the true types; cells without one are left out.
+    key
+        Name of the annotation's slots.
+    n_bins
+        Bins of equal width in score.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    The axes: a perfectly calibrated score lies on the diagonal. The size of a point is the number
+    of cells, and the title gives the expected calibration error.
+
+    Raises
+    ------
+    KeyError
+        ``key`` was not annotated, or ``truth`` is not in ``obs``.
+    """
+    for column in (key, f"{key}_score", truth):
+        if column not in adata.obs:
+            raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
+    known = adata.obs[truth].notna().to_numpy()
+    y_true = adata.obs[truth][known].astype(str).to_numpy()
+    y_pred = adata.obs[key][known].astype(str).to_numpy()
+    score = np.clip(adata.obs[f"{key}_score"][known].to_numpy(dtype=float), 0, 1)
+    curve = metrics.reliability_curve(y_true, y_pred, score, n_bins=n_bins)
+    error = metrics.ece(y_true, y_pred, score, n_bins=n_bins)
+    ax = plt.gca() if ax is None else ax
+    used = curve.n_cells > 0
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    sizes = 20 + 180 * curve.n_cells[used] / curve.n_cells.max()
+    ax.plot(curve.mean_score[used], curve.accuracy[used], color="C0", linewidth=1)
+    ax.scatter(curve.mean_score[used], curve.accuracy[used], s=sizes, color="C0", alpha=0.8)
+    ax.set(
+        xlabel=f"{key}_score",
+        ylabel="share of cells that are right",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+        aspect="equal",
+        title=f"calibration error {error:.3f}",
+    )
+    return ax

@@ -1,0 +1,434 @@
+"""The benchmark harness: tasks, suites, resuming, failures and tables."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import sctool.model
+import sctool.tl
+from sctool import benchmark
+from sctool.benchmark import Method, Task, _run, _worker
+
+TYPES = ["B", "CD4 T/NK", "DC", "Mono"]
+PEER = """
+import json, sys
+import h5py, numpy as np
+
+kind, input, output, seed = sys.argv[1:]
+if kind == "failing":
+    sys.exit("first line\\nout of luck")
+with h5py.File(input) as file:
+    x, codes = file["X"][:], file["obs/cell_type/codes"][:]
+    types = file["obs/cell_type/categories"].asstr()[:]
+    assert isinstance(file["obs/_index"], h5py.Dataset)  # which older readers know
+    split = file["obs/split/categories"].asstr()[:][file["obs/split/codes"][:]]
+query = split == "query"
+assert (codes[query] == -1).all() and (codes[~query] >= 0).all()
+if kind == "centroid":
+    centres = np.stack([x[codes == code].mean(0) for code in range(len(types))])
+    nearest = ((x[query][:, None] - centres) ** 2).sum(2).argmin(1)
+else:
+    nearest = np.zeros(query.sum(), int)
+answer = {"prediction": types[nearest].tolist(), "score": [0.5] * int(query.sum())}
+if kind == "centroid":
+    answer |= {"seconds": 1.5, "peak_rss_gb": 0.25, "versions": {"peer": "1.0"}}
+json.dump(answer, open(output, "w"))
+"""
+
+
+def make_adata(split: bool = False) -> ad.AnnData:
+    """Return 120 cells of four well-separated types, three cells without a label."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(120) % 4
+    x = rng.poisson(1 + 20 * np.eye(4, 10)[codes]).astype(np.float32)
+    labels = pd.Series(np.array(TYPES, dtype=object)[codes])
+    labels[[0, 1, 2]] = None
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(labels),
+            "cell_type_orig": np.array(TYPES)[codes],
+            "donor": np.array(["d1", "d2", "d3"])[rng.integers(3, size=120)],
+        }
+    ).set_axis([f"cell{i}" for i in range(120)])
+    if split:
+        obs["split"] = np.where(np.arange(120) < 60, "reference", "query")
+    adata = ad.AnnData(x, obs=obs)
+    adata.uns["query_only_types"] = TYPES
+    adata.obsm["X_pca"] = x[:, :2]
+    return adata
+
+
+def task(kind: str, **entries) -> Task:
+    return Task(name="t", kind=kind, file="t.h5ad", **entries)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A suite of two tasks and three peers, with its data beside it."""
+    make_adata(split=True).write_h5ad(tmp_path / "kang.h5ad")
+    (tmp_path / "peer.py").write_text(PEER)
+    lines = ["seeds = 2"]
+    for name, entries in {"closed": 'kind = "pair"', "open": 'kind = "intra"'}.items():
+        lines += ["[[task]]", f'name = "{name}"', f"file = '{tmp_path / 'kang.h5ad'}'", entries]
+    for name in ("centroid", "losing", "failing"):
+        words = ["{python}", "{here}/peer.py", name, "{input}", "{output}", "{seed}"]
+        lines += ["[[method]]", f'name = "{name}"', f"command = {words}"]
+    path = tmp_path / "suite.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Run jobs in this process, which saves its imports, and list them."""
+    done: list[dict] = []
+
+    def spawn(job: dict, timeout: float | None, log: Path) -> dict:
+        done.append(job)
+        return json.loads(json.dumps(_worker.work(json.loads(json.dumps(job)))))
+
+    monkeypatch.setattr(_run, "_spawn", spawn)
+    return done
+
+
+def parse(*words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+# -- Splits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"kind": "pair"},
+        {"kind": "masked", "n_masked": 2},
+        {"kind": "intra"},
+        {"kind": "cv", "folds": 3},
+        {"kind": "cv", "groups": "donor"},
+    ],
+    ids=lambda entries: "-".join(map(str, entries.values())),
+)
+def test_nothing_gives_the_labels_of_the_query_away(entries: dict, seed: int) -> None:
+    adata = make_adata(split=True)
+    parts = benchmark.split(adata, task(**entries, batch_key="donor"), seed)
+    assert list(parts.query.obs) == ["batch"]
+    assert list(parts.reference.obs) == ["batch", "cell_type"]
+    for side in (parts.query, parts.reference):
+        assert not side.uns
+        assert not side.obsm
+        assert not side.layers
+        assert side.var_names.equals(adata.var_names)
+        np.testing.assert_array_equal(side.X, adata[side.obs_names].X)
+    assert set(parts.query.obs_names).isdisjoint(parts.reference.obs_names)
+    assert parts.truth.index.equals(parts.query.obs_names)
+    labels = adata.obs["cell_type"].astype(object)
+    pd.testing.assert_series_equal(parts.truth, labels[parts.truth.index], check_dtype=False)
+    assert list(parts.reference.obs["cell_type"]) == list(labels[parts.reference.obs_names])
+    assert parts.seen == sorted(parts.reference.obs["cell_type"].cat.categories)
+
+    again = benchmark.split(adata, task(**entries), seed)
+    assert again.query.obs_names.equals(parts.query.obs_names)
+    assert again.reference.obs_names.equals(parts.reference.obs_names)
+
+
+def test_labels_of_the_query_do_not_change_a_pair() -> None:
+    adata, other = make_adata(split=True), make_adata(split=True)
+    other.obs.loc[other.obs["split"] == "query", "cell_type"] = "DC"
+    one, two = (benchmark.split(a, task("pair"), 0) for a in (adata, other))
+    pd.testing.assert_frame_equal(one.reference.obs, two.reference.obs)
+    pd.testing.assert_frame_equal(one.query.obs, two.query.obs)
+
+
+@pytest.mark.parametrize(("hidden", "n_hidden"), [(0.5, 2), (0.25, 1), (0.0, 1), (1.0, 3)], ids=str)
+def test_intra_hides_the_share_of_types_and_labels_the_share_of_cells(
+    hidden: float, n_hidden: int
+) -> None:
+    parts = benchmark.split(make_adata(), task("intra", hidden=hidden, labelled=0.2), 0)
+    assert len(parts.novel) == n_hidden
+    assert len(parts.seen) == 4 - n_hidden
+    assert not parts.reference.obs["cell_type"].isin(parts.novel).any()
+    assert (parts.reference.obs["cell_type"].value_counts() == 6).all()
+    assert parts.reference.n_obs + parts.query.n_obs == 120
+
+
+def test_intra_draws_by_the_seed() -> None:
+    draws = {tuple(benchmark.split(make_adata(), task("intra"), s).novel) for s in range(8)}
+    assert len(draws) > 1
+
+
+def test_intra_keeps_a_cell_of_each_seen_type() -> None:
+    parts = benchmark.split(make_adata(), task("intra", labelled=0.001), 0)
+    assert (parts.reference.obs["cell_type"].value_counts() == 1).all()
+
+
+def test_masked_takes_the_named_types_out_of_the_reference() -> None:
+    adata = make_adata(split=True)
+    parts = benchmark.split(adata, task("masked", masked=["DC"]), 0)
+    assert parts.novel == ["DC"]
+    assert (parts.truth == "DC").sum() == 15
+    drawn = benchmark.split(adata, task("masked", n_masked=2), 0)
+    assert len(drawn.novel) == 2
+
+
+@pytest.mark.parametrize("entries", [{"masked": ["nothing"]}, {"n_masked": 4}], ids=str)
+def test_masked_must_leave_a_shared_type(entries: dict) -> None:
+    with pytest.raises(ValueError, match="must leave one of the types"):
+        benchmark.split(make_adata(split=True), task("masked", **entries), 0)
+
+
+@pytest.mark.parametrize("groups", [None, "donor"])
+def test_cv_holds_out_each_cell_once(groups: str | None) -> None:
+    adata, cv = make_adata(), task("cv", folds=3, groups=groups)
+    parts = [benchmark.split(adata, cv, seed) for seed in range(3)]
+    held_out = [name for part in parts for name in part.query.obs_names]
+    assert sorted(held_out) == sorted(adata.obs_names)
+    if groups:
+        assert all(adata.obs["donor"][part.query.obs_names].nunique() == 1 for part in parts)
+
+
+def test_a_layer_goes_to_the_method() -> None:
+    adata = make_adata()
+    adata.layers["counts"] = adata.X + 1
+    parts = benchmark.split(adata, task("intra", layer="counts"), 0)
+    np.testing.assert_array_equal(parts.query.layers["counts"], parts.query.X + 1)
+
+
+# -- Suites and data -----------------------------------------------------------------------------
+
+
+def test_shipped_suites_parse() -> None:
+    suites = {name: benchmark.load_suite(name) for name in benchmark.shipped_suites()}
+    n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
+    assert n_tasks == {"demo": 1, "open": 9, "pairs": 5, "quick": 2, "scnym_ablation": 5}
+    ablation = suites["scnym_ablation"].methods.values()
+    switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
+    assert len(set(switches)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[task]]\nname = "t"\nkind = "tripod"\nfile = "f"', "kind must be one of"),
+        ('[[task]]\nname = "t"\nkind = "pair"', "either a file or a dataset"),
+        ('[[task]]\nname = "t"\nkind = "masked"\nfile = "f"', "either masked or n_masked"),
+        ('[[task]]\nname = "t"\nkind = "pair"\nfile = "f"\nfold = 2', "fold"),
+        ('[[method]]\nname = "a/b"\nmethod = "scnym"', "'a/b'"),
+        ('[[method]]\nname = "m"', "either method or command"),
+        ("seed = 3", "unknown entries"),
+        ("seeds = ", "in suite"),
+    ],
+)
+def test_a_wrong_suite_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        benchmark.load_suite(path)
+
+
+@pytest.mark.parametrize("suite", ["nowhere", "quick"])
+def test_nothing_to_run_is_exit_code_2(
+    suite: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sctool.model, "METHODS", {"fake": object}, raising=False)
+    monkeypatch.setenv("SCTOOL_DATA_DIR", str(tmp_path / "absent"))
+    assert benchmark.main(parse("--suite", suite, "-o", tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert ("SCTOOL_DATA_DIR" if suite == "quick" else "no suite 'nowhere'") in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_data_folder_may_lie_beside_the_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SCTOOL_DATA_DIR", raising=False)
+    for folder in ("shared/data", "project/.git", "project/docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    data = tmp_path / "shared" / "data" / "t.h5ad"
+    data.touch()
+    monkeypatch.chdir(tmp_path / "project" / "docs")
+    assert _run.locate(task("pair")) == str(data)
+
+
+# -- Runs ----------------------------------------------------------------------------------------
+
+
+def test_run_records_every_method_and_resumes(
+    suite: Path, jobs: list[dict], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    args = parse("--suite", suite, "-o", out)
+    assert benchmark.main(args) == 1  # a method failed, and the others went on
+    assert len(jobs) == 12
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+
+    by_id = {(row["task"], row["method"], row["seed"]): row for row in rows}
+    best, worst = by_id["closed", "centroid", 0], by_id["closed", "losing", 0]
+    assert best["n_ref"] == 57
+    assert best["n_query"] == 60
+    assert best["n_genes"] == 10
+    assert best["n_types"] == 4
+    assert best["n_novel_types"] == 0
+    assert best["seen_accuracy"] == 1
+    assert worst["seen_accuracy"] == 0.25
+    assert best["false_novel"] == 0
+    assert best["ece"] == 0.5
+    assert best["seconds"] == 1.5
+    assert best["peak_rss_gb"] == 0.25
+    assert best["versions"]["peer"] == "1.0"
+    assert "anndata" in best["versions"]
+    assert worst["seconds"] > 0
+    assert worst["peak_rss_gb"] > 0
+    assert worst["n_threads"] > 0
+    assert by_id["open", "centroid", 1]["n_novel_types"] == 2
+    failed = by_id["open", "failing", 1]
+    assert failed["error"] == "the command ended with exit code 1: out of luck"
+
+    jobs.clear()
+    assert benchmark.main(args) == 1
+    assert {job["method"]["name"] for job in jobs} == {"failing"}
+    jobs.clear()
+    peers = parse("--suite", suite, "-o", out, "--methods", "losing,centroid")
+    assert benchmark.main(peers) == 0
+    assert not jobs
+
+    frame = pd.read_csv(out / "results.csv")
+    assert len(frame) == 12
+    assert frame["id"].is_unique
+    assert {"task", "kind", "data", "method", "protocol", "seed", "macro_f1"} <= set(frame)
+    assert {"date", "versions.python", "versions.peer", "error"} <= set(frame)
+    assert frame["error"].notna().sum() == 4
+
+    table = (out / "table.md").read_text()
+    for name in ("closed", "open"):
+        for method, runs in {"centroid": "2", "losing": "2", "failing": "0 of 2"}.items():
+            assert f"| {name} | {method} | {runs} |" in table
+    assert "| closed | centroid | 2 | 1.000 ± 0.000 |" in table
+    assert "| losing | 2 | 0." in table
+    assert "| failing | 0 of 2 | - |" in table
+    assert "Mean over the tasks whose data may choose presets" in table  # kang.h5ad
+    assert "Mean over the other tasks" not in table
+    assert f"sctool benchmark --suite {suite} --methods centroid,losing,failing" in table
+    assert re.search(r"- python 3\.\d+", table)
+
+
+def test_changed_settings_run_again_and_replace_the_row(
+    suite: Path, jobs: list[dict], tmp_path: Path
+) -> None:
+    def run() -> pd.DataFrame:
+        return benchmark.run(suite, ["losing"], ["honest"], 1, tmp_path / "out")
+
+    before = run()
+    suite.write_text(suite.read_text().replace('"intra"', '"intra"\nhidden = 0.25'))
+    jobs.clear()
+    after = run()
+    assert [job["task"]["name"] for job in jobs] == ["open"]
+    assert before["id"][0] == after["id"][0]
+    assert before["id"][1] != after["id"][1]
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 3
+    assert set(pd.read_csv(tmp_path / "out" / "results.csv")["id"]) == set(after["id"])
+
+
+def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -> None:
+    class Plain:
+        """A method without presets."""
+
+    class Deep:
+        """A method that takes the number of novel types."""
+
+        PRESETS: ClassVar = {"default": {"epochs": 1}, "paper": {"epochs": 2}}
+        takes_n_novel = True
+
+    calls = []
+
+    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> None:
+        assert not adata.obs.columns.size
+        assert list(ref.obs) == ["cell_type"]
+        calls.append(kwargs)
+        n = adata.n_obs
+        adata.obs[key_added] = pd.Categorical(["B"] * n)
+        adata.obs[f"{key_added}_score"] = 0.5
+        adata.obs[f"{key_added}_novel_score"] = np.linspace(0, 1, n)
+        adata.obs[f"{key_added}_novel"] = np.arange(n) % 2 == 0
+        adata.obsm[f"{key_added}_proba"] = np.full((n, 2), 0.5)
+        adata.uns[key_added] = {"classes": np.array(TYPES[:2]), "params": {"epochs": 7}}
+
+    monkeypatch.setattr(sctool.model, "METHODS", {"plain": Plain, "deep": Deep}, raising=False)
+    monkeypatch.setattr(sctool.tl, "annotate", annotate, raising=False)
+    text = suite.read_text() + '\n[[method]]\nname="variant"\nmethod="deep"\nmodel_kwargs={a=1}'
+    suite.write_text(text)
+
+    rows = benchmark.run(suite, ["plain", "deep", "variant", "losing"], seeds=1, out=tmp_path / "o")
+    assert len(rows) == 2 * (4 + 2)
+    assert rows["error"].isna().all()
+    paper = rows[rows["protocol"] == "paper"]
+    assert set(paper["method"]) == {"deep", "variant"}
+    of_open = rows[(rows["task"] == "open") & (rows["method"] == "deep")]
+    assert (of_open["epochs"] == 7).all()
+    assert (of_open["novel_auroc"] > 0).all()
+    assert of_open["false_novel"].between(0.4, 0.6).all()
+    deep = [call for call in calls if call["method"] == "deep"]
+    assert [call["model_kwargs"] for call in deep[:3]] == [None, {"a": 1}, {"preset": "paper"}]
+    assert {call["novel"] for call in calls if call["model_kwargs"] in (None, {"a": 1})} == {"auto"}
+    assert [call["novel"] for call in deep if call["model_kwargs"] == {"preset": "paper"}] == [0, 2]
+    table = (tmp_path / "o" / "table.md").read_text()
+    assert table.index("## Protocol `honest`") < table.index("## Protocol `paper`")
+    assert "Without runs under `paper` (no such preset, or not asked for): losing, plain" in table
+
+    Deep.PRESETS["paper"]["epochs"] = 3  # a changed preset is another run
+    jobs.clear()
+    benchmark.run(suite, ["deep"], seeds=1, out=tmp_path / "o")
+    assert [job["protocol"] for job in jobs] == ["paper", "paper"]
+
+
+def test_only_the_paper_protocol_needs_the_preset(
+    suite: Path, tmp_path: Path, jobs: list[dict]
+) -> None:
+    with pytest.raises(ValueError, match="nothing to run"):
+        benchmark.run(suite, ["losing"], ["paper"], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="unknown protocols"):
+        benchmark.run(suite, ["losing"], ["best"], out=tmp_path / "out")
+
+
+def test_unknown_methods_are_named(suite: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sctool.model, "METHODS", {"plain": object}, raising=False)
+    with pytest.raises(ValueError, match=r"unknown methods \['plane'\]: choose from .*'plain'"):
+        benchmark.run(suite, ["plane", "losing"], out=tmp_path / "out")
+
+
+def test_a_process_that_takes_too_long_is_ended(suite: Path, tmp_path: Path) -> None:
+    rows = benchmark.run(suite, ["losing"], seeds=1, out=tmp_path / "out", timeout=0.05)
+    assert set(rows["error"]) == {"ended after 0.05 seconds"}
+    assert len(list((tmp_path / "out" / "failed").iterdir())) == 2
+
+
+def test_a_method_is_command_or_name() -> None:
+    with pytest.raises(ValueError, match="either method or command"):
+        Method(name="both", method="logistic", command=["true"])
+
+
+def test_demo_with_the_real_method(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    args = parse(
+        "--suite", "demo", "--methods", "logistic", "--protocols", "honest", "-o", tmp_path / "out"
+    )
+    assert benchmark.main(args) == 0, (tmp_path / "out" / "results.jsonl").read_text()
+    (row,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
+    assert row["n_genes"] == 765
+    assert row["n_types"] == 7
+    assert row["n_novel_types"] == 3
+    assert row["seen_accuracy"] > 0.6
+    assert row["novel_auroc"] > 0.5
+    assert row["seconds"] < 60
+    assert 0.05 < row["peak_rss_gb"] < 8
+    assert "1 of 1 runs succeeded" in capsys.readouterr().out
