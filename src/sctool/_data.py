@@ -10,7 +10,7 @@ Three steps, each of which leaves sentences in an audit that ends in ``uns[key][
    order matters: size factors on each side's own genes cost up to a point of accuracy where the
    two gene sets differ.
 
-Cells stay sparse and are read in chunks, so backed files and lazy arrays pass through the same code.
+Cells stay sparse and are read in chunks: backed files and lazy arrays go the same way.
 """
 
 from __future__ import annotations
@@ -293,6 +293,11 @@ def clean_labels(values: pd.Series) -> pd.Categorical:
     return pd.Categorical(text, categories=sorted(set(text[present])))
 
 
+def batch_names(values: pd.Series) -> np.ndarray:
+    """Batches of any dtype as text; cells without one are a batch of their own, "nan"."""
+    return values.astype(object).where(values.notna(), "nan").astype(str).to_numpy(dtype=object)
+
+
 def unlabelled_name(labels: pd.Categorical) -> str:
     """A name for unlabelled cells that no type bears."""
     name = "Unknown"
@@ -331,7 +336,7 @@ def join(
     labels = clean_labels(ref.obs[labels_key])
     if len(labels.categories) < 2:
         raise ValueError(
-            f"ref.obs[{labels_key!r}] names {len(labels.categories)} type(s); at least 2 are needed."
+            f"ref.obs[{labels_key!r}] names {len(labels.categories)} type(s); 2 are needed."
         )
     audit: list[str] = []
     n_missing = int((labels.codes < 0).sum())
@@ -378,7 +383,7 @@ def join(
                     f"batch_key={batch_key!r} is not in the {side}'s obs; found "
                     f"{list(side_adata.obs.columns)!r}."
                 )
-            batches.append(side_adata.obs[batch_key].astype(str).to_numpy(dtype=object))
+            batches.append(batch_names(side_adata.obs[batch_key]))
         domain = domain + ":" + np.concatenate(batches)
     obs = pd.DataFrame(
         {"labels": pd.Categorical.from_codes(codes, categories), "domain": pd.Categorical(domain)},
@@ -406,11 +411,11 @@ def colors(adata: AnnData, key: str) -> dict[str, str]:
     return dict(zip(map(str, adata.obs[key].cat.categories), map(str, colors), strict=False))
 
 
-def normalize(x: sp.csr_matrix) -> sp.csr_matrix:
-    """Log1p of the values per 10,000 of each cell, in place; empty cells stay empty."""
+def normalize(x: sp.csr_matrix, target_sum: float = TARGET_SUM) -> sp.csr_matrix:
+    """Log1p of each cell's values scaled to ``target_sum``, in place; empty cells stay empty."""
     total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
     total[total == 0] = 1.0
-    x.data = np.log1p(x.data * np.repeat(TARGET_SUM / total, np.diff(x.indptr))).astype(np.float32)
+    x.data = np.log1p(x.data * np.repeat(target_sum / total, np.diff(x.indptr))).astype(np.float32)
     return x
 
 
@@ -425,7 +430,10 @@ def informative_genes(x: sp.csr_matrix, domain: np.ndarray, n_top_genes: int) ->
     names, codes = np.unique(domain, return_inverse=True)
     large = np.flatnonzero(np.bincount(codes) >= 50)
     use = np.isin(codes, large) if len(large) else np.ones(len(codes), dtype=bool)
-    cells = AnnData(x[use], obs=pd.DataFrame({"domain": pd.Categorical(names[codes[use]])}))
+    obs = pd.DataFrame(
+        {"domain": pd.Categorical(names[codes[use]])}, index=np.arange(use.sum()).astype(str)
+    )
+    cells = AnnData(x[use], obs=obs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scanpy warns of genes that no cell of a domain expresses
         table = sc.pp.highly_variable_genes(
@@ -450,7 +458,9 @@ class Features:
     selected
         Names of the genes that the network sees.
     mean
-        Mean log1p CP10k of each selected gene over the labelled cells, for genes that are missing.
+        Mean input of each selected gene over the labelled cells, for genes that are missing.
+    target_sum
+        Total that each cell is scaled to before the logarithm.
     ignore_case
         Whether gene names are compared without regard to case.
     """
@@ -458,6 +468,7 @@ class Features:
     genes: pd.DataFrame
     selected: pd.Index
     mean: np.ndarray
+    target_sum: float = TARGET_SUM
     ignore_case: bool = False
 
     @classmethod
@@ -467,6 +478,7 @@ class Features:
         labelled: np.ndarray,
         domain: np.ndarray,
         n_top_genes: int | None,
+        target_sum: float = TARGET_SUM,
         ignore_case: bool = False,
     ) -> tuple[Features, sp.csr_matrix, list[str]]:
         """Learn from the training cells; returns also their inputs (cells x selected) and notes."""
@@ -477,7 +489,7 @@ class Features:
         table.index = genes
         x = sp.vstack(list(expression.linear(_selector(names, genes))), format="csr")
         notes = _empty_cells(x)
-        x = normalize(x)
+        x = normalize(x, target_sum)
         if n_top_genes is not None and n_top_genes < len(genes):
             keep = informative_genes(x, domain, n_top_genes)
         else:
@@ -486,7 +498,7 @@ class Features:
         keep = keep[np.argsort(genes[keep].to_numpy().astype(str))]
         x = x[:, keep]
         mean = np.asarray(x[labelled].mean(axis=0), dtype=np.float32).ravel()
-        return cls(table, genes[keep], mean, ignore_case), x, notes
+        return cls(table, genes[keep], mean, target_sum, ignore_case), x, notes
 
     def transform(
         self, adata: AnnData, layer: str | None = None
@@ -517,7 +529,8 @@ class Features:
         columns = self.genes.index.get_indexer(self.selected)
         present = (np.diff(selector.tocsc().indptr) > 0)[columns]
         share = present.mean()
-        text = f"{int(present.sum())} of the model's {len(present)} genes ({share:.0%}) are in the query"
+        n, of = int(present.sum()), len(present)
+        text = f"{n} of the model's {of} genes ({share:.0%}) are in the query"
         if share < MIN_PRESENT:
             raise ValueError(
                 f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
@@ -533,7 +546,7 @@ class Features:
         def chunks() -> Iterator[sp.csr_matrix]:
             for x in expression.linear(selector):
                 audit.extend(note for note in _empty_cells(x) if note not in audit)
-                yield normalize(x)[:, columns]
+                yield normalize(x, self.target_sum)[:, columns]
 
         return chunks(), fill, audit
 

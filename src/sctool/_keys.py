@@ -11,10 +11,12 @@ from anndata import AnnData
 
 def writable(adata: AnnData, copy: bool) -> AnnData:
     """The object to write into: ``adata``, made an object of its own if it is a view, or a copy."""
+    if not copy and not adata.is_view:
+        return adata
+    own = adata.to_memory() if adata.isbacked else adata.copy()
     if copy:
-        return adata.to_memory() if adata.isbacked else adata.copy()
-    if adata.is_view:
-        adata._init_as_actual(adata.copy())
+        return own
+    adata._init_as_actual(own)
     return adata
 
 

@@ -11,7 +11,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import CombinedLoader
 from scvi.train import TrainingPlan, TrainRunner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
@@ -172,6 +172,10 @@ class Plan(TrainingPlan):
         )
 
 
+def _module(plan: pl.LightningModule) -> nn.Module:
+    return cast(nn.Module, plan.module)
+
+
 class BestWeights(Callback):
     """Keeps the best epoch's weights in memory, puts them back at the end, and may stop early.
 
@@ -198,14 +202,16 @@ class BestWeights(Callback):
             return
         if float(value) < self.best:
             self.best, self.epoch = float(value), epoch
-            self.state = copy.deepcopy(pl_module.module.state_dict())
-        elif self.patience is not None and epoch - max(self.epoch, self.from_epoch) >= self.patience:
+            self.state = copy.deepcopy(_module(pl_module).state_dict())
+        elif (
+            self.patience is not None and epoch - max(self.epoch, self.from_epoch) >= self.patience
+        ):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the best weights back."""
         if self.state is not None:
-            pl_module.module.load_state_dict(self.state)
+            _module(pl_module).load_state_dict(self.state)
 
 
 @contextmanager

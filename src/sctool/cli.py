@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
     top = argparse.ArgumentParser(
         prog="sctool",
-        description="Name single cells after a labelled reference, and say which are none of its types.",
+        description="Name cells after a labelled reference, and say which are none of its types.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--novel",
         default="auto",
-        help="auto: flag cells of no known type; 0: take every cell for known (default: %(default)s)",
+        help="auto: flag cells of no known type; 0: all are known (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
@@ -97,8 +97,8 @@ def parser() -> argparse.ArgumentParser:
         "demo",
         help="annotate bundled blood cells",
         description=(
-            "Split the 700 blood cells that scanpy ships into a labelled reference and an unlabelled "
-            "query, annotate the query, compare with the truth, and draw the result."
+            "Split the 700 blood cells that scanpy ships into a labelled reference and an "
+            "unlabelled query, annotate the query, compare with the truth, and draw the result."
         ),
     )
     demo.add_argument(
@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "benchmark",
         help="run the papers' experiments",
-        description="Run methods on tasks, each run in a process of its own, and tabulate the metrics.",
+        description="Run methods on tasks, each in a process of its own, and tabulate the metrics.",
     )
     benchmark.add_arguments(bench)
     bench.set_defaults(run=benchmark.main)
@@ -147,7 +147,7 @@ def _read(path: Path):  # type: ignore[no-untyped-def]
         raise FileNotFoundError(f"{str(path)!r} is not a file.")
     try:
         return ad.read_h5ad(path)
-    except (OSError, KeyError, ad.io.IORegistryError) as error:
+    except Exception as error:  # of HDF5, or of what anndata finds in it
         raise ValueError(f"{str(path)!r} cannot be read as an .h5ad file: {error}") from error
 
 

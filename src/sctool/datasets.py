@@ -16,7 +16,7 @@ def blood(reference_share: float = 0.5, random_state: int = 0) -> tuple[AnnData,
 
     The 700 peripheral blood cells in 10 types that scanpy ships inside its package
     (:func:`scanpy.datasets.pbmc68k_reduced`; Zheng et al. 2017), split at random within each type.
-    ``X`` holds scaled values and ``raw`` the log1p of 765 genes, as in many files that one is given.
+    ``X`` holds scaled values and ``raw`` the log1p of 765 genes, as in many files one is given.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def blood(reference_share: float = 0.5, random_state: int = 0) -> tuple[AnnData,
     --------
     >>> adata, ref = blood()
     >>> adata.n_obs, ref.n_obs
-    (351, 349)
+    (353, 347)
     """
     if not 0 < reference_share < 1:
         raise ValueError(f"reference_share={reference_share!r} must be between 0 and 1.")

@@ -44,7 +44,7 @@ def mixup(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over cells of ``H(target, softmax(logits))``; 0 without cells. Both (n_cells, n_types)."""
+    """Mean over cells of ``H(target, softmax(logits))``, both (n_cells, n_types); 0 of no cell."""
     loss = -(target * logits.log_softmax(dim=1)).sum(dim=1)
     return loss.mean() if len(loss) else logits.sum() * 0
 

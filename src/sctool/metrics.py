@@ -38,6 +38,32 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
+__all__ = [
+    "ReliabilityCurve",
+    "SeenNovelCurve",
+    "ari",
+    "balanced_accuracy",
+    "clustering_accuracy",
+    "ece",
+    "ece_all",
+    "entropy_of_batch_mixing",
+    "false_novel",
+    "macro_f1",
+    "nmi",
+    "novel_accuracy",
+    "novel_accuracy_hungarian",
+    "novel_auroc",
+    "overall_accuracy",
+    "overall_accuracy_hungarian",
+    "per_type_auprc",
+    "per_type_auroc",
+    "reliability_curve",
+    "seen_accuracy",
+    "seen_novel_curve",
+    "summary",
+    "top_k_accuracy",
+]
+
 Names = NDArray[np.str_]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -56,9 +56,9 @@ def run(
         Names of variants in the suite or of registered methods.  By default the variants of the
         suite or, where it has none, all registered methods.
     protocols
-        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``
-        and, for methods that take it, the true number of novel types; methods without that
-        preset are left out.
+        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``,
+        told whether there are novel types and, for methods that take it, how many; methods
+        without that preset are left out.
     seeds
         Number of seeds, from 0; by default what the suite says.
     out

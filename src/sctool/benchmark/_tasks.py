@@ -111,6 +111,8 @@ class Method:
             ``peak_rss_gb``, ``epochs`` and ``versions``.
         ``{seed}``, ``{python}``, ``{here}``
             The run's seed, our interpreter, the folder of the suite's file.
+        ``{env:NAME}``
+            An environment variable, such as the interpreter of the peer's own environment.
     """
 
     name: str

@@ -6,7 +6,9 @@ row of results to the file ROW.
 
 import json
 import math
+import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -70,7 +72,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
-        **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs")},
+        **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")},
         "n_threads": _n_threads(),
         "versions": _versions() | answer.get("versions", {}),
     }
@@ -78,18 +80,19 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
     """Run one of our methods through the call that users make."""
-    from sctool import tl
+    from sctool import metrics
     from sctool.model import METHODS
+    from sctool.tl._annotate import annotate_with_model
 
     name, model_kwargs = str(method.method), dict(method.model_kwargs)
     novel: int | str = "auto"
     if job["protocol"] == "paper":
         model_kwargs["preset"] = "paper"
-        if getattr(METHODS[name], "takes_n_novel", False):
+        if getattr(METHODS[name], "takes_n_novel", False) or not parts.novel:
             novel = len(parts.novel)
     query = parts.query
     start = time.perf_counter()
-    tl.annotate(
+    _, model = annotate_with_model(
         query,
         parts.reference,
         labels_key=LABELS,
@@ -97,22 +100,30 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         batch_key=BATCH if task.batch_key else None,
         layer=task.layer,
         novel=novel,
+        ignore_case=False,
         key_added=KEY,
         random_state=job["seed"],
+        copy=False,
         model_kwargs=model_kwargs or None,
         train_kwargs=method.train_kwargs or None,
     )
-    seconds = time.perf_counter() - start
+    seconds, peak = time.perf_counter() - start, _peak_rss_gb()
+    # After the clock has stopped: how well reference and query are mixed in the embedding.
+    z = [model.get_latent_representation(parts.reference, layer=task.layer), query.obsm[f"X_{KEY}"]]
+    sides = np.repeat(["reference", "query"], [len(part) for part in z])
+    mixing = metrics.entropy_of_batch_mixing(np.concatenate(z), sides)
+    history = model.history or {}
     return {
+        "mixing": mixing,
         "prediction": query.obs[KEY].astype(str),
         "score": query.obs.get(f"{KEY}_score"),
         "novel_score": query.obs.get(f"{KEY}_novel_score"),
         "novel": query.obs.get(f"{KEY}_novel"),
         "proba": query.obsm.get(f"{KEY}_proba"),
         "classes": query.uns[KEY]["classes"] if f"{KEY}_proba" in query.obsm else None,
-        "epochs": query.uns[KEY].get("params", {}).get("epochs"),
+        "epochs": max((len(values) for values in history.values()), default=None),
         "seconds": seconds,
-        "peak_rss_gb": _peak_rss_gb(),
+        "peak_rss_gb": peak,
     }
 
 
@@ -140,7 +151,7 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
             "{here}": job["here"],
         }
         joint.write_h5ad(words["{input}"])
-        command = list(method.command)
+        command = [re.sub(r"\{env:(\w+)\}", _environment, part) for part in method.command]
         for placeholder, word in words.items():
             command = [part.replace(placeholder, word) for part in command]
         start = time.perf_counter()
@@ -166,6 +177,14 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
     # the data are in the seconds, and its peak is not below this process' own.
     measured = {"seconds": seconds, "peak_rss_gb": _rusage_gb(resource.RUSAGE_CHILDREN)}
     return measured | {name: value for name, value in answer.items() if value is not None}
+
+
+def _environment(match: re.Match[str]) -> str:
+    """Return the environment variable that a command names."""
+    name = match.group(1)
+    if name not in os.environ:
+        raise RuntimeError(f"set the environment variable {name}: the suite says what to")
+    return os.environ[name]
 
 
 def _peak_rss_gb() -> float:

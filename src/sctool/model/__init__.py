@@ -8,7 +8,7 @@ from sctool.model._base import AnnotationModel, Prediction, read_saved
 from sctool.model._logistic import LOGISTIC
 from sctool.model._scnym import SCNYM
 
-#: Name of each method of :func:`sctool.tl.annotate` to its model. A new method is a file and a line.
+#: Name of each method of :func:`sctool.tl.annotate` to its model. A new one is a file and a line.
 METHODS: dict[str, type[AnnotationModel]] = {"logistic": LOGISTIC, "scnym": SCNYM}
 #: What ``method="auto"`` stands for.
 AUTO = "scnym"

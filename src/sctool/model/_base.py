@@ -67,9 +67,12 @@ class Settings:
     n_top_genes
         Number of informative genes that the model sees, chosen on the training cells; None for
         every gene that any of them expresses.
+    target_sum
+        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM.
     """
 
-    n_top_genes: int | None = 4000
+    n_top_genes: int | None = 2000
+    target_sum: float = 1e4
 
 
 class AnnotationModel(BaseModelClass):
@@ -83,6 +86,10 @@ class AnnotationModel(BaseModelClass):
     PRESETS: ClassVar[dict[str, Any]]
     #: Whether training looks at the unlabelled cells that are to be annotated.
     transductive: ClassVar[bool] = False
+
+    _adata: AnnData | None
+    _adata_manager: Any
+    _cells: Cells | None
 
     def __init__(
         self,
@@ -116,7 +123,12 @@ class AnnotationModel(BaseModelClass):
             domain = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY)).ravel()
         domain = np.unique(domain, return_inverse=True)[1].ravel()
         self.features_, x, notes = _data.Features.fit(
-            expression, labels >= 0, domain, self.settings_.n_top_genes, ignore_case
+            expression,
+            labels >= 0,
+            domain,
+            self.settings_.n_top_genes,
+            self.settings_.target_sum,
+            ignore_case,
         )
         self.audit_ = audit + notes
         self.n_domains_ = int(domain.max()) + 1
@@ -136,8 +148,8 @@ class AnnotationModel(BaseModelClass):
         return change_settings(cls.PRESETS[preset], changes, cls.__name__)
 
     @classmethod
-    def settings_for_novel(cls, novel: str | int) -> dict[str, Any]:
-        """Settings with which this model answers to ``novel`` ("auto", or a number of types)."""
+    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+        """Changes to a preset that answer to ``novel`` ("auto", or a number of types)."""
         if novel not in ("auto", 0):
             raise ValueError(
                 f"novel={novel!r}: {cls.__name__} cannot group novel types; pass 'auto' or 0."
@@ -249,7 +261,7 @@ class AnnotationModel(BaseModelClass):
     def get_latent_representation(
         self, adata: AnnData | None = None, layer: str | None = None
     ) -> np.ndarray:
-        """Embedding of the cells, (n_cells, n_latent) float32; the logits if there is no encoder."""
+        """Embedding of the cells, (n_cells, n_latent) float32; logits if there is no encoder."""
         return self.annotate_cells(adata, layer).latent
 
     def novel_score(self, prediction: Prediction) -> np.ndarray:
@@ -327,9 +339,9 @@ class AnnotationModel(BaseModelClass):
         labels = _data.clean_labels(adata.obs[labels_key])
         if unlabeled_category not in labels.categories:
             labels = labels.add_categories([unlabeled_category])
-        labels = pd.Series(labels, index=adata.obs_names).fillna(unlabeled_category)
-        adata.obs[LABELS_COLUMN] = labels
-        batch = "0" if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
+        column = pd.Series(labels, index=adata.obs_names).fillna(unlabeled_category)
+        adata.obs[LABELS_COLUMN] = column
+        batch = "0" if batch_key is None else _data.batch_names(adata.obs[batch_key])
         adata.obs[BATCH_COLUMN] = pd.Categorical(np.broadcast_to(batch, adata.n_obs))
         manager = AnnDataManager(
             fields=[
@@ -350,6 +362,18 @@ class AnnotationModel(BaseModelClass):
             self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
         self._per_instance_manager_store.pop(self.id, None)
         self._adata = self._adata_manager = self._cells = None
+        self.trainer = None  # it holds the cells that it trained on
+
+    @classmethod
+    def forget(cls, adata: AnnData) -> None:
+        """Drop what scvi-tools' class-level stores hold of an AnnData, and of models on it."""
+        manager = cls._get_most_recent_anndata_manager(adata)
+        if manager is None:
+            return
+        cls._setup_adata_manager_store.pop(manager.adata_uuid, None)
+        for name, managers in list(cls._per_instance_manager_store.items()):
+            if manager.adata_uuid in managers:
+                del cls._per_instance_manager_store[name]
 
     # -- saving --------------------------------------------------------------------------------
 
@@ -441,6 +465,7 @@ class AnnotationModel(BaseModelClass):
             pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),
             pd.Index(state["selected"], dtype=object),
             tensors.pop("features.mean").numpy(),
+            model.settings_.target_sum,
             state["ignore_case"],
         )
         model._cells = None
@@ -481,7 +506,9 @@ def read_saved(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path / 'model.json')!r} is not JSON: {error}.") from error
-    if state.get("format", 0) > FORMAT:
+    if not isinstance(state, dict) or not {"format", "model"} <= set(state):
+        raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
+    if state["format"] > FORMAT:
         raise ValueError(
             f"The model in {str(path)!r} has format {state['format']}, this sctool reads up to "
             f"{FORMAT}: update sctool."

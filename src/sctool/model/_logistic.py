@@ -65,17 +65,27 @@ class LOGISTIC(AnnotationModel):
 
     PRESETS: ClassVar[dict[str, LogisticSettings]] = {"default": LogisticSettings()}
     settings_: LogisticSettings
+    module: LinearModule
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         return LinearModule(n_input, n_classes)
 
-    def train(self, max_epochs: int | None = None) -> None:
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        enable_progress_bar: bool = True,
+    ) -> None:
         """Fit the weights to the labelled cells.
 
         Parameters
         ----------
         max_epochs
             Iterations of L-BFGS at most; default: the settings' ``max_iter``.
+        accelerator, devices, batch_size, enable_progress_bar
+            As other models take them; of no use here, where the CPU sees all cells at once.
         """
         cells = self._training_cells()
         labelled = np.flatnonzero(cells.arrays["label"] >= 0)

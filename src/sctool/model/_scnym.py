@@ -42,6 +42,8 @@ class SCNYMSettings(Settings):
         Of the sharpening; 0.5 squares the pseudo-labels.
     alpha
         MixUp's Beta(alpha, alpha).
+    gene_dropout
+        Share of the genes that is hidden in each step, from all of its cells.
     ssl_weight, adversary_weight
         Weights of the squared error on pseudo-labels and of the reversed gradient, once risen.
     ssl_ramp, adversary_ramp
@@ -64,7 +66,6 @@ class SCNYMSettings(Settings):
         In new-identity mode a cell whose highest probability is below this is flagged as novel.
     """
 
-    n_top_genes: int | None = 4000
     n_layers: int = 2
     n_hidden: int = 256
     dropout: float = 0.5
@@ -73,6 +74,7 @@ class SCNYMSettings(Settings):
     confidence: float = 0.9
     temperature: float = 0.5
     alpha: float = 0.3
+    gene_dropout: float = 0.2
     ssl_weight: float = 1.0
     ssl_ramp: float = 0.25
     adversary_weight: float = 0.1
@@ -92,8 +94,10 @@ class SCNYMSettings(Settings):
 #: The paper's section 2; what it leaves open is noted in the documentation.
 PAPER = SCNYMSettings(
     n_top_genes=None,
+    target_sum=1e6,
     n_layers=3,
     confidence=0.0,
+    gene_dropout=0.0,
     ssl_ramp=100 / 400,
     adversary_ramp=20 / 400,
     weight_decay=1e-5,
@@ -149,6 +153,10 @@ class SCNYMModule(nn.Module):
             z, confident = self.pseudo_labels(u)
             u, z, d_u = u[confident], z[confident], d_u[confident]
 
+        # The same genes are hidden from all cells of a step, so that the augmentation cannot tell
+        # the domains apart.
+        shown = F.dropout(torch.ones_like(x[0]), s.gene_dropout, self.training)
+        x, u = x * shown, u * shown
         terms: dict[str, Tensor] = {}
         if s.mixmatch:
             # The dominant partner of each pair stays in its row: the first n rows remain labelled.
@@ -196,7 +204,9 @@ class SCNYMPlan(Plan):
         s = self.settings
         optimizers = {"adadelta": torch.optim.Adadelta, "adamw": torch.optim.AdamW}
         if s.optimizer not in optimizers:
-            raise ValueError(f"optimizer={s.optimizer!r} is unknown; known: {sorted(optimizers)!r}.")
+            raise ValueError(
+                f"optimizer={s.optimizer!r} is unknown; known: {sorted(optimizers)!r}."
+            )
         parameters = self.module.parameters()
         return optimizers[s.optimizer](parameters, lr=s.lr, weight_decay=s.weight_decay)
 
@@ -231,12 +241,16 @@ class SCNYM(AnnotationModel):
     PRESETS: ClassVar[dict[str, SCNYMSettings]] = {"default": SCNYMSettings(), "paper": PAPER}
     transductive = True
     settings_: SCNYMSettings
+    module: SCNYMModule
 
     @classmethod
-    def settings_for_novel(cls, novel: str | int) -> dict[str, Any]:
-        """New-identity mode for "auto", the closed-set mode for 0."""
+    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+        """New-identity mode for "auto", with the default's threshold if the preset has none."""
         super().settings_for_novel(novel)
-        return {"confidence": 0.9 if novel == "auto" else 0.0}
+        if novel == 0:
+            return {"confidence": 0.0}
+        settings = cls._resolve(preset, {})
+        return {"confidence": settings.confidence or cls.PRESETS["default"].confidence}
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         return SCNYMModule(n_input, n_classes, n_domains, self.settings_)

@@ -100,13 +100,20 @@ def annotate(
     TypeError
         ``adata`` or ``ref`` is something else, or a setting is unknown.
 
+    Notes
+    -----
+    Time and memory grow linearly with the number of cells. While it runs, a private sparse copy of
+    the shared genes of both sides is held (8 bytes per nonzero value), and one of the genes that
+    the model sees; cells become dense by minibatch only. With a trained model the query is read in
+    chunks of 8,192 cells and never held as a whole, so that a backed file stays on disk.
+
     Examples
     --------
     >>> import sctool
     >>> adata, ref = sctool.datasets.blood()
     >>> sctool.tl.annotate(adata, ref, method="logistic")
     >>> adata.obs["sctool"].cat.categories[0]
-    'CD14+ Monocyte'
+    'CD4+/CD25 T Reg'
     """
     result, _ = annotate_with_model(
         adata,
@@ -167,7 +174,7 @@ def annotate_with_model(
         model = load(ref) if isinstance(ref, str | Path) else ref
         if not isinstance(model, AnnotationModel):
             raise TypeError(
-                f"ref must be an AnnData, a trained sctool model or a path, not {type(ref).__name__}."
+                f"ref must be an AnnData, a sctool model or a path, not {type(ref).__name__}."
             )
         _refuse_training_arguments(model, method, batch_key, model_kwargs, train_kwargs)
         prediction = model.annotate_cells(adata, layer)
@@ -194,7 +201,9 @@ def annotate_with_model(
 def _train_and_predict(
     adata: AnnData, ref: AnnData, cls: type[AnnotationModel], params: dict[str, Any]
 ) -> tuple[AnnotationModel, Any]:
-    settings = cls.settings_for_novel(params["novel"]) | (params["model_kwargs"] or {})
+    settings = dict(params["model_kwargs"] or {})
+    preset = settings.get("preset", "default")
+    settings = cls.settings_for_novel(params["novel"], preset) | settings
     joint, unlabelled, audit = _data.join(
         adata,
         ref,
@@ -205,13 +214,14 @@ def _train_and_predict(
     )
     with seeded(params["random_state"]):
         cls.setup_anndata(joint, "labels", unlabelled, batch_key="domain")
-        model = cls(joint, ignore_case=params["ignore_case"], **settings)
         try:
+            model = cls(joint, ignore_case=params["ignore_case"], **settings)
             model.train(**(params["train_kwargs"] or {}))
             query = np.arange(ref.n_obs, joint.n_obs)
             prediction = model.annotate_cells(indices=query)
-        finally:
             model.release()
+        finally:
+            cls.forget(joint)
     # The joint object is ours: of its audit only what training added concerns the user.
     prediction.audit[:] = audit + [
         note for note in model.audit_ if not note.startswith("training data:")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,8 +106,9 @@ def explain(
             'sctool.tl.explain needs Captum: pip install "sctool[explain]".'
         ) from error
 
-    labels = model.predict(adata, layer=layer)
+    labels = np.asarray(model.predict(adata, layer=layer))
     groups: dict[str, np.ndarray] = {}
+    rng = np.random.default_rng(random_state)
     with seeded(random_state):
         if cells is not None:
             positions = adata.obs_names.get_indexer(list(cells))
@@ -121,15 +123,15 @@ def explain(
                 raise ValueError(f"types {absent!r} are found in no cell; found {found!r}.")
             for name in types or found:
                 members = np.flatnonzero(labels == name)
-                groups[name] = np.sort(np.random.permutation(members)[:n_cells])
+                groups[name] = np.sort(rng.permutation(members)[:n_cells])
 
         index = np.unique(np.concatenate(list(groups.values())))
-        background = np.sort(np.random.permutation(adata.n_obs)[:n_cells])
+        background = np.sort(rng.permutation(adata.n_obs)[:n_cells])
         data, columns = model.inputs(adata, layer)
         device = next(model.module.parameters()).device
         network = _Logits(model.module).eval()
         inputs = data[index]["x"].to(device)
-        target = torch.tensor([model.classes_.index(t) for t in labels[index]], device=device)
+        target = torch.tensor([model.classes_.index(str(t)) for t in labels[index]], device=device)
         attribute: Any
         options: dict[str, Any] = {}
         if method == "guided":
@@ -149,7 +151,10 @@ def explain(
         for start in range(0, len(index), CHUNK):
             part = slice(start, start + CHUNK)
             x = inputs[part].clone().requires_grad_()
-            parts.append(attribute(x, target=target[part], **options).detach().cpu().numpy())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Captum tells of hooks that it removes again
+                result = attribute(x, target=target[part], **options)
+            parts.append(result.detach().cpu().numpy())
     by_cell = np.concatenate(parts)
 
     mean_by_group = np.stack(

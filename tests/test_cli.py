@@ -1,0 +1,288 @@
+"""The command line as a user runs it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from synthetic import TYPES, simulate_sides
+
+import sctool
+from sctool.cli import main
+from sctool.model import METHODS
+
+every_method = pytest.mark.parametrize("method", list(METHODS))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """Go to a folder with ``query.h5ad`` and ``ref.h5ad``."""
+    adata, ref = simulate_sides()
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    ref.write_h5ad(tmp_path / "ref.h5ad")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """The message of a run that ends with exit code 2, and no traceback."""
+    try:
+        code = run(*words)
+    except SystemExit as end:  # argparse's own way
+        code = end.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "error: " in error
+    return error.split("error: ")[1]
+
+
+def annotate(*more: object) -> list[object]:
+    return ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "out.h5ad", *more]
+
+
+# -- annotate ------------------------------------------------------------------------------------
+
+
+@every_method
+def test_annotate_writes_what_the_function_writes(method, files, capsys):
+    options = ["--method", method, "--max-epochs", 3, "--seed", 3, "--quiet"]
+    assert run(*annotate(*options)) == 0
+    out = ad.read_h5ad("out.h5ad")
+    adata, ref = simulate_sides()
+    train_kwargs = {"max_epochs": 3, "enable_progress_bar": False}
+    sctool.tl.annotate(adata, ref, method=method, random_state=3, train_kwargs=train_kwargs)
+    np.testing.assert_array_equal(out.obsm["sctool_proba"], adata.obsm["sctool_proba"])
+    assert list(out.obs["sctool"].cat.categories) == TYPES
+    assert set(out.obs) == set(adata.obs)
+    assert out.uns["sctool"]["params"]["method"] == method
+    np.testing.assert_array_equal(out.X.toarray(), adata.X.toarray())
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "wrote out.h5ad"
+    assert "query: read counts values from X" in printed
+    for name, n in out.obs["sctool"].value_counts().items():
+        line = re.search(rf"^  {name} +(\d+)( |$)", printed, flags=re.MULTILINE)
+        assert (int(line[1]) if line else 0) == n
+    assert sorted(p.name for p in files.iterdir()) == ["out.h5ad", "query.h5ad", "ref.h5ad"]
+
+
+@every_method
+def test_a_saved_model_is_used_again(method, files, capsys):
+    options = ["--method", method, "--max-epochs", 3, "-q", "--save-model", "model"]
+    assert run(*annotate(*options)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote out.h5ad and model"
+    assert run("annotate", "query.h5ad", "--model", "model", "-o", "again.h5ad") == 0
+    first, second = ad.read_h5ad("out.h5ad"), ad.read_h5ad("again.h5ad")
+    np.testing.assert_allclose(
+        first.obsm["sctool_proba"], second.obsm["sctool_proba"], rtol=0, atol=1e-6
+    )
+    assert "nothing was trained" in capsys.readouterr().out
+
+
+def test_every_option_reaches_the_function(files, capsys):
+    adata, ref = simulate_sides()
+    for side, name in ((adata, "query"), (ref, "ref")):
+        side.obs["donor"] = ["a", "b"] * (side.n_obs // 2)
+        side.layers["mine"] = side.X.copy()
+        side.X = -side.X
+        side.write_h5ad(f"{name}.h5ad")
+    ref.obs["kind"] = ref.obs.pop("cell_type")
+    ref.var_names = [name.lower() for name in ref.var_names]
+    ref.write_h5ad("ref.h5ad")
+    options = [
+        *["--labels-key", "kind", "--method", "scnym", "--preset", "paper", "--batch-key", "donor"],
+        *["--layer", "mine", "--novel", 0, "--ignore-case", "--key-added", "k", "--seed", 5],
+        *["--max-epochs", 1, "--accelerator", "cpu", "--quiet"],
+    ]
+    assert run(*annotate(*options)) == 0
+    out = ad.read_h5ad("out.h5ad")
+    params = out.uns["k"]["params"]
+    expected = {
+        "labels_key": "kind",
+        "method": "scnym",
+        "preset": "paper",
+        "batch_key": "donor",
+        "layer": "mine",
+        "novel": 0,
+        "ignore_case": True,
+        "random_state": 5,
+    }
+    assert {name: params[name] for name in expected} == expected
+    assert params["train_kwargs"]["max_epochs"] == 1
+    assert params["train_kwargs"]["accelerator"] == "cpu"
+    assert "k_novel" not in out.obs
+
+
+def test_existing_files_are_not_overwritten(files, capsys):
+    for name in ("out.h5ad", "model"):
+        (files / name).write_text("mine")
+        options = ["--method", "logistic", "--save-model", "model"]
+        assert f"'{name}' exists: pass --overwrite" in fails(capsys, *annotate(*options))
+        assert (files / name).read_text() == "mine"
+        (files / name).unlink()
+    assert sorted(p.name for p in files.iterdir()) == ["query.h5ad", "ref.h5ad"]
+
+
+def test_existing_files_are_overwritten_when_asked(files, capsys):
+    options = ["--method", "logistic", "--save-model", "model"]
+    assert run(*annotate(*options)) == 0
+    assert run(*annotate(*options, "--overwrite", "--seed", 1)) == 0
+    assert ad.read_h5ad("out.h5ad").uns["sctool"]["params"]["random_state"] == 1
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["anotate"], "invalid choice: 'anotate'"),
+        (["annotate", "query.h5ad", "-o", "o"], "one of the arguments --ref --model is required"),
+        (annotate("--model", "m"), "not allowed with argument"),
+        (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o"], "'no.h5ad' is not a file"),
+        (["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o"], "'no.h5ad' is not a file"),
+        (["annotate", "query.h5ad", "--model", "no", "-o", "o"], "No saved sctool model in 'no'"),
+        (["annotate", "text", "--ref", "ref.h5ad", "-o", "o"], "'text' cannot be read as an .h5ad"),
+        (
+            annotate("--labels-key", "type"),
+            "labels_key='type' is not in ref.obs; found ['cell_type']",
+        ),
+        (annotate("--method", "scnyn"), "method='scnyn' is unknown"),
+        (annotate("--method", "logistic", "--preset", "no"), "preset='no' is unknown"),
+        (annotate("--novel", "some"), "novel='some': pass 'auto' or the number"),
+        (annotate("--seed", "x"), "argument --seed: invalid int value: 'x'"),
+        (annotate("--batch-key", "donor"), "batch_key='donor' is not in the ref's obs"),
+        (annotate("--layer", "counts"), "layer='counts' is not in the ref's layers"),
+        (
+            ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "no/out.h5ad"],
+            "the folder 'no' is not there",
+        ),
+        (
+            ["annotate", "query.h5ad", "--model", "m", "-o", "o", "--save-model", "m2"],
+            "--save-model goes with --ref",
+        ),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said(words, message, files, capsys):
+    (files / "text").write_text("no HDF5 at all")
+    assert message in fails(capsys, *words)
+    assert sorted(p.name for p in files.iterdir()) == ["query.h5ad", "ref.h5ad", "text"]
+
+
+def test_data_that_cannot_be_used_are_an_error(files, capsys):
+    adata, _ = simulate_sides()
+    adata.X = adata.X.toarray() - 1
+    adata.write_h5ad("query.h5ad")
+    assert "The query has no usable expression values: X holds scaled" in fails(capsys, *annotate())
+
+
+def test_an_interruption_is_exit_code_130(files, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", interrupt)
+    assert run(*annotate()) == 130
+    assert capsys.readouterr().err == "sctool: interrupted\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(files, monkeypatch):
+    def fault(*args, **kwargs):
+        raise AssertionError("ours")
+
+    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", fault)
+    with pytest.raises(AssertionError, match="ours"):
+        run(*annotate())
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+def test_help_teaches(tmp_path):
+    # once as a process of its own: the installed command
+    command = Path(sys.executable).with_name("sctool")
+    done = subprocess.run(
+        [command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    for text in (
+        "examples:",
+        "sctool demo",
+        "--ref ref.h5ad",
+        "--model model/",
+        "exit codes: 0 done",
+    ):
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["annotate", "demo", "benchmark"])
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: sctool {command}")
+    if command == "annotate":
+        assert all(name in text for name in METHODS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"sctool {sctool.__version__}\n"
+
+
+# -- the demo ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["logistic", pytest.param("scnym", marks=pytest.mark.slow)])
+def test_the_demo(method, tmp_path, capsys):
+    folder = tmp_path / "a" / "demo"
+    assert run("demo", "--method", method, "--output", folder) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["annotated.h5ad", "annotated.png"]
+    assert (folder / "annotated.png").read_bytes()[:4] == b"\x89PNG"
+    adata = ad.read_h5ad(folder / "annotated.h5ad")
+    assert {"X_umap", "X_sctool", "sctool_proba"} <= set(adata.obsm)
+    printed = capsys.readouterr().out
+    assert (
+        "347 labelled blood cells of 10 types teach, 353 unlabelled ones are annotated" in printed
+    )
+    share = (adata.obs["sctool"].astype(str) == adata.obs["truth"].astype(str)).mean()
+    assert f"accuracy {share:.3f}, macro-F1 0." in printed
+    assert share > 0.8
+    assert printed.splitlines()[-1] == f"wrote annotated.h5ad and annotated.png into {folder}"
+
+
+# -- the bundled cells ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_the_bundled_cells_are_split_within_types(share):
+    adata, ref = sctool.datasets.blood(reference_share=share)
+    assert adata.n_obs + ref.n_obs == 700
+    assert not set(adata.obs_names) & set(ref.obs_names)
+    assert set(adata.obs["truth"]) == set(ref.obs["cell_type"])
+    assert list(adata.obs) == ["truth"]
+    assert list(ref.obs) == ["cell_type"]
+    assert ref.n_obs == pytest.approx(700 * share, abs=10)
+
+
+def test_the_bundled_cells_are_drawn_by_the_seed():
+    names = [list(sctool.datasets.blood(random_state=seed)[0].obs_names) for seed in (0, 0, 1)]
+    assert names[0] == names[1] != names[2]
+
+
+@pytest.mark.parametrize("share", [0, 1, -1, 2])
+def test_a_share_outside_of_0_and_1_is_refused(share):
+    with pytest.raises(ValueError, match=r"reference_share=.* must be between 0 and 1"):
+        sctool.datasets.blood(reference_share=share)

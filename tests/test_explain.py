@@ -1,0 +1,298 @@
+"""The genes behind a decision: planted markers, completeness, slots, errors and plots."""
+
+import builtins
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from matplotlib import pyplot as plt
+from synthetic import FAST, MARKERS, N_MARKERS, TYPES, simulate_joint, simulate_sides
+
+import sctool
+from sctool.model import METHODS
+
+EXPLAINERS = ["guided", "integrated_gradients", "expected_gradients"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Return a trained model of each method."""
+    trained = {}
+    for name, cls in METHODS.items():
+        joint = simulate_joint()
+        cls.setup_anndata(joint, "cell_type", "Unknown")
+        torch.manual_seed(0)
+        trained[name] = cls(joint)
+        trained[name].train(**(FAST | {"max_epochs": 25}))
+        trained[name].release()
+    return trained
+
+
+@pytest.fixture
+def query():
+    """Return cells to explain."""
+    return simulate_sides()[0]
+
+
+def logits(model, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model.module(torch.from_numpy(np.asarray(x, dtype=np.float32)))[0].numpy()
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_planted_markers_rank_on_top(method, explainer, models, query):
+    sctool.tl.explain(query, models[method], method=explainer)
+    result = query.uns["sctool_explain"]
+    assert list(result["names"]) == TYPES
+    for name, genes in zip(TYPES, result["genes"], strict=True):
+        top = set(genes[:N_MARKERS])
+        assert len(top & set(MARKERS[name])) >= N_MARKERS - 3, name
+        assert genes[0] in MARKERS[name]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_integrated_gradients_add_up_to_the_change_of_the_logit(method, models, query):
+    model = models[method]
+    cells = [query.obs_names[i] for i in (0, 5, 11)]
+    sctool.tl.explain(query, model, method="integrated_gradients", cells=cells)
+    x = model.inputs(query)[0][[0, 5, 11]]["x"].numpy()
+    target = [model.classes_.index(name) for name in model.predict(query)[[0, 5, 11]]]
+    start = logits(model, model.features_.mean[None])[0]
+    change = logits(model, x)[range(3), target] - start[target]
+    total = np.nansum(query.varm["sctool_explain"], axis=0)
+    np.testing.assert_allclose(total, change, rtol=0.03, atol=0.03)
+
+
+def test_expected_gradients_add_up_to_the_change_from_the_mean_cell(models, query):
+    # of a linear model the expectation over starting points is the mean cell, whatever is drawn
+    model = models["logistic"]
+    sctool.tl.explain(query, model, cells=list(query.obs_names[:3]), n_cells=80)
+    x = model.inputs(query)[0][np.arange(query.n_obs)]["x"].numpy()
+    target = [model.classes_.index(name) for name in model.predict(query)[:3]]
+    weight = model.module.head.weight.detach().numpy()
+    change = ((x[:3] - x.mean(axis=0)) * weight[target]).sum(axis=1)
+    total = np.nansum(query.varm["sctool_explain"], axis=0)
+    np.testing.assert_allclose(total, change, rtol=0.35)
+
+
+def test_the_gradient_of_a_linear_model_is_its_weights(models, query):
+    model = models["logistic"]
+    sctool.tl.explain(query, model, method="guided")
+    weight = model.module.head.weight.detach().numpy()
+    expected = pd.DataFrame(weight.T, index=model.features_.selected).reindex(query.var_names)
+    np.testing.assert_allclose(query.varm["sctool_explain"], expected.to_numpy(), rtol=1e-5)
+
+
+def test_guided_backpropagation_passes_back_what_excites(models, query):
+    # against a transcription: at each ReLU negative gradients are dropped on the way back
+    model = models["scnym"]
+    sctool.tl.explain(query, model, method="guided", cells=[query.obs_names[0]])
+    x = model.inputs(query)[0][[0]]["x"]
+    target = model.classes_.index(model.predict(query)[0])
+    module = model.module.eval()
+    states, z = [], x
+    for layer in module.encoder:
+        if isinstance(layer, torch.nn.ReLU):
+            states.append(z > 0)
+        z = layer(z)
+    gradient = module.head.weight[target][None].detach()
+    for layer in reversed(list(module.encoder)):
+        if isinstance(layer, torch.nn.ReLU):
+            gradient = gradient.clamp(min=0) * states.pop()
+        elif isinstance(layer, torch.nn.BatchNorm1d):
+            gradient = gradient * (layer.weight / torch.sqrt(layer.running_var + layer.eps))
+        elif isinstance(layer, torch.nn.Linear):
+            gradient = gradient @ layer.weight
+    expected = pd.Series(gradient[0].detach().numpy(), index=model.features_.selected)
+    expected = expected.reindex(query.var_names).to_numpy()
+    np.testing.assert_allclose(query.varm["sctool_explain"][:, 0], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+def test_the_model_is_left_as_it_was(explainer, models, query):
+    model = models["scnym"]
+    state = {k: v.clone() for k, v in model.module.state_dict().items()}
+    before = model.predict(query, soft=True)
+    random = torch.get_rng_state()
+    sctool.tl.explain(query, model, method=explainer)
+    pd.testing.assert_frame_equal(model.predict(query, soft=True), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, state[k]) for k, v in model.module.state_dict().items())
+    assert all(p.grad is None for p in model.module.parameters())
+    assert all(not m._backward_hooks and not m._forward_hooks for m in model.module.modules())
+
+
+# -- slots ---------------------------------------------------------------------------------------
+
+
+def test_the_slots_are_those_documented(models, query):
+    assert sctool.tl.explain(query, models["scnym"], key_added="why", n_genes=7) is None
+    assert set(query.varm) == {"why"}
+    assert set(query.uns) == {"why"}
+    assert list(query.obs) == ["truth"]
+    assert query.varm["why"].shape == (300, 4)
+    assert query.varm["why"].dtype == np.float32
+    result = query.uns["why"]
+    assert set(result) == {"names", "genes", "scores", "params"}
+    assert result["genes"].shape == result["scores"].shape == (4, 7)
+    assert result["params"]["method"] == "expected_gradients"
+    table = pd.DataFrame(query.varm["why"], index=query.var_names, columns=TYPES)
+    for name, genes, scores in zip(TYPES, result["genes"], result["scores"], strict=True):
+        assert (np.diff(scores) <= 0).all()
+        np.testing.assert_allclose(table.loc[list(genes), name], scores, rtol=1e-5)
+        np.testing.assert_allclose(np.sort(table[name])[::-1][:7], scores, rtol=1e-5)
+
+
+def test_types_may_be_chosen(models, query):
+    sctool.tl.explain(query, models["logistic"], types=["Mono", "CD4 T/NK"])
+    assert list(query.uns["sctool_explain"]["names"]) == ["Mono", "CD4 T/NK"]
+    assert query.uns["sctool_explain"]["genes"][1, 0] in MARKERS["CD4 T/NK"]
+
+
+def test_a_types_genes_are_the_mean_over_its_cells(models, query):
+    model = models["logistic"]
+    members = query.obs_names[model.predict(query) == "DC"]
+    kwargs = {"method": "integrated_gradients"}
+    sctool.tl.explain(query, model, types=["DC"], key_added="type", **kwargs)
+    sctool.tl.explain(query, model, cells=list(members), key_added="cells", **kwargs)
+    np.testing.assert_allclose(
+        query.varm["type"][:, 0], query.varm["cells"].mean(axis=1), rtol=1e-3, atol=1e-6
+    )
+    assert list(query.uns["cells"]["names"]) == list(members)
+
+
+def test_the_number_of_cells_bounds_the_mean(models, query):
+    model = models["logistic"]
+    for n in (1, 3):
+        kwargs = {"method": "integrated_gradients", "n_cells": n, "key_added": f"of{n}"}
+        sctool.tl.explain(query, model, types=["B"], **kwargs)
+    assert not np.allclose(query.varm["of1"], query.varm["of3"])
+
+
+def test_the_same_seed_gives_the_same_result(models, query):
+    results = []
+    for seed in (0, 0, 1):
+        sctool.tl.explain(query, models["scnym"], n_cells=10, random_state=seed)
+        results.append(query.varm["sctool_explain"])
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+def test_genes_that_the_model_does_not_see_have_no_value(models, query):
+    x = sp.hstack([query.X, sp.csr_matrix(np.ones((80, 2), dtype=np.float32))], format="csr")
+    var = pd.DataFrame(index=pd.Index([*query.var_names, "new1", "new2"]))
+    more = ad.AnnData(x, obs=query.obs, var=var)[:, ::-1].copy()
+    sctool.tl.explain(more, models["logistic"], method="guided")
+    sctool.tl.explain(query, models["logistic"], method="guided")
+    assert np.isnan(more.varm["sctool_explain"][:2]).all()
+    np.testing.assert_allclose(
+        more.varm["sctool_explain"][2:][::-1], query.varm["sctool_explain"], rtol=1e-4
+    )
+
+
+def test_the_copy_has_the_slots(models, query):
+    result = sctool.tl.explain(query, models["logistic"], copy=True)
+    assert not query.uns
+    assert not query.varm
+    assert "sctool_explain" in result.uns
+
+
+def test_an_explanation_survives_a_file(models, query, tmp_path):
+    sctool.tl.explain(query, models["logistic"])
+    query.write_h5ad(tmp_path / "x.h5ad")
+    read = ad.read_h5ad(tmp_path / "x.h5ad")
+    np.testing.assert_array_equal(read.varm["sctool_explain"], query.varm["sctool_explain"])
+    for name in ("names", "genes", "scores"):
+        expected = query.uns["sctool_explain"][name]
+        assert np.asarray(read.uns["sctool_explain"][name]).tolist() == expected.tolist()
+    assert isinstance(sctool.pl.explain(read), plt.Axes)
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_method_lists_the_known_ones(models, query):
+    with pytest.raises(ValueError, match=r"method='lime' is unknown; known methods: .*'guided'"):
+        sctool.tl.explain(query, models["logistic"], method="lime")
+
+
+def test_an_absent_type_is_named(models, query):
+    with pytest.raises(ValueError, match=r"types \['T'\] are found in no cell; found \['B'"):
+        sctool.tl.explain(query, models["logistic"], types=["T", "B"])
+
+
+def test_an_absent_cell_is_named(models, query):
+    with pytest.raises(KeyError, match=r"cells \['nobody'\] are not in adata.obs_names"):
+        sctool.tl.explain(query, models["logistic"], cells=[query.obs_names[0], "nobody"])
+
+
+def test_without_captum_the_error_names_the_extra(models, query, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "captum":
+            raise ImportError("No module named 'captum'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r'pip install "sctool\[explain\]"'):
+        sctool.tl.explain(query, models["logistic"])
+
+
+def test_captum_does_not_warn(models, query, recwarn):
+    sctool.tl.explain(query, models["scnym"], method="guided")
+    assert [str(w.message) for w in recwarn] == []
+
+
+# -- plots ---------------------------------------------------------------------------------------
+
+
+def texts(ax: plt.Axes) -> list[str]:
+    return [t.get_text() for t in ax.texts]
+
+
+def test_the_plot_lists_the_genes_by_rank(models, query):
+    sctool.tl.explain(query, models["logistic"])
+    ax = sctool.pl.explain(query, names=["DC", "B"], n_genes=3)
+    genes = query.uns["sctool_explain"]["genes"]
+    assert texts(ax) == [*genes[2, :3], *genes[0, :3]]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["DC", "B"]
+    ax.figure.canvas.draw()
+
+
+def test_the_plot_names_what_was_not_explained(models, query):
+    sctool.tl.explain(query, models["logistic"], types=["B"])
+    with pytest.raises(KeyError, match=r"'DC'.* were not explained; found .'B'"):
+        sctool.pl.explain(query, names=["DC"])
+
+
+def test_reliability_shows_accuracy_against_score(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    ax = sctool.pl.reliability(query, "truth", n_bins=5)
+    right = (query.obs["sctool"].astype(str) == query.obs["truth"].astype(str)).to_numpy()
+    score = query.obs["sctool_score"].to_numpy(dtype=float)
+    bins = np.minimum((score * 5).astype(int), 4)
+    points = ax.collections[0].get_offsets()
+    expected = [
+        (score[bins == b].mean(), right[bins == b].mean()) for b in range(5) if (bins == b).any()
+    ]
+    np.testing.assert_allclose(np.asarray(points), expected, rtol=1e-5)
+    error = sum(
+        abs(score[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        for b in range(5)
+        if (bins == b).any()
+    )
+    assert ax.get_title() == f"calibration error {error:.3f}"
+    ax.figure.canvas.draw()
+
+
+def test_reliability_leaves_out_cells_without_a_truth(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    whole = sctool.pl.reliability(query[:40].copy(), "truth").get_title()
+    query.obs["truth"] = query.obs["truth"].where(np.arange(80) < 40)
+    plt.figure()
+    assert sctool.pl.reliability(query, "truth").get_title() == whole

@@ -1,0 +1,96 @@
+"""On real cells: floors that a broken model misses. Skipped where the data are not there."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import sctool
+from sctool import metrics
+from sctool.tl._annotate import annotate_with_model
+
+ARGUMENTS = {
+    "labels_key": "cell_type",
+    "method": "scnym",
+    "batch_key": None,
+    "layer": None,
+    "novel": "auto",
+    "ignore_case": False,
+    "key_added": "sctool",
+    "random_state": 0,
+    "copy": False,
+    "model_kwargs": None,
+    "train_kwargs": None,
+}
+QUIET = {"enable_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def pair(read_real):
+    """Return a function that reads a query, its types under "truth", and its reference."""
+
+    def read(name: str) -> tuple[ad.AnnData, ad.AnnData]:
+        cells = read_real(name)
+        is_ref = (cells.obs["split"] == "reference").to_numpy()
+        adata, ref = cells[~is_ref].copy(), cells[is_ref].copy()
+        adata.obs = adata.obs.rename(columns={"cell_type": "truth"})
+        return adata, ref
+
+    return read
+
+
+def scores(adata: ad.AnnData) -> tuple[float, float]:
+    """Accuracy and macro-F1 on known types."""
+    truth, named = adata.obs["truth"].astype(str), adata.obs["sctool"].astype(str)
+    seen = list(adata.uns["sctool"]["classes"])
+    return metrics.seen_accuracy(truth, named, seen), metrics.macro_f1(truth, named, seen)
+
+
+def test_pancreas_across_technologies(pair):
+    adata, ref = pair("pancreas_baron_to_segerstolpe")
+    sctool.tl.annotate(adata, ref, method="logistic")
+    floor, _ = scores(adata)
+    sctool.tl.annotate(adata, ref, method="scnym", train_kwargs=QUIET)
+    accuracy, _ = scores(adata)
+    assert accuracy >= 0.99
+    assert accuracy >= floor - 0.01
+
+
+def test_blood_across_stimulation(pair):
+    adata, ref = pair("pbmc_kang_ctrl_to_stim_authors")
+    # of 12,261 cells each type gives 400 at most: faster, and as right
+    rng = np.random.default_rng(0)
+    codes = ref.obs["cell_type"].astype("category").cat.codes.to_numpy()
+    keep = [rng.permutation(np.flatnonzero(codes == c))[:400] for c in np.unique(codes)]
+    ref = ref[np.sort(np.concatenate(keep))].copy()
+    sctool.tl.annotate(
+        adata, ref, method="scnym", model_kwargs={"max_epochs": 20}, train_kwargs=QUIET
+    )
+    accuracy, f1 = scores(adata)
+    assert f1 >= 0.85
+    assert accuracy >= 0.85
+
+
+@pytest.fixture(scope="module")
+def blood(read_real):
+    """Return half of pbmc3k, annotated by a model of the other half, and the model."""
+    cells = read_real("pbmc3k_seurat")
+    in_ref = np.random.default_rng(0).random(cells.n_obs) < 0.5
+    adata, ref = cells[~in_ref].copy(), cells[in_ref].copy()
+    return annotate_with_model(adata, ref, **(ARGUMENTS | {"train_kwargs": QUIET}))
+
+
+def test_half_of_a_data_set_teaches_the_other(blood):
+    adata, _ = blood
+    share = (adata.obs["sctool"].astype(str) == adata.obs["cell_type"].astype(str)).mean()
+    assert share > 0.85
+
+
+@pytest.mark.parametrize("method", ["guided", "expected_gradients"])
+def test_known_markers_rank_among_the_first_20(method, blood):
+    adata, model = blood
+    types = ["B", "NK", "Platelet"]
+    sctool.tl.explain(adata, model, types=types, method=method, n_genes=20, n_cells=50)
+    genes = dict(zip(types, adata.uns["sctool_explain"]["genes"], strict=True))
+    assert "CD79A" in genes["B"]
+    assert "GNLY" in genes["NK"]
+    assert "PPBP" in genes["Platelet"]
