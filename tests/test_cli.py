@@ -59,7 +59,7 @@ def test_annotate_writes_what_the_function_writes(method, files, capsys):
     adata, ref = simulate_sides()
     train_kwargs = {"max_epochs": 3, "enable_progress_bar": False}
     sctool.tl.annotate(adata, ref, method=method, random_state=3, train_kwargs=train_kwargs)
-    np.testing.assert_array_equal(out.obsm["sctool_proba"], adata.obsm["sctool_proba"])
+    np.testing.assert_allclose(out.obsm["sctool_proba"], adata.obsm["sctool_proba"], atol=1e-5)
     assert list(out.obs["sctool"].cat.categories) == TYPES
     assert set(out.obs) == set(adata.obs)
     assert out.uns["sctool"]["params"]["method"] == method

@@ -43,8 +43,9 @@ def of(values, names=None) -> ad.AnnData:
 
 
 def logistic(adata: ad.AnnData, ref: ad.AnnData, **kwargs) -> ad.AnnData:
-    """Return the query annotated by the fastest method."""
-    return sctool.tl.annotate(adata, ref, method="logistic", copy=True, **kwargs)
+    """Return the query, annotated in place by the fastest method."""
+    sctool.tl.annotate(adata, ref, method="logistic", **kwargs)
+    return adata
 
 
 def audit(adata: ad.AnnData) -> str:

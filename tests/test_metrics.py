@@ -599,7 +599,7 @@ def as_objects(values):
 
 
 @pytest.mark.parametrize(
-    "missing", [None, float("nan"), np.float64("nan"), np.datetime64("NaT")], ids=repr
+    "missing", [None, float("nan"), np.float64("nan"), np.datetime64("NaT", "ns")], ids=repr
 )
 @pytest.mark.parametrize("container", [list, as_objects], ids=["list", "array"])
 def test_missing_truth_is_refused(missing, container):

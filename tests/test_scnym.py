@@ -97,13 +97,13 @@ def test_the_adversary_mixes_the_domains():
     domain, shares = np.arange(200) < 120, {}
     for weight in (0.0, 1.0):
         shares[weight] = 0.0
-        for seed in (1, 2):
+        for seed in (1, 2, 3):
             model = make_model(adversary_weight=weight, adversary_ramp=0.1, dropout=0.0)
             torch.manual_seed(seed)
             changes = {"optimizer": "adamw", "lr": 1e-3, "validation": 0.0}
-            model.train(**(FAST | {"max_epochs": 20}), plan_kwargs=changes)
+            model.train(**(FAST | {"max_epochs": 40}), plan_kwargs=changes)
             z = model.get_latent_representation()
-            shares[weight] += LogisticRegression(max_iter=1000).fit(z, domain).score(z, domain) / 2
+            shares[weight] += LogisticRegression(max_iter=1000).fit(z, domain).score(z, domain) / 3
     assert shares[1.0] < shares[0.0] - 0.03
 
 
@@ -443,7 +443,7 @@ def test_known_types_only_uses_every_cell_and_flags_none():
     assert opened.obs["sctool_novel"].dtype == bool
     assert not np.array_equal(closed.obsm["sctool_proba"], opened.obsm["sctool_proba"])
     same = sctool.tl.annotate(adata, ref, novel=0, model_kwargs={"confidence": 0.0}, **kwargs)
-    np.testing.assert_array_equal(closed.obsm["sctool_proba"], same.obsm["sctool_proba"])
+    np.testing.assert_allclose(closed.obsm["sctool_proba"], same.obsm["sctool_proba"], atol=1e-5)
 
 
 def test_a_number_of_novel_types_is_not_for_scnym():

@@ -14,6 +14,7 @@ SHORT = (
     "novel_auroc",
     "false_novel",
     "ece",
+    "mixing",
     "seconds",
     "peak_rss_gb",
 )

@@ -84,7 +84,7 @@ class SCNYMSettings(Settings):
     weight_decay: float = 1e-4
     batch_size: int = 256
     max_epochs: int | None = None
-    min_steps: int = 400
+    min_steps: int = 300
     min_epochs: int = 3
     patience: int | None = None
     validation: float = 0.1
@@ -156,19 +156,22 @@ class SCNYMModule(nn.Module):
         # The same genes are hidden from all cells of a step, so that the augmentation cannot tell
         # the domains apart.
         shown = F.dropout(torch.ones_like(x[0]), s.gene_dropout, self.training)
-        x, u = x * shown, u * shown
+        # The first layer is linear, and by far the largest: mixing what it returns is the same as
+        # mixing the cells, and serves the adversary, which sees them unmixed, as well.
+        first, rest = self.encoder[0], self.encoder[1:]
+        h = first(torch.cat([x, u]) * shown)
         terms: dict[str, Tensor] = {}
         if s.mixmatch:
             # The dominant partner of each pair stays in its row: the first n rows remain labelled.
-            mixed, target = mixup(torch.cat([x, u]), torch.cat([y, z]), s.alpha)
-            logits = self(mixed)[0]
+            mixed, target = mixup(h, torch.cat([y, z]), s.alpha)
+            logits = self.head(rest(mixed))
             terms["supervised"] = soft_cross_entropy(logits[:n], target[:n])
             terms["unlabelled"] = squared_error(logits[n:], target[n:], n_u)
             total = terms["supervised"] + ssl_weight * terms["unlabelled"]
         else:
-            terms["supervised"] = total = soft_cross_entropy(self(x)[0], y)
+            terms["supervised"] = total = soft_cross_entropy(self.head(rest(h[:n])), y)
         if s.adversary and len(u):
-            v = reverse_gradient(self.encoder(torch.cat([x, u])), adversary_weight)
+            v = reverse_gradient(rest(h), adversary_weight)
             terms["adversary"] = F.cross_entropy(self.adversary(v), torch.cat([d, d_u]))
             total = total + terms["adversary"]
         return total, terms
