@@ -210,7 +210,8 @@ def test_a_layer_goes_to_the_method() -> None:
 def test_shipped_suites_parse() -> None:
     suites = {name: benchmark.load_suite(name) for name in benchmark.shipped_suites()}
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
-    assert n_tasks == {"demo": 1, "open": 9, "pairs": 5, "quick": 2, "scnym_ablation": 5}
+    pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_original": 1}
+    assert n_tasks == {"demo": 1, "open": 9, **pairs}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
     assert len(set(switches)) == 4
@@ -352,7 +353,13 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
 
     calls = []
 
-    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> None:
+    class Model:
+        history: ClassVar = {"loss_train": range(7)}
+
+        def get_latent_representation(self, adata: ad.AnnData, layer: str | None) -> np.ndarray:
+            return np.ones((adata.n_obs, 2))
+
+    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> tuple:
         assert not adata.obs.columns.size
         assert list(ref.obs) == ["cell_type"]
         calls.append(kwargs)
@@ -362,10 +369,12 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         adata.obs[f"{key_added}_novel_score"] = np.linspace(0, 1, n)
         adata.obs[f"{key_added}_novel"] = np.arange(n) % 2 == 0
         adata.obsm[f"{key_added}_proba"] = np.full((n, 2), 0.5)
-        adata.uns[key_added] = {"classes": np.array(TYPES[:2]), "params": {"epochs": 7}}
+        adata.obsm[f"X_{key_added}"] = np.zeros((n, 2))
+        adata.uns[key_added] = {"classes": np.array(TYPES[:2])}
+        return adata, Model()
 
     monkeypatch.setattr(sctool.model, "METHODS", {"plain": Plain, "deep": Deep}, raising=False)
-    monkeypatch.setattr(sctool.tl, "annotate", annotate, raising=False)
+    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", annotate)
     text = suite.read_text() + '\n[[method]]\nname="variant"\nmethod="deep"\nmodel_kwargs={a=1}'
     suite.write_text(text)
 
