@@ -8,6 +8,7 @@ from pathlib import Path
 # One thread: on networks this small, and on a machine that does other work too, more of them only
 # wait for each other. Set before numpy and torch are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import anndata as ad

@@ -210,7 +210,7 @@ def test_a_layer_goes_to_the_method() -> None:
 def test_shipped_suites_parse() -> None:
     suites = {name: benchmark.load_suite(name) for name in benchmark.shipped_suites()}
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
-    pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_original": 1}
+    pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
     assert n_tasks == {"demo": 1, "open": 9, **pairs}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
