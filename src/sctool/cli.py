@@ -243,13 +243,14 @@ def _draw_demo(adata, path: Path) -> None:  # type: ignore[no-untyped-def]
     sc.pp.neighbors(adata, use_rep="X_sctool")
     sc.tl.umap(adata, random_state=0)
     adata.uns["truth_colors"] = adata.uns["sctool_colors"]
-    figure, axes = plt.subplots(1, 3, figsize=(17, 4.2), gridspec_kw={"wspace": 0.75})
-    for ax, (color, title) in zip(
-        axes,
-        {"sctool": "prediction", "truth": "truth", "sctool_score": "score"}.items(),
-        strict=True,
-    ):
-        sc.pl.umap(adata, color=color, title=title, ax=ax, show=False, frameon=False)
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
+    panels = {"sctool": "prediction", "sctool_score": "score", "truth": "truth"}
+    for ax, (color, title) in zip(axes, panels.items(), strict=True):
+        # One legend, at the far right, serves prediction and truth: their colours are the same.
+        legend = "right margin" if color == "truth" else None
+        sc.pl.umap(
+            adata, color=color, title=title, ax=ax, show=False, frameon=False, legend_loc=legend
+        )
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
