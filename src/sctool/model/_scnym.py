@@ -84,7 +84,7 @@ class SCNYMSettings(Settings):
     weight_decay: float = 1e-4
     batch_size: int = 256
     max_epochs: int | None = None
-    min_steps: int = 300
+    min_steps: int = 400
     min_epochs: int = 3
     patience: int | None = None
     validation: float = 0.1
