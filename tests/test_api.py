@@ -84,7 +84,7 @@ def test_the_public_names_are_those_promised():
     assert set(sctool.__all__) == {"__version__", *MODULES}
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
-    assert set(TOOLS) == {"tl.annotate", "tl.explain"}
+    assert set(TOOLS) == {"tl.annotate", "tl.explain", "tl.rename_novel"}
     assert set(PLOTS) == {"pl.explain", "pl.reliability"}
 
 
@@ -145,7 +145,7 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
     assert parameters[0].name == "adata"
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
-    assert [p.name for p in positional[1:]] in ([], ["ref"], ["model"], ["truth"])
+    assert [p.name for p in positional[1:]] in ([], ["ref"], ["model"], ["truth"], ["names"])
     assert all(p.default is p.empty for p in positional)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
     assert all(p.default is not p.empty for p in parameters[len(positional) :])
@@ -155,6 +155,8 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
 def test_tools_take_what_scanpys_tools_take(name):
     parameters = inspect.signature(TOOLS[name]).parameters
     assert parameters["copy"].default is False
+    if name == "tl.rename_novel":  # it reads no expression and draws nothing
+        return
     assert parameters["random_state"].default == 0
     assert parameters["key_added"].default.startswith("sctool")
     assert parameters["layer"].default is None

@@ -47,6 +47,8 @@ def write_annotation(
     key: str,
     *,
     classes: list[str],
+    novel_classes: list[str],
+    novel_table: pd.DataFrame | None,
     colors: dict[str, str],
     proba: np.ndarray,
     latent: np.ndarray,
@@ -58,7 +60,8 @@ def write_annotation(
 ) -> None:
     """Write the slots that :func:`sctool.tl.annotate` documents."""
     clear(adata, key)
-    adata.obs[key] = pd.Categorical.from_codes(proba.argmax(axis=1), classes)
+    names = [*classes, *novel_classes]
+    adata.obs[key] = pd.Categorical.from_codes(proba.argmax(axis=1), names)
     adata.obs[f"{key}_score"] = proba.max(axis=1).astype(np.float32)
     adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
     if novel is not None:
@@ -66,13 +69,62 @@ def write_annotation(
     adata.obsm[f"X_{key}"] = latent.astype(np.float32)
     adata.obsm[f"{key}_proba"] = proba.astype(np.float32)
     if all(name in colors for name in classes):
-        adata.uns[f"{key}_colors"] = np.array([colors[name] for name in classes], dtype=object)
+        known = [colors[name] for name in classes]
+        adata.uns[f"{key}_colors"] = np.array(
+            [*known, *unused_colors(known, len(novel_classes))], dtype=object
+        )
     adata.uns[key] = {
-        "classes": np.array(classes, dtype=object),
+        "classes": np.array(names, dtype=object),
         "params": storable(params),
         "versions": versions,
         "audit": np.array(audit, dtype=object),
     }
+    if novel_classes:
+        adata.uns[key]["novel_classes"] = np.array(novel_classes, dtype=object)
+    if novel_table is not None:
+        adata.uns[key]["novel"] = novel_table
+
+
+def unused_colors(used: list[str], n: int) -> list[str]:
+    """``n`` of scanpy's colours that are not among those used, as far as there are any."""
+    from scanpy.plotting.palettes import default_102
+
+    taken = {color.lower()[:7] for color in used}
+    free = [color for color in default_102 if color.lower()[:7] not in taken] or list(default_102)
+    return [free[i % len(free)] for i in range(n)]
+
+
+def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
+    """Give novel groups names; groups of one name, or of a known type's, become one."""
+    result = adata.uns[key]
+    old = [str(name) for name in result["classes"]]
+    novel = [str(name) for name in result["novel_classes"]]
+    renamed = [names.get(name, name) for name in old]
+    new = list(dict.fromkeys(renamed))
+    proba = adata.obsm[f"{key}_proba"]
+    merged = np.zeros((len(proba), len(new)), dtype=np.float32)
+    for column, name in enumerate(renamed):
+        merged[:, new.index(name)] += proba[:, column]
+    codes = np.array([new.index(name) for name in renamed])[adata.obs[key].cat.codes]
+    remaining = [name for name in novel if name not in names]
+    adata.obs[key] = pd.Categorical.from_codes(codes, new)
+    adata.obs[f"{key}_score"] = merged[np.arange(len(codes)), codes]
+    adata.obs[f"{key}_novel"] = adata.obs[key].isin(remaining).to_numpy()
+    adata.obsm[f"{key}_proba"] = merged
+    if f"{key}_colors" in adata.uns:
+        first = [renamed.index(name) for name in new]
+        adata.uns[f"{key}_colors"] = np.asarray(adata.uns[f"{key}_colors"], dtype=object)[first]
+    result["classes"] = np.array(new, dtype=object)
+    for slot, value in (
+        ("novel_classes", np.array(remaining, dtype=object)),
+        ("novel", result["novel"].loc[remaining] if "novel" in result else None),
+    ):
+        if remaining and value is not None:
+            result[slot] = value
+        else:
+            result.pop(slot, None)
+    said = ", ".join(f"{old!r} to {new!r}" for old, new in names.items())
+    result["audit"] = np.array([*result["audit"], f"novel: a person renamed {said}"], dtype=object)
 
 
 def write_explanation(

@@ -5,6 +5,7 @@ With ``_train.py`` the only code that touches scvi-tools' internals.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import platform
@@ -46,7 +47,8 @@ class Prediction:
     Attributes
     ----------
     proba
-        (n_cells, n_classes) float32, rows sum to 1.
+        (n_cells, n_names) float32, rows sum to 1: the known types, then the novel groups if the
+        model found any.
     latent
         (n_cells, n_latent) float32: the encoder's embedding, or the logits where there is none.
     audit
@@ -87,6 +89,9 @@ class AnnotationModel(BaseModelClass):
     #: Whether training looks at the unlabelled cells that are to be annotated.
     transductive: ClassVar[bool] = False
 
+    #: Groups of cells of no known type that training found, by size: "novel_1", ...
+    novel_classes_: list[str]
+
     _adata: AnnData | None
     _adata_manager: Any
     _cells: Cells | None
@@ -115,6 +120,7 @@ class AnnotationModel(BaseModelClass):
         self.classes_ = [str(name) for name in names]
         if len(self.classes_) < 2:
             raise ValueError(f"At least 2 types must be labelled; found {self.classes_!r}.")
+        self.novel_classes_ = []
         labels_key = self.registry["setup_args"]["labels_key"]
         self.class_colors_ = _data.colors(adata, labels_key)
         if self.registry["setup_args"]["batch_key"] is None:
@@ -158,9 +164,19 @@ class AnnotationModel(BaseModelClass):
 
     # -- network -------------------------------------------------------------------------------
 
+    @property
+    def names_(self) -> list[str]:
+        """What a cell may be called, in output order: the known types, then the novel groups."""
+        return [*self.classes_, *self.novel_classes_]
+
+    def _name_novel(self, n: int) -> None:
+        """Name ``n`` novel groups, none like a known type."""
+        free = (name for i in itertools.count(1) if (name := f"novel_{i}") not in self.classes_)
+        self.novel_classes_ = list(itertools.islice(free, n))
+
     def _build(self) -> None:
         self.module = self._make_module(
-            len(self.features_.selected), len(self.classes_), self.n_domains_
+            len(self.features_.selected), len(self.names_), self.n_domains_
         )
         self._model_summary_string = (
             f"{type(self).__name__} with {len(self.classes_)} types, "
@@ -250,13 +266,13 @@ class AnnotationModel(BaseModelClass):
 
         Returns
         -------
-        Names, (n_cells,) of str; or a DataFrame (n_cells, n_classes), rows summing to 1.
+        Names, (n_cells,) of str; or a DataFrame (n_cells, n_names), rows summing to 1.
         """
         proba = self.annotate_cells(adata, layer).proba
         if soft:
             index = (self.adata if adata is None else adata).obs_names
-            return pd.DataFrame(proba, index=index, columns=pd.Index(self.classes_))
-        return np.array(self.classes_, dtype=object)[proba.argmax(axis=1)]
+            return pd.DataFrame(proba, index=index, columns=pd.Index(self.names_))
+        return np.array(self.names_, dtype=object)[proba.argmax(axis=1)]
 
     def get_latent_representation(
         self, adata: AnnData | None = None, layer: str | None = None
@@ -265,7 +281,12 @@ class AnnotationModel(BaseModelClass):
         return self.annotate_cells(adata, layer).latent
 
     def novel_score(self, prediction: Prediction) -> np.ndarray:
-        """How unlike every known type each cell is: 1 - its highest probability, (n_cells,)."""
+        """How unlike every known type each cell is, (n_cells,) in [0, 1].
+
+        1 - its highest probability; of a model that found novel groups, their joint probability.
+        """
+        if self.novel_classes_:
+            return prediction.proba[:, len(self.classes_) :].sum(axis=1)
         return 1 - prediction.proba.max(axis=1)
 
     def is_novel(self, prediction: Prediction) -> np.ndarray | None:
@@ -278,6 +299,11 @@ class AnnotationModel(BaseModelClass):
         notes = [f"model: a {type(self).__name__} trained before; nothing was trained"]
         if self.transductive:
             notes[0] += ", so it has not adapted to these cells"
+        if self.novel_classes_:
+            notes.append(
+                "novel: cells may fall into the groups that training found "
+                f"({self.novel_classes_!r}); no new type can be found without training"
+            )
         return notes
 
     # -- registration --------------------------------------------------------------------------
@@ -404,6 +430,7 @@ class AnnotationModel(BaseModelClass):
             "settings": asdict(self.settings_),
             "classes": self.classes_,
             "class_colors": self.class_colors_,
+            "novel_classes": self.novel_classes_,
             "n_domains": self.n_domains_,
             "genes": list(features.genes.index),
             "gene_identifiers": {c: list(features.genes[c]) for c in features.genes},
@@ -460,6 +487,7 @@ class AnnotationModel(BaseModelClass):
         settings = {k: v for k, v in state["settings"].items() if k in known}
         model.settings_ = replace(cls.PRESETS["default"], **settings)
         model.classes_, model.class_colors_ = state["classes"], state["class_colors"]
+        model.novel_classes_ = state.get("novel_classes", [])
         model.n_domains_, model.audit_ = state["n_domains"], state["audit"]
         model.features_ = _data.Features(
             pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -89,8 +90,10 @@ class LOGISTIC(AnnotationModel):
         """
         cells = self._training_cells()
         labelled = np.flatnonzero(cells.arrays["label"] >= 0)
-        x, y = cells.x[labelled], cells.arrays["label"][labelled]
-        max_iter = self.settings_.max_iter if max_epochs is None else max_epochs
+        self._fit_head(cells.x[labelled], cells.arrays["label"][labelled], max_epochs)
+
+    def _fit_head(self, x: sp.csr_matrix, y: np.ndarray, max_iter: int | None) -> None:
+        max_iter = self.settings_.max_iter if max_iter is None else max_iter
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = LogisticRegression(C=self.settings_.C, max_iter=max_iter).fit(x, y)

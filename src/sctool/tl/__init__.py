@@ -2,5 +2,6 @@
 
 from sctool.tl._annotate import annotate
 from sctool.tl._explain import explain
+from sctool.tl._rename_novel import rename_novel
 
-__all__ = ["annotate", "explain"]
+__all__ = ["annotate", "explain", "rename_novel"]

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
-from sctool import _data, _keys
+from sctool import _data, _keys, _novel
 from sctool._train import seeded
-from sctool.model import AUTO, METHODS, AnnotationModel, load
+from sctool.model import AUTO, METHODS, AnnotationModel, Prediction, load
 from sctool.model._base import versions
 
 
@@ -48,7 +49,8 @@ def annotate(
         unlabelled ones.
     method
         "scnym" (semi-supervised, adapts to the query), "logistic" (logistic regression on the
-        reference alone), or "auto" for the one we recommend, which is "scnym".
+        reference alone), "gate" (logistic regression that also finds and groups cells of no known
+        type), or "auto" for the one we recommend, which is "scnym".
     batch_key
         Column of both ``obs`` with donors or technologies, each a domain that "scnym" adapts to.
         Default: reference and query are the two domains.
@@ -56,7 +58,8 @@ def annotate(
         Layer of both sides with the values ("raw" for ``.raw``). Default: found as said above.
     novel
         "auto": score every cell for being of no known type, and where the method can, flag those
-        cells; 0: every cell is taken to be of a known type.
+        cells, and group them; 0: every cell is taken to be of a known type; a number: that many
+        groups of novel cells ("gate" alone).
     ignore_case
         Match gene names without regard to case, for a reference of another species (Cd79a, CD79A).
     key_added
@@ -76,19 +79,24 @@ def annotate(
 
     ``obs[key]`` : categorical
         The most probable type, in the reference's order, with its colours in
-        ``uns[f"{key}_colors"]`` if it has any.
+        ``uns[f"{key}_colors"]`` if it has any. After the types, "novel_1", "novel_2", ... by size,
+        if the method ("gate") found such groups; :func:`rename_novel` names them.
     ``obs[f"{key}_score"]`` : float32
         Its probability.
     ``obs[f"{key}_novel_score"]`` : float32
-        How unlike every known type the cell is, in [0, 1]: 1 - score for both methods.
+        How unlike every known type the cell is, in [0, 1]: 1 - score, or the probability of all
+        novel groups if there are any.
     ``obs[f"{key}_novel"]`` : bool
-        Cells judged to be of no known type, by methods that can say so ("scnym").
+        Cells judged to be of no known type, by methods that can say so ("scnym", "gate").
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
         The model's embedding; for "logistic" its logits.
     ``obsm[f"{key}_proba"]`` : float32, (n_cells, n_classes)
         Probability of each type, columns in the order of ``uns[key]["classes"]``.
     ``uns[key]`` : dict
-        ``classes``, ``params``, ``versions`` and ``audit`` (sentences on what was found).
+        ``classes``, ``params``, ``versions`` and ``audit`` (sentences on what was found). If there
+        are novel groups, also ``novel_classes``, their names, and ``novel``, a DataFrame with a row
+        for each: ``n_cells``; ``nearest`` known type and its ``distance`` (1 - correlation of mean
+        log1p CP10k profiles); ``markers``, genes joined by ", ", best first.
 
     Raises
     ------
@@ -167,7 +175,7 @@ def annotate_with_model(
         "train_kwargs": train_kwargs,
     }
     if isinstance(ref, AnnData):
-        model, prediction = _train_and_predict(
+        model, prediction, table = _train_and_predict(
             adata, ref, METHODS[AUTO if method == "auto" else method], params
         )
     else:
@@ -176,6 +184,7 @@ def annotate_with_model(
             raise TypeError(
                 f"ref must be an AnnData, a sctool model or a path, not {type(ref).__name__}."
             )
+        table = None
         _refuse_training_arguments(model, method, batch_key, model_kwargs, train_kwargs)
         prediction = model.annotate_cells(adata, layer)
         prediction.audit.extend(model.audit_when_reused(novel))
@@ -186,6 +195,8 @@ def annotate_with_model(
         target,
         key_added,
         classes=model.classes_,
+        novel_classes=model.novel_classes_,
+        novel_table=table,
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
@@ -200,7 +211,7 @@ def annotate_with_model(
 
 def _train_and_predict(
     adata: AnnData, ref: AnnData, cls: type[AnnotationModel], params: dict[str, Any]
-) -> tuple[AnnotationModel, Any]:
+) -> tuple[AnnotationModel, Prediction, pd.DataFrame | None]:
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
     settings = cls.settings_for_novel(params["novel"], preset) | settings
@@ -219,6 +230,9 @@ def _train_and_predict(
             model.train(**(params["train_kwargs"] or {}))
             query = np.arange(ref.n_obs, joint.n_obs)
             prediction = model.annotate_cells(indices=query)
+            table = None
+            if model.novel_classes_:
+                table = _describe_novel(model, prediction, joint, query, unlabelled)
             model.release()
         finally:
             cls.forget(joint)
@@ -226,7 +240,26 @@ def _train_and_predict(
     prediction.audit[:] = audit + [
         note for note in model.audit_ if not note.startswith("training data:")
     ]
-    return model, prediction
+    return model, prediction, table
+
+
+def _describe_novel(
+    model: AnnotationModel,
+    prediction: Prediction,
+    joint: AnnData,
+    query: np.ndarray,
+    unlabelled: str,
+) -> pd.DataFrame:
+    labels = joint.obs["labels"].astype(str).to_numpy()
+    labelled = labels != unlabelled
+    return _novel.describe(
+        joint.X[query],
+        joint.var_names,
+        np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)],
+        model.novel_classes_,
+        joint.X[np.flatnonzero(labelled)],
+        labels[labelled],
+    )
 
 
 def _refuse_training_arguments(
@@ -236,7 +269,7 @@ def _refuse_training_arguments(
     model_kwargs: dict[str, Any] | None,
     train_kwargs: dict[str, Any] | None,
 ) -> None:
-    if method != "auto" and not isinstance(model, METHODS[method]):
+    if method != "auto" and type(model) is not METHODS[method]:
         raise ValueError(f"method={method!r}, but ref is a trained {type(model).__name__}.")
     given = {"batch_key": batch_key, "model_kwargs": model_kwargs, "train_kwargs": train_kwargs}
     used = [name for name, value in given.items() if value]

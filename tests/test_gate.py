@@ -1,0 +1,227 @@
+"""The gate: groups of the query judged as a whole, and what becomes of novel ones."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from synthetic import MARKERS, simulate, simulate_sides
+
+import sctool
+from sctool.model import GATE, load
+from sctool.model import _gate as gate
+
+RNG = np.random.default_rng
+
+
+@pytest.fixture(scope="module")
+def hidden() -> tuple[ad.AnnData, ad.AnnData]:
+    """Return a query of four types and a reference that lacks one of them, "DC"."""
+    adata, ref = simulate(400, seed=1), simulate(400, seed=0)
+    adata.obs = adata.obs.rename(columns={"cell_type": "truth"})
+    return adata, ref[ref.obs["cell_type"] != "DC"].copy()
+
+
+@pytest.fixture(scope="module")
+def found(hidden) -> ad.AnnData:
+    return sctool.tl.annotate(*hidden, method="gate", copy=True)
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+def test_a_hidden_type_is_found_as_a_group_of_its_own(hidden, found):
+    truth = hidden[0].obs["truth"]
+    novel = found.obs["sctool_novel"].to_numpy()
+    assert novel[truth == "DC"].mean() > 0.9
+    assert novel[truth != "DC"].mean() < 0.05
+    assert list(found.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "novel_1"]
+    names = found.obs["sctool"].astype(str).replace("novel_1", "DC")
+    assert (names == truth.astype(str)).mean() > 0.9
+    assert any("novel: 1 types, between" in note for note in found.uns["sctool"]["audit"])
+
+
+def test_what_is_said_of_the_group(found):
+    table = found.uns["sctool"]["novel"]
+    assert list(table.index) == list(found.uns["sctool"]["novel_classes"]) == ["novel_1"]
+    assert table["n_cells"].item() == (found.obs["sctool"] == "novel_1").sum()
+    assert table["nearest"].item() in {"B", "CD4 T/NK", "Mono"}
+    assert 0 < table["distance"].item() < 2
+    best = table["markers"].item().split(", ")[: len(MARKERS["DC"])]
+    assert len(set(best) & set(MARKERS["DC"])) >= 6
+
+
+def test_the_result_survives_a_file(found, tmp_path):
+    found.write_h5ad(tmp_path / "found.h5ad")
+    read = ad.read_h5ad(tmp_path / "found.h5ad")
+    assert list(read.uns["sctool"]["novel"]["markers"]) == list(
+        found.uns["sctool"]["novel"]["markers"]
+    )
+    sctool.tl.rename_novel(read, {"novel_1": "DC"})
+    assert "novel_1" not in read.obs["sctool"].cat.categories
+
+
+def test_nothing_is_found_where_nothing_is_novel():
+    adata, ref = simulate_sides(400, 400)  # with a shift between the two
+    sctool.tl.annotate(adata, ref, method="gate")
+    assert adata.obs["sctool_novel"].mean() <= 0.05
+
+
+def test_a_number_of_types_is_kept_to(hidden):
+    result = sctool.tl.annotate(*hidden, method="gate", novel=2, copy=True)
+    assert list(result.uns["sctool"]["novel_classes"]) == ["novel_1", "novel_2"]
+    counts = result.obs["sctool"].value_counts()
+    assert counts["novel_1"] + counts["novel_2"] > 80
+    closed = sctool.tl.annotate(*hidden, method="gate", novel=0, copy=True)
+    plain = sctool.tl.annotate(*hidden, method="logistic", copy=True)
+    np.testing.assert_allclose(closed.obsm["sctool_proba"], plain.obsm["sctool_proba"], atol=1e-5)
+
+
+def test_a_saved_model_knows_the_groups(hidden, tmp_path):
+    adata, ref = hidden
+    joint = ad.concat({"ref": ref, "query": adata}, index_unique="-", join="inner")
+    joint.obs["label"] = [*ref.obs["cell_type"].astype(str), *["Unknown"] * adata.n_obs]
+    GATE.setup_anndata(joint, "label")
+    model = GATE(joint)
+    model.train()
+    assert model.names_ == ["B", "CD4 T/NK", "Mono", "novel_1"]
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict(adata), model.predict(adata))
+    result = sctool.tl.annotate(adata, again, copy=True)
+    assert result.obs["sctool_novel"][adata.obs["truth"] == "DC"].mean() > 0.9
+    assert any("no new type can be found" in note for note in result.uns["sctool"]["audit"])
+    assert "novel" not in result.uns["sctool"]
+
+
+def test_a_reference_that_has_a_novel_1_keeps_it(hidden):
+    adata, ref = hidden[0], hidden[1].copy()
+    ref.obs["cell_type"] = ref.obs["cell_type"].cat.rename_categories({"B": "novel_1"})
+    result = sctool.tl.annotate(adata, ref, method="gate", copy=True)
+    assert list(result.uns["sctool"]["novel_classes"]) == ["novel_2"]
+
+
+@pytest.mark.parametrize(
+    ("n_query", "types", "said"),
+    [(30, None, "30 cells are too few"), (300, ["B", "Mono"], "too few types")],
+)
+def test_where_groups_cannot_be_sought_the_audit_says_so(n_query, types, said):
+    adata, ref = simulate_sides(n_query, 200)
+    if types:
+        ref = ref[ref.obs["cell_type"].isin(types)].copy()
+    sctool.tl.annotate(adata, ref, method="gate")
+    assert not adata.obs["sctool_novel"].any()
+    assert any(said in note for note in adata.uns["sctool"]["audit"])
+
+
+# -- naming the groups ---------------------------------------------------------------------------
+
+
+def test_a_promoted_group_is_a_type_of_a_new_reference(found):
+    named = sctool.tl.rename_novel(found, {"novel_1": "DC"}, copy=True)
+    assert "novel_1" in found.obs["sctool"].cat.categories
+    assert list(named.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "DC"]
+    assert not named.obs["sctool_novel"].any()
+    assert {"novel", "novel_classes"}.isdisjoint(named.uns["sctool"])
+    assert "'novel_1' to 'DC'" in named.uns["sctool"]["audit"][-1]
+
+    other = simulate(200, seed=5)
+    other.obs = other.obs.rename(columns={"cell_type": "truth"})
+    sctool.tl.annotate(other, named, labels_key="sctool", method="logistic")
+    right = other.obs["sctool"].astype(str) == other.obs["truth"].astype(str)
+    assert right[other.obs["truth"] == "DC"].mean() > 0.8
+
+
+def test_groups_of_one_name_become_one(hidden):
+    ref = hidden[1].copy()
+    ref.uns["cell_type_colors"] = ["#111111", "#222222", "#333333"]
+    result = sctool.tl.annotate(hidden[0], ref, method="gate", novel=2, copy=True)
+    proba = result.obsm["sctool_proba"].copy()
+    assert len(set(result.uns["sctool_colors"])) == 5
+    sctool.tl.rename_novel(result, {"novel_1": "DC", "novel_2": "DC"})
+    np.testing.assert_allclose(
+        result.obsm["sctool_proba"], np.c_[proba[:, :3], proba[:, 3:].sum(1)], atol=1e-6
+    )
+    assert list(result.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "DC"]
+    assert len(result.uns["sctool_colors"]) == 4
+    score = np.take_along_axis(
+        result.obsm["sctool_proba"], result.obs["sctool"].cat.codes.to_numpy()[:, None], axis=1
+    )
+    np.testing.assert_array_equal(result.obs["sctool_score"], score[:, 0])
+
+
+def test_a_group_may_join_a_known_type_and_others_stay_novel(hidden):
+    result = sctool.tl.annotate(*hidden, method="gate", novel=2, copy=True)
+    sctool.tl.rename_novel(result, {"novel_1": "Mono"})
+    assert list(result.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "novel_2"]
+    assert list(result.uns["sctool"]["novel"].index) == ["novel_2"]
+    assert set(result.obs["sctool"][result.obs["sctool_novel"]]) == {"novel_2"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"novel_9": "x"}, "'novel_9'.*'novel_1'"),
+        ({"novel_1": " "}, "cannot be names"),
+        ({"novel_1": 3}, "cannot be names"),
+    ],
+)
+def test_what_cannot_be_renamed_is_refused(names, message, found):
+    with pytest.raises(ValueError, match=message):
+        sctool.tl.rename_novel(found, names, copy=True)
+
+
+def test_there_must_be_groups_to_rename(hidden, found):
+    with pytest.raises(KeyError, match="other"):
+        sctool.tl.rename_novel(found, {"novel_1": "x"}, key="other")
+    plain = sctool.tl.annotate(*hidden, method="logistic", copy=True)
+    with pytest.raises(ValueError, match="no novel groups"):
+        sctool.tl.rename_novel(plain, {"novel_1": "x"})
+
+
+# -- the pieces ----------------------------------------------------------------------------------
+
+
+def test_group_means_are_means():
+    x = RNG(0).normal(size=(7, 3))
+    codes = np.array([0, 2, 1, 0, 2, 2, 1])
+    expected = np.array([x[codes == g].mean(axis=0) for g in range(3)])
+    np.testing.assert_allclose(gate.group_means(x, codes), expected)
+    np.testing.assert_allclose(gate.group_means(sp.csr_matrix(x), codes), expected)
+
+
+def test_the_evidence_survives_a_constant_shift():
+    """What a technology does to every cell alike changes no evidence on the query's own side."""
+    adata, ref = simulate(300, seed=1), simulate(300, seed=0)
+    x, x_ref = (sctool._data.normalize(a.X.copy()) for a in (adata, ref))
+    labels = ref.obs["cell_type"].cat.codes.to_numpy().astype(int)
+    plain = gate.judge(x_ref, labels, x, gate.GateSettings(), 0)
+    assert plain.evidence.shape == (plain.codes.max() + 1, len(gate.EVIDENCE))
+    is_anchor = plain.evidence[:, gate.EVIDENCE.index("is_anchor")]
+    assert 2 <= is_anchor.sum() <= 4
+    # relative to the best group of the same type: never above it
+    assert (plain.evidence[:, :6] <= 1e-9).all()
+    # an anchor is perfectly correlated with itself
+    own = plain.evidence[is_anchor == 1, gate.EVIDENCE.index("anchor_correlation")]
+    np.testing.assert_allclose(own, 1)
+
+
+def test_shifted_cells_keep_their_totals_and_zeros():
+    x = sctool._data.normalize(simulate(50).X.copy())
+    y = gate.shifted(x, 0.5, RNG(0))
+    np.testing.assert_allclose(
+        np.expm1(y.toarray()).sum(axis=1), np.expm1(x.toarray()).sum(axis=1), rtol=1e-3
+    )
+    np.testing.assert_array_equal(y.toarray() > 0, x.toarray() > 0)
+    assert gate.shifted(x, 0.0, RNG(0)) is x
+    shown = x.toarray() > 0
+    ratio = np.full(shown.shape, np.nan)
+    ratio[shown] = np.log(np.expm1(y.toarray()[shown]) / np.expm1(x.toarray()[shown]))
+    per_gene = pd.DataFrame(ratio).std()
+    assert per_gene.median() < 0.2  # one factor per gene, up to each cell's total
+
+
+def test_nothing_is_learnt_from_two_types():
+    x = sctool._data.normalize(simulate(200).X.copy())
+    labels = np.arange(200) % 2
+    assert gate.learn(x, labels, gate.GateSettings(), RNG(0)) is None
