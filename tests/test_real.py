@@ -94,3 +94,37 @@ def test_known_markers_rank_among_the_first_20(method, blood):
     assert "CD79A" in genes["B"]
     assert "GNLY" in genes["NK"]
     assert "PPBP" in genes["Platelet"]
+
+
+def novel_found(adata: ad.AnnData, ref: ad.AnnData) -> dict[str, float]:
+    """Scores of the gate on cells some types of which the reference lacks."""
+    sctool.tl.annotate(adata, ref, method="gate")
+    seen = sorted(ref.obs["cell_type"].astype(str).unique())
+    truth, named = adata.obs["truth"].astype(str), adata.obs["sctool"].astype(str)
+    return metrics.summary(
+        truth.to_numpy(),
+        named.to_numpy(),
+        seen,
+        novel=adata.obs["sctool_novel"].to_numpy(),
+        novel_score=adata.obs["sctool_novel_score"].to_numpy(),
+    )
+
+
+def test_novel_cell_lines_across_technologies(pair):
+    result = novel_found(*pair("cellbench_3lines_to_5lines_plate"))
+    assert result["overall_accuracy"] > 0.9
+    assert result["novel_auroc"] > 0.95
+    assert result["false_novel"] < 0.05
+
+
+def test_nothing_novel_is_seen_in_the_pancreas_across_technologies(pair):
+    result = novel_found(*pair("pancreas_baron_to_segerstolpe"))
+    assert result["seen_accuracy"] > 0.95
+    assert result["false_novel"] < 0.05
+
+
+def test_hidden_types_of_the_pancreas_are_found_across_technologies(pair):
+    adata, ref = pair("pancreas_baron_to_segerstolpe")
+    result = novel_found(adata, ref[~ref.obs["cell_type"].isin(["ductal", "delta"])].copy())
+    assert result["overall_accuracy"] > 0.8
+    assert result["novel_auroc"] > 0.95

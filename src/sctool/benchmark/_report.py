@@ -11,6 +11,7 @@ SHORT = (
     "macro_f1",
     "balanced_accuracy",
     "overall_accuracy",
+    "novel_accuracy",
     "novel_auroc",
     "false_novel",
     "ece",
