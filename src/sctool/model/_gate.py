@@ -33,6 +33,8 @@ MIN_PARTED = 50
 RESOLUTIONS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
 #: Standard deviations of the genes' log factors between the two sides of the episodes, in turn.
 SHIFTS = (0.0, 0.2, 0.4)
+#: Share of a group's cells whose common type is given to all of them.
+MAJORITY = 0.7
 EVIDENCE = (
     "log_probability",
     "margin",
@@ -83,12 +85,15 @@ class Groups:
         Group of each cell, (n_cells,).
     evidence
         (n_groups, len(EVIDENCE)): the higher, the more the group resembles a known type.
+    known_as
+        Code of the type that each cell has if its group is known, (n_cells,).
     z
         Principal components of the query alone, (n_cells, n_components).
     """
 
     codes: np.ndarray
     evidence: np.ndarray
+    known_as: np.ndarray
     z: np.ndarray
 
 
@@ -170,6 +175,9 @@ def judge(
     n_types = logits.shape[1]
     agreement = group_means(np.eye(n_types)[logits.argmax(axis=1)], codes)
     looks_like = (agreement + correlation).argmax(axis=1)
+    # A group that is of one mind, or whose profile overrules the regression, decides for its cells.
+    decided = (agreement.max(axis=1) >= MAJORITY) | (agreement.argmax(axis=1) != looks_like)
+    known_as = np.where(decided[codes], looks_like[codes], logits.argmax(axis=1))
 
     joint = principal_components(sp.vstack([x_ref, x], format="csr"), settings.n_components, seed)
     to_ref = NearestNeighbors(n_neighbors=min(10, len(labels))).fit(joint[: len(labels)])
@@ -211,7 +219,7 @@ def judge(
         evidence[g, 7] = within[g, own] - max((within[g, r] for r in rivals), default=0)
         evidence[g, 8] = connectivity[g, own] if own != g else np.log(10)
         evidence[g, 9] = own == g
-    return Groups(codes, evidence, z)
+    return Groups(codes, evidence, known_as, z)
 
 
 def shifted(x: sp.csr_matrix, sd: float, rng: np.random.Generator) -> sp.csr_matrix:
@@ -335,39 +343,40 @@ class GATE(LOGISTIC):
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         x_ref, y = cells.x[labelled], label[labelled]
         x = cells.x[unlabelled]
-        novel = np.full(len(unlabelled), -1)
+        found = None
         if self.settings_.n_novel != 0:
             # torch's generator is the one that annotate() seeds
             rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-            novel = self._find_novel(x_ref, y, x, rng)
-        found = novel >= 0
-        self._name_novel(int(novel.max(initial=-1)) + 1)
+            found = self._name_cells(x_ref, y, x, rng)
+        if found is not None:
+            # The cells of known groups are learnt from as well: were the novel types the only ones
+            # with cells of the query, whatever sets the query apart would make a cell novel.
+            x_ref, y = sp.vstack([x_ref, x], format="csr"), np.concatenate([y, found])
+        self._name_novel(int(y.max()) + 1 - len(self.classes_))
         self._build()
-        self._fit_head(
-            sp.vstack([x_ref, x[found]], format="csr"),
-            np.concatenate([y, len(self.classes_) + novel[found]]),
-            max_epochs,
-        )
+        self._fit_head(x_ref, y, max_epochs)
 
-    def _find_novel(
+    def _name_cells(
         self, x_ref: sp.csr_matrix, y: np.ndarray, x: sp.csr_matrix, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Novel group of each unlabelled cell, by size, -1 for known ones; (n_cells,)."""
+    ) -> np.ndarray | None:
+        """Codes of the unlabelled cells, (n_cells,): known types, then novel groups by size.
+
+        None if they cannot be judged.
+        """
         s = self.settings_
-        none = np.full(x.shape[0], -1)
         if x.shape[0] < MIN_CELLS:
             self.audit_.append(
                 f"novel: not sought, {x.shape[0]} cells are too few to form groups "
                 f"({MIN_CELLS} are needed)"
             )
-            return none
+            return None
         gate = learn(x_ref, y, s, rng)
         if gate is None:
             self.audit_.append(
                 "novel: not sought, the reference has too few types or cells to learn from by "
                 "hiding some"
             )
-            return none
+            return None
         groups = judge(x_ref, y, x, s, int(rng.integers(2**31)))
         proba = gate.predict_proba(groups.evidence)[:, 1]
         accepted = proba > s.threshold
@@ -376,14 +385,15 @@ class GATE(LOGISTIC):
         cells = np.flatnonzero(accepted[groups.codes])
         if not len(cells):
             self.audit_.append("novel: no group of cells was found to be of no known type")
-            return none
+            return groups.known_as
         parts, note = self._regroup(x_ref, y, groups.z[cells], rng)
         sizes = np.bincount(parts)
         rank = np.empty(len(sizes), dtype=int)
         rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-        none[cells] = rank[parts]
+        named = groups.known_as.copy()
+        named[cells] = len(self.classes_) + rank[parts]
         self.audit_.append(note)
-        return none
+        return named
 
     def _regroup(
         self, x_ref: sp.csr_matrix, y: np.ndarray, z: np.ndarray, rng: np.random.Generator
