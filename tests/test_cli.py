@@ -261,7 +261,7 @@ def test_the_demo(method, tmp_path, capsys):
     assert f"accuracy {share:.3f}, macro-F1 0." in printed
     # The commonest type alone would give 0.34; T cell subtypes keep every method near 0.8, where
     # one standard error of 353 cells is 0.02.
-    assert share > 0.76
+    assert share > (0.8 if method == "logistic" else 0.76)
     assert printed.splitlines()[-1] == f"wrote annotated.h5ad and annotated.png into {folder}"
 
 

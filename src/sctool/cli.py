@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     # Before torch is loaded: on cores that other programs use too, threads that wait by spinning
-    # made training ten times slower than threads that sleep.
+    # slow training far down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args(argv)
     logging.basicConfig(format="sctool: %(message)s", level=logging.WARNING)
