@@ -38,7 +38,7 @@ def test_a_hidden_type_is_found_as_a_group_of_its_own(hidden, found):
     assert list(found.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "novel_1"]
     names = found.obs["sctool"].astype(str).replace("novel_1", "DC")
     assert (names == truth.astype(str)).mean() > 0.9
-    assert any("novel: 1 types, between" in note for note in found.uns["sctool"]["audit"])
+    assert any("novel: types: 1, between" in note for note in found.uns["sctool"]["audit"])
 
 
 def test_what_is_said_of_the_group(found):
@@ -112,6 +112,21 @@ def test_where_groups_cannot_be_sought_the_audit_says_so(n_query, types, said):
     sctool.tl.annotate(adata, ref, method="gate")
     assert not adata.obs["sctool_novel"].any()
     assert any(said in note for note in adata.uns["sctool"]["audit"])
+
+
+def test_a_query_of_one_type_is_not_novel():
+    query = simulate(1200, seed=1, shift=0.3)
+    adata = query[query.obs["cell_type"] == "B"].copy()
+    sctool.tl.annotate(adata, simulate(400, seed=0), method="gate")
+    assert (adata.obs["sctool"] == "B").mean() > 0.95
+
+
+def test_cells_that_are_all_alike_are_named_and_the_audit_says_so():
+    adata = simulate(4, seed=1)[[0] * 250].copy()
+    adata.obs_names = [f"c{i}" for i in range(250)]
+    sctool.tl.annotate(adata, simulate(400, seed=0), method="gate")
+    assert set(adata.obs["sctool"]) == {"B"}
+    assert any("all cells of the query are alike" in note for note in adata.uns["sctool"]["audit"])
 
 
 # -- naming the groups ---------------------------------------------------------------------------
@@ -190,8 +205,7 @@ def test_group_means_are_means():
     np.testing.assert_allclose(gate.group_means(sp.csr_matrix(x), codes), expected)
 
 
-def test_the_evidence_survives_a_constant_shift():
-    """What a technology does to every cell alike changes no evidence on the query's own side."""
+def test_the_evidence_is_relative_to_the_anchor():
     adata, ref = simulate(300, seed=1), simulate(300, seed=0)
     x, x_ref = (sctool._data.normalize(a.X.copy()) for a in (adata, ref))
     labels = ref.obs["cell_type"].cat.codes.to_numpy().astype(int)

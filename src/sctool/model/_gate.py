@@ -21,6 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
 from sctool.model._base import Prediction
 from sctool.model._logistic import LOGISTIC, LogisticSettings
@@ -168,7 +169,8 @@ def judge(
     # Profiles against the mean of their own side: what a technology adds to all types cancels.
     ref_profile, profile = group_means(x_ref, labels), group_means(x, codes)
     ref_profile -= ref_profile.mean(axis=0)
-    profile -= profile.mean(axis=0)
+    # (of a single group there is no mean but its own)
+    profile -= profile.mean(axis=0) if n_groups > 1 else group_means(x_ref, labels).mean(axis=0)
     correlation = np.corrcoef(profile, ref_profile)[:n_groups, n_groups:]
     within = np.corrcoef(profile) if n_groups > 1 else np.ones((1, 1))
     # A shift may turn the regression's head on whole groups, but not the profile.
@@ -198,7 +200,9 @@ def judge(
         axis=1,
     )
     spread = absolute.std(axis=0) + 1e-6
-    likeness = ((absolute - absolute.mean(axis=0)) / spread)[:, [0, 3, 5]].sum(axis=1)
+    # One measure of each kind: the regression, the profile, the nearest cells.
+    which = [EVIDENCE.index(name) for name in ("log_probability", "correlation", "nearness")]
+    likeness = ((absolute - absolute.mean(axis=0)) / spread)[:, which].sum(axis=1)
     types = np.unique(looks_like)
     anchor = {t: rows[looks_like == t][likeness[looks_like == t].argmax()] for t in types}
 
@@ -217,6 +221,7 @@ def judge(
         evidence[g, :6] = absolute[g] - absolute[alike].max(axis=0)
         evidence[g, 6] = within[g, own]
         evidence[g, 7] = within[g, own] - max((within[g, r] for r in rivals), default=0)
+        # An anchor's connection with itself only has to be above that of any two groups.
         evidence[g, 8] = connectivity[g, own] if own != g else np.log(10)
         evidence[g, 9] = own == g
     return Groups(codes, evidence, known_as, z)
@@ -237,7 +242,11 @@ def shifted(x: sp.csr_matrix, sd: float, rng: np.random.Generator) -> sp.csr_mat
 
 
 def learn(
-    x: sp.csr_matrix, labels: np.ndarray, settings: GateSettings, rng: np.random.Generator
+    x: sp.csr_matrix,
+    labels: np.ndarray,
+    settings: GateSettings,
+    rng: np.random.Generator,
+    progress: bool = False,
 ) -> Pipeline | None:
     """Learn from the reference what tells a novel group from a known one.
 
@@ -247,7 +256,8 @@ def learn(
     """
     n_types = labels.max() + 1
     evidence, novel, weight = [], [], []
-    for episode in range(settings.episodes):
+    episodes = tqdm(range(settings.episodes), "hiding types", leave=False, disable=not progress)
+    for episode in episodes:
         cells = rng.permutation(len(labels))[: settings.episode_cells]
         n_hidden = min(int(rng.integers(0, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
         hidden = rng.permutation(n_types)[: max(n_hidden, 0)]
@@ -312,8 +322,6 @@ class GATE(LOGISTIC):
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": GateSettings()}
     transductive = True
-    #: Given the true number of novel types under the benchmark's protocol "paper".
-    takes_n_novel = True
     settings_: GateSettings
 
     @classmethod
@@ -321,43 +329,33 @@ class GATE(LOGISTIC):
         """Estimated for "auto", else the number given."""
         return {} if novel == "auto" else {"n_novel": int(novel)}
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        batch_size: int | None = None,
-        enable_progress_bar: bool = True,
-    ) -> None:
-        """Find the novel groups of the unlabelled cells, and fit the weights.
+    def _examples(self, progress: bool) -> tuple[sp.csr_matrix, np.ndarray]:
+        """The reference and, once its groups are judged, the query under the names found.
 
-        Parameters
-        ----------
-        max_epochs
-            Iterations of L-BFGS at most; default: the settings' ``max_iter``.
-        accelerator, devices, batch_size, enable_progress_bar
-            As other models take them; of no use here.
+        The cells of known groups are learnt from as well: were the novel types the only ones with
+        cells of the query, whatever sets the query apart would make a cell novel.
         """
+        x_ref, y = super()._examples(progress)
         cells = self._training_cells()
-        label = cells.arrays["label"]
-        labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
-        x_ref, y = cells.x[labelled], label[labelled]
-        x = cells.x[unlabelled]
+        x = cells.x[np.flatnonzero(cells.arrays["label"] < 0)]
         found = None
         if self.settings_.n_novel != 0:
             # torch's generator is the one that annotate() seeds
             rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-            found = self._name_cells(x_ref, y, x, rng)
+            found = self._name_cells(x_ref, y, x, rng, progress)
         if found is not None:
-            # The cells of known groups are learnt from as well: were the novel types the only ones
-            # with cells of the query, whatever sets the query apart would make a cell novel.
             x_ref, y = sp.vstack([x_ref, x], format="csr"), np.concatenate([y, found])
         self._name_novel(int(y.max()) + 1 - len(self.classes_))
         self._build()
-        self._fit_head(x_ref, y, max_epochs)
+        return x_ref, y
 
     def _name_cells(
-        self, x_ref: sp.csr_matrix, y: np.ndarray, x: sp.csr_matrix, rng: np.random.Generator
+        self,
+        x_ref: sp.csr_matrix,
+        y: np.ndarray,
+        x: sp.csr_matrix,
+        rng: np.random.Generator,
+        progress: bool,
     ) -> np.ndarray | None:
         """Codes of the unlabelled cells, (n_cells,): known types, then novel groups by size.
 
@@ -370,7 +368,10 @@ class GATE(LOGISTIC):
                 f"({MIN_CELLS} are needed)"
             )
             return None
-        gate = learn(x_ref, y, s, rng)
+        if (x.max(axis=0) != x.min(axis=0)).nnz == 0:
+            self.audit_.append("novel: not sought, all cells of the query are alike")
+            return None
+        gate = learn(x_ref, y, s, rng, progress)
         if gate is None:
             self.audit_.append(
                 "novel: not sought, the reference has too few types or cells to learn from by "
@@ -402,16 +403,15 @@ class GATE(LOGISTIC):
         s, seed = self.settings_, int(rng.integers(2**31))
         if s.n_novel:
             n = min(s.n_novel, len(z))
-            return KMeans(n, n_init=10, random_state=seed).fit_predict(
-                z
-            ), f"novel: {n} types, as given"
+            parts = KMeans(n, n_init=10, random_state=seed).fit_predict(z)
+            return parts, f"novel: types: {n}, of {s.n_novel} asked for"
         if len(z) < MIN_PARTED:
-            return np.zeros(len(z), dtype=int), "novel: 1 type, of too few cells to be parted"
+            return np.zeros(len(z), dtype=int), "novel: types: 1, of too few cells to be parted"
         best, good = resolution_of_types(x_ref, y, s, rng)
-        parts = leiden(z, (best, *good), seed)
-        numbers = [int(p.max()) + 1 for p in parts]
-        return parts[0], (
-            f"novel: {numbers[0]} types, between {min(numbers)} and {max(numbers)} at resolutions "
+        groupings = leiden(z, (best, *good), seed)
+        numbers = [int(codes.max()) + 1 for codes in groupings]
+        return groupings[0], (
+            f"novel: types: {numbers[0]}, between {min(numbers)} and {max(numbers)} at resolutions "
             "that part the reference's types about as well"
         )
 

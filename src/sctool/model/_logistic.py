@@ -86,14 +86,10 @@ class LOGISTIC(AnnotationModel):
         max_epochs
             Iterations of L-BFGS at most; default: the settings' ``max_iter``.
         accelerator, devices, batch_size, enable_progress_bar
-            As other models take them; of no use here, where the CPU sees all cells at once.
+            As other models take them; the CPU sees all cells at once.
         """
-        cells = self._training_cells()
-        labelled = np.flatnonzero(cells.arrays["label"] >= 0)
-        self._fit_head(cells.x[labelled], cells.arrays["label"][labelled], max_epochs)
-
-    def _fit_head(self, x: sp.csr_matrix, y: np.ndarray, max_iter: int | None) -> None:
-        max_iter = self.settings_.max_iter if max_iter is None else max_iter
+        x, y = self._examples(enable_progress_bar)
+        max_iter = self.settings_.max_iter if max_epochs is None else max_epochs
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = LogisticRegression(C=self.settings_.C, max_iter=max_iter).fit(x, y)
@@ -114,3 +110,9 @@ class LOGISTIC(AnnotationModel):
         }
         self.module.eval()
         self.is_trained_ = True
+
+    def _examples(self, progress: bool) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Cells to learn from, CSR (n_cells, n_genes), and the code of each one's name."""
+        cells = self._training_cells()
+        labelled = np.flatnonzero(cells.arrays["label"] >= 0)
+        return cells.x[labelled], cells.arrays["label"][labelled]
