@@ -67,3 +67,152 @@ def sigmoid_ramp(step: float, length: float) -> float:
         return 1.0
     t = min(max(step / length, 0.0), 1.0)
     return math.exp(-5.0 * (1.0 - t) ** 2)
+
+
+# -- scDET ---------------------------------------------------------------------------------------
+
+
+def _contrast(v: Tensor, u: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """Mean over anchors ``v_i`` of their weighted log shares among all ``u_j``, ``j != i``.
+
+    Anchors without any weight, such as the only cell of a type, contribute nothing.
+    """
+    self_pair = torch.eye(len(v), dtype=torch.bool, device=v.device)
+    similarity = (v @ u.T / temperature).masked_fill(self_pair, -torch.inf)
+    # The pair with itself has no share, and no weight either: 0 in place of -inf.
+    log_share = similarity.log_softmax(dim=1).masked_fill(self_pair, 0.0)
+    weight = weight.masked_fill(self_pair, 0.0)
+    total = weight.sum(dim=1)
+    has_positives = total > 0
+    if not has_positives.any():
+        return v.sum() * 0
+    loss = -(weight * log_share).sum(dim=1)[has_positives] / total[has_positives]
+    return loss.mean()
+
+
+def contrastive(v: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss with given positive pairs (scDET, eq. 1).
+
+    Parameters
+    ----------
+    v
+        Features of unit length, (n, n_features): both views of the cells, one below the other.
+    positive
+        (n, n) bool: pairs to bring together. For the unsupervised loss the two views of a cell,
+        for the supervised one all views of cells of one type. The diagonal is ignored.
+    temperature
+        Divides the inner products.
+    """
+    return _contrast(v, v, positive.to(v.dtype), temperature)
+
+
+def soft_contrastive(v: Tensor, v_other: Tensor, p: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss with pairs weighted by their chance of being of one type (scDET, eq. 9).
+
+    Parameters
+    ----------
+    v, v_other
+        Unit features of the two views of the same cells, (n_cells, n_features).
+    p
+        Rectified probabilities, (n_cells, n_types); the weight of a pair is ``p_i . p_j``.
+    temperature
+        Divides the inner products.
+    """
+    return _contrast(v, v_other, p @ p.T, temperature)
+
+
+def prototype_logits(h: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine similarity of hidden features and prototypes, (n_cells, n_types) (scDET, eq. 2).
+
+    Divided by a temperature they are the logits of the assignment.
+    """
+    return (
+        torch.nn.functional.normalize(h, dim=1) @ torch.nn.functional.normalize(prototypes, dim=1).T
+    )
+
+
+def two_views_cross_entropy(logits: Tensor, logits_other: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of both views with the same target, averaged (scDET, eq. 3)."""
+    return (soft_cross_entropy(logits, target) + soft_cross_entropy(logits_other, target)) / 2
+
+
+def swapped_cross_entropy(cosine: Tensor, cosine_other: Tensor, tau: float, sharp: float) -> Tensor:
+    """Cross entropy of each view with the other's sharper prediction (scDET, eq. 4).
+
+    No gradient flows through the sharper predictions. The paper divides by the number of
+    reference cells; the sum is over target cells, and so is our mean.
+
+    Parameters
+    ----------
+    cosine, cosine_other
+        From :func:`prototype_logits`, of the two views.
+    tau, sharp
+        Temperatures of the predictions and of the targets.
+    """
+    q, q_other = ((c.detach() / sharp).softmax(dim=1) for c in (cosine, cosine_other))
+    return (
+        soft_cross_entropy(cosine / tau, q_other) + soft_cross_entropy(cosine_other / tau, q)
+    ) / 2
+
+
+def distribution_divergence(mean: Tensor, pi: Tensor, rho: float) -> Tensor:
+    """``KL(mean || pi^rho)``, the latter normalised: one of the two terms of scDET's eq. 5.
+
+    Parameters
+    ----------
+    mean
+        Mean prediction, (n_types,).
+    pi
+        Estimated share of each type, (n_types,), all above 0.
+    rho
+        1 for the estimate itself, 0 for a uniform distribution.
+    """
+    target = (rho * pi.log()).log_softmax(dim=0)
+    # A type that no cell is given has a share of 0, whose logarithm must not reach the gradient.
+    log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    return (mean * (log_mean - target)).sum()
+
+
+def rectify(logits: Tensor, pi: Tensor, gamma: float) -> Tensor:
+    """Probabilities rid of the long tail's bias: logits less ``gamma log pi`` (scDET, eq. 7)."""
+    return (logits - gamma * pi.log()).softmax(dim=1)
+
+
+def sampling_rate(pi: Tensor, in_batch: Tensor, alpha: float, beta: float) -> Tensor:
+    """Share of each predicted type's pseudo-labels to use, (n_types,) (scDET, eq. 8).
+
+    Parameters
+    ----------
+    pi
+        Estimated share of each type, all above 0.
+    in_batch
+        Bool, (n_types,): types among the minibatch's labels, which take ``alpha``.
+    alpha, beta
+        0 uses all, 1 as many of every type.
+    """
+    exponent = torch.where(in_batch, alpha, beta)
+    return (pi / pi.min()).pow(-exponent)
+
+
+def most_confident(p: Tensor, rate: Tensor) -> Tensor:
+    """Of each predicted type, the given share of its cells with the highest probabilities.
+
+    Parameters
+    ----------
+    p
+        Rectified probabilities, (n_cells, n_types).
+    rate
+        Share of each type, rounded up to whole cells, (n_types,).
+
+    Returns
+    -------
+    Positions, sorted.
+    """
+    confidence, code = p.max(dim=1)
+    order = torch.argsort(confidence, descending=True, stable=True)
+    order = order[torch.argsort(code[order], stable=True)]  # by type, the surest first
+    n = torch.bincount(code, minlength=p.shape[1])
+    rank = torch.arange(len(p), device=p.device) - (n.cumsum(0) - n)[code[order]]
+    # (less what float32 cannot tell from a whole number)
+    keep = torch.ceil(rate * n * (1 - 1e-5))[code[order]]
+    return order[rank < keep].sort().values
