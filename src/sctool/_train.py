@@ -236,11 +236,11 @@ def fit(
     splitter: Splitter,
     max_epochs: int,
     *,
-    best: BestWeights,
+    best: BestWeights | None,
     **trainer_kwargs: Any,
 ) -> None:
     """Train ``model`` through scvi-tools' runner, quietly but for the progress bar."""
-    callbacks = [best, *trainer_kwargs.pop("callbacks", [])]
+    callbacks = [*filter(None, [best]), *trainer_kwargs.pop("callbacks", [])]
     options = {"check_val_every_n_epoch": 1, "callbacks": callbacks} | trainer_kwargs
     with _quiet():
         TrainRunner(model, plan, splitter, max_epochs=max_epochs, **options)()

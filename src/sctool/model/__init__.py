@@ -7,18 +7,33 @@ from pathlib import Path
 from sctool.model._base import AnnotationModel, Prediction, read_saved
 from sctool.model._gate import GATE
 from sctool.model._logistic import LOGISTIC
+from sctool.model._scdet import SCDET
 from sctool.model._scnym import SCNYM
+from sctool.model._sskm import SSKM
 
 #: Name of each method of :func:`sctool.tl.annotate` to its model. A new one is a file and a line.
 METHODS: dict[str, type[AnnotationModel]] = {
     "logistic": LOGISTIC,
     "scnym": SCNYM,
+    "scdet": SCDET,
     "gate": GATE,
+    "sskm": SSKM,
 }
 #: What ``method="auto"`` stands for.
 AUTO = "scnym"
 
-__all__ = ["AUTO", "GATE", "LOGISTIC", "METHODS", "SCNYM", "AnnotationModel", "Prediction", "load"]
+__all__ = [
+    "AUTO",
+    "GATE",
+    "LOGISTIC",
+    "METHODS",
+    "SCDET",
+    "SCNYM",
+    "SSKM",
+    "AnnotationModel",
+    "Prediction",
+    "load",
+]
 
 
 def load(dir_path: str | Path) -> AnnotationModel:

@@ -33,6 +33,29 @@ class LogisticSettings(Settings):
     max_iter: int = 500
 
 
+def regress(
+    x: sp.csr_matrix, y: np.ndarray, C: float, max_iter: int
+) -> tuple[LogisticRegression, list[str]]:
+    """Fit scikit-learn's regression of codes ``y`` on cells ``x``; says if it did not converge."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        fitted = LogisticRegression(C=C, max_iter=max_iter).fit(x, y)
+    if any(issubclass(w.category, ConvergenceWarning) for w in caught):
+        return fitted, [f"training: not converged after {max_iter} iterations of L-BFGS"]
+    return fitted, []
+
+
+def weights(fitted: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (n_types, n_genes) and biases (n_types,) of a regression, also of one on two types.
+
+    There scikit-learn has a single score, for the second type.
+    """
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(weight) == 1:
+        weight, bias = np.vstack([-weight, weight]) / 2, np.r_[-bias, bias] / 2
+    return weight, bias
+
+
 class LinearModule(nn.Module):
     """One linear layer; its logits are all there is to embed a cell in."""
 
@@ -90,14 +113,9 @@ class LOGISTIC(AnnotationModel):
         """
         x, y = self._examples(enable_progress_bar)
         max_iter = self.settings_.max_iter if max_epochs is None else max_epochs
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            fitted = LogisticRegression(C=self.settings_.C, max_iter=max_iter).fit(x, y)
-        if any(issubclass(w.category, ConvergenceWarning) for w in caught):
-            self.audit_.append(f"training: not converged after {max_iter} iterations of L-BFGS")
-        weight, bias = fitted.coef_, fitted.intercept_
-        if len(weight) == 1:  # two types: one score, for the second
-            weight, bias = np.vstack([-weight, weight]) / 2, np.r_[-bias, bias] / 2
+        fitted, notes = regress(x, y, self.settings_.C, max_iter)
+        self.audit_ += notes
+        weight, bias = weights(fitted)
         head = self.module.head
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))

@@ -1,0 +1,357 @@
+"""Which cells of a query are of no known type, and how many types these are. Ours.
+
+All that is learnt is learnt from the reference, by hiding some of its types: what tells the cells
+of a hidden type from the others, and how finely such cells are to be parted. Steps and reasons are
+in ``docs/methods/scdet.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from sctool.model import _gate
+from sctool.model._gate import group_means, leiden, principal_components
+
+N_COMPONENTS = 30
+N_NEIGHBORS = 30
+#: Resolution of the groups of both sides' cells; fine, so that a group is of one type.
+GROUPS = 4.0
+#: Times that types are hidden, and cells used each time at most.
+EPISODES, EPISODE_CELLS = 10, 2500
+#: Resolutions for the novel cells, of which one is learnt.
+RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
+#: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
+#: sides meet, the surer they must be, so that what a technology does to a known type does not pass
+#: for a new one: above 0.5 where they meet as much as ``MET``, and 0.85 where they do not at all.
+JUDGEMENTS, SURER, MET = 4, 0.35, 0.1
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What was found in a query.
+
+    Attributes
+    ----------
+    proba
+        Probability of each cell of being of no known type, (n_cells,).
+    known_as
+        Code of the type that each cell has if it is of a known one, (n_cells,).
+    names
+        Code that each cell gets, (n_cells,): known types, then novel ones by size.
+    n, low, high
+        Number of novel types, and the interval of the numbers that hiding types leaves possible.
+    audit
+        What was found, in words.
+    """
+
+    proba: np.ndarray
+    known_as: np.ndarray
+    names: np.ndarray
+    n: int
+    low: int
+    high: int
+    audit: list[str]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Who a query's cells lie among, when both sides are put on joint principal components.
+
+    Attributes
+    ----------
+    evidence
+        (n_cells, 4): log odds that a neighbour is of the query, if both sides had as many cells:
+        among the nearest cells, their mean over these, the mean's mean, and in the joint group.
+    met
+        Share of the query among the neighbours of a reference cell, if both sides had as many
+        cells: median over cells, then over types.
+    mixed
+        Whether the two sides lie among each other as cells of one experiment do.
+    """
+
+    evidence: np.ndarray
+    met: float
+    mixed: bool
+
+
+def surroundings(
+    x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix, seed: int
+) -> Surroundings:
+    """Look at the neighbours of each cell.
+
+    Cells of a new type have neighbours of the query alone, if there is no batch effect: with one,
+    all cells have.
+
+    Parameters
+    ----------
+    x_ref, x
+        Reference and query, log1p CP10k, CSR (n_cells, n_genes).
+    labels
+        Types of the reference as codes from 0.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    n_ref, n = x_ref.shape[0], x_ref.shape[0] + x.shape[0]
+    z = principal_components(sp.vstack([x_ref, x], format="csr"), N_COMPONENTS, seed)
+    cells = AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": z})
+    k = min(N_NEIGHBORS, n - 1)
+    sc.pp.neighbors(cells, use_rep="X", n_neighbors=k + 1, random_state=seed)
+    sc.tl.leiden(
+        cells,
+        resolution=GROUPS,
+        flavor="igraph",
+        n_iterations=2,
+        directed=False,
+        random_state=seed,
+    )
+    near = cells.obsp["distances"].astype(bool).astype(np.float64)
+    codes = cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+    of_query = np.arange(n) >= n_ref
+    weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)
+    share = (near @ (weight * of_query)) / np.maximum(near @ weight, 1e-12)
+    degree = np.maximum(near @ np.ones(n), 1)
+    once = near @ share / degree
+    twice = near @ once / degree
+    in_group = (np.bincount(codes, weight * of_query) / np.bincount(codes, weight))[codes]
+    evidence = np.stack([np.log((s + 0.02) / (1.02 - s)) for s in (share, once, twice, in_group)])
+
+    # Reference cells should meet the query as often as their groups hold cells of it, and those
+    # of most types should meet it at all.
+    observed = (near @ of_query / degree)[:n_ref].sum()
+    expected = (np.bincount(codes, of_query) / np.bincount(codes))[codes[:n_ref]].sum()
+    met = float(pd.Series(share[:n_ref]).groupby(labels).median().median())
+    return Surroundings(evidence.T[n_ref:], met, bool(observed > 0.9 * expected and met > 0.05))
+
+
+def learn(
+    x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, progress: bool = False
+) -> Pipeline | None:
+    """Learn from the reference what sets the cells of a novel type apart.
+
+    In each episode up to four fifths of the types are hidden from half of its cells, and looked
+    for in the other half.
+
+    Returns
+    -------
+    From :attr:`Surroundings.evidence` to the probability of being novel; None if there are too few
+    types or cells to learn from.
+    """
+    n_types = labels.max() + 1
+    evidence, novel, weight = [], [], []
+    for _ in tqdm(range(EPISODES), "hiding types", leave=False, disable=not progress):
+        cells = rng.permutation(len(labels))[:EPISODE_CELLS]
+        n_hidden = min(int(rng.integers(1, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
+        hidden = rng.permutation(n_types)[: max(n_hidden, 0)]
+        in_ref = rng.random(len(cells)) < 0.5
+        ref, query = cells[in_ref & ~np.isin(labels[cells], hidden)], cells[~in_ref]
+        known = np.unique(labels[ref])
+        if len(known) < 2 or len(query) < _gate.MIN_CELLS // 2:
+            continue
+        around = surroundings(x[ref], labels[ref], x[query], int(rng.integers(2**31)))
+        evidence.append(around.evidence)
+        novel.append(~np.isin(labels[query], known))
+        # (a rare type teaches more by the cell)
+        weight.append(1 / np.sqrt(np.bincount(labels[query])[labels[query]]))
+    if not novel or len(np.unique(np.concatenate(novel))) < 2:
+        return None
+    w = np.concatenate(weight)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(
+        np.concatenate(evidence),
+        np.concatenate(novel),
+        logisticregression__sample_weight=w / w.mean(),
+    )
+
+
+@dataclass(frozen=True)
+class Fineness:
+    """How finely to part novel cells.
+
+    Attributes
+    ----------
+    resolution
+        At which types of the reference were parted into the right number of groups, on average.
+    off
+        True number of types over the number found at that resolution, each time.
+    """
+
+    resolution: float = 0.3
+    off: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+
+def learn_fineness(x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> Fineness:
+    """Part the cells of some types of the reference as if they were new, two fifths or more."""
+    n_types = labels.max() + 1
+    found, true = [], []
+    for _ in range(EPISODES):
+        share = rng.uniform(0.4, 1.0)
+        chosen = rng.permutation(n_types)[: max(round(share * n_types), 2)]
+        cells = rng.permutation(len(labels))[:EPISODE_CELLS]
+        cells = cells[np.isin(labels[cells], chosen)]
+        if len(cells) < _gate.MIN_PARTED:
+            continue
+        seed = int(rng.integers(2**31))
+        groupings = leiden(principal_components(x[cells], N_COMPONENTS, seed), RESOLUTIONS, seed)
+        found.append([codes.max() + 1 for codes in groupings])
+        true.append(len(np.unique(labels[cells])))
+    if not found:
+        return Fineness()
+    best = np.abs(np.array(found) - np.array(true)[:, None]).mean(axis=0).argmin()
+    return Fineness(RESOLUTIONS[best], tuple(np.array(true) / np.array(found)[:, best]))
+
+
+def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
+    """The interval about ``n`` types, from how far off the number was when types were hidden."""
+    low, high = np.quantile(off, [0.1, 0.9])
+    return max(min(int(np.floor(n * low)), n), 1), max(int(np.ceil(n * high)), n)
+
+
+def part(
+    x: sp.csr_matrix, fineness: Fineness, n_novel: int | None, seed: int
+) -> tuple[np.ndarray, int, int]:
+    """Part novel cells into types by their own neighbour graph.
+
+    Parameters
+    ----------
+    x
+        Novel cells, CSR (n_cells, n_genes).
+    fineness
+        The resolution, unless a number is asked for.
+    n_novel
+        Number of types: the resolution that gives it is looked for, or one that gives more, of
+        which the smallest are joined to the nearest of the others; None takes the one learnt.
+
+    Returns
+    -------
+    Code of each cell, (n_cells,), by size; lowest and highest number of types.
+    """
+    n_cells = x.shape[0]
+    if n_cells < _gate.MIN_PARTED or n_novel == 1:
+        return np.zeros(n_cells, dtype=int), 1, max(1, n_novel or 1)
+    z = principal_components(x, N_COMPONENTS, seed)
+    if n_novel is None:
+        codes = leiden(z, (fineness.resolution,), seed)[0]
+    else:
+        groupings = leiden(z, (*RESOLUTIONS, 3.0, 5.0), seed)
+        enough = [codes for codes in groupings if codes.max() + 1 >= n_novel]
+        codes = enough[0] if enough else groupings[-1]
+        while codes.max() + 1 > n_novel:
+            codes = _join_smallest(z, codes)
+    codes = _by_size(codes)
+    n = int(codes.max()) + 1
+    return codes, *((n, n) if n_novel else number_range(n, fineness.off))
+
+
+def _by_size(codes: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(-np.bincount(codes), kind="stable"))[codes]
+
+
+def _join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    codes = _by_size(codes)
+    means = group_means(z, codes)
+    nearest = ((means[:-1] - means[-1]) ** 2).sum(axis=1).argmin()
+    return np.where(codes == len(means) - 1, nearest, codes)
+
+
+def find(
+    x_ref: sp.csr_matrix,
+    labels: np.ndarray,
+    x: sp.csr_matrix,
+    n_novel: int | None,
+    rng: np.random.Generator,
+    progress: bool = False,
+) -> Novelty | str:
+    """Name the cells of a query: known types, and novel ones.
+
+    Parameters
+    ----------
+    x_ref, x
+        Reference and query, log1p CP10k, CSR (n_cells, n_genes).
+    labels
+        Types of the reference as codes from 0.
+    n_novel
+        Number of novel types; None estimates it.
+    rng
+        Draws what is random.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    What was found; or why nothing could be sought, in words.
+    """
+    n_types, n_cells = labels.max() + 1, x.shape[0]
+    if n_cells < _gate.MIN_CELLS:
+        return (
+            f"novel: not sought, {n_cells} cells are too few to form groups "
+            f"({_gate.MIN_CELLS} are needed)"
+        )
+    if (x.max(axis=0) != x.min(axis=0)).nnz == 0:
+        return "novel: not sought, all cells of the query are alike"
+    model = learn(x_ref, labels, rng, progress)
+    if model is None:
+        return (
+            "novel: not sought, the reference has too few types or cells to learn from by hiding "
+            "some"
+        )
+    around = surroundings(x_ref, labels, x, int(rng.integers(2**31)))
+    if around.mixed:
+        audit = ["novel: judged by cell, as query and reference mix like one experiment"]
+        proba = model.predict_proba(around.evidence)[:, 1]
+        regression = LogisticRegression(max_iter=300, tol=1e-3).fit(x_ref, labels)
+        known_as, threshold = regression.predict(x), 0.5
+    else:
+        audit = ["novel: judged by group, as query and reference differ by a batch effect"]
+        judged = _judge_groups(x_ref, labels, x, rng, progress)
+        if isinstance(judged, str):
+            return judged
+        (proba, known_as), threshold = judged, 0.5 + SURER * (1 - min(around.met / MET, 1))
+    novel = proba > threshold
+    if n_novel and novel.sum() < n_novel:
+        novel = np.zeros(n_cells, dtype=bool)
+        novel[np.argsort(-proba, kind="stable")[:n_novel]] = True
+    if not novel.any():
+        audit.append("novel: types: 0; no cells were found to be of no known type")
+        return Novelty(proba, known_as, known_as, 0, 0, 1, audit)
+    names = known_as.copy()
+    fineness = Fineness() if n_novel else learn_fineness(x_ref, labels, rng)
+    cells = np.flatnonzero(novel)
+    codes, low, high = part(x[cells], fineness, n_novel, int(rng.integers(2**31)))
+    names[novel] = n_types + codes
+    n = int(codes.max()) + 1
+    audit.append(
+        f"novel: types: {n}, of {n_novel} asked for"
+        if n_novel
+        else f"novel: types: {n}, between {low} and {high} as far as hiding known types can tell"
+    )
+    return Novelty(proba, known_as, names, n, low, high, audit)
+
+
+def _judge_groups(
+    x_ref: sp.csr_matrix,
+    labels: np.ndarray,
+    x: sp.csr_matrix,
+    rng: np.random.Generator,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray] | str:
+    """Mean of several of the gate's judgements, and the type that most of them see in a cell."""
+    settings = _gate.GateSettings()
+    n_types = labels.max() + 1
+    proba = np.zeros(x.shape[0])
+    votes = np.zeros((x.shape[0], n_types), dtype=int)
+    for _ in range(JUDGEMENTS):
+        gate = _gate.learn(x_ref, labels, settings, rng, progress)
+        if gate is None:
+            return "novel: not sought, hiding types of the reference taught nothing"
+        groups = _gate.judge(x_ref, labels, x, settings, int(rng.integers(2**31)))
+        proba += gate.predict_proba(groups.evidence)[groups.codes, 1] / JUDGEMENTS
+        votes[np.arange(x.shape[0]), groups.known_as] += 1
+    return proba, votes.argmax(axis=1)

@@ -1,0 +1,612 @@
+"""scDET: seen and novel types in one model, when types are long-tailed.
+
+Zhai, Chen and Deng, "Distribution-Independent Cell Type Identification for Single-Cell RNA-seq
+Data", IJCAI 2024. ``docs/methods/scdet.md`` has the maths, what the default preset changes, and
+why.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from scvi.distributions import ZeroInflatedNegativeBinomial
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from sctool import losses
+from sctool._train import Cells, Plan, Splitter, fit
+from sctool.model import _novelty
+from sctool.model._base import AnnotationModel, Prediction, Settings, change_settings
+
+Batch = dict[str, dict[str, Tensor]]
+
+#: More cells than this are clustered by minibatches.
+MANY_CELLS = 50_000
+
+
+@dataclass(frozen=True)
+class SCDETSettings(Settings):
+    """Hyperparameters of scDET; the values here are the default preset's.
+
+    Parameters
+    ----------
+    n_novel
+        Number of novel types; None estimates it, 0 seeks none.
+    guided
+        Learn also from names that the query's cells are given before training (ours).
+    n_components
+        Principal components of the genes that the network sees; None for the genes, standardised.
+    n_hidden
+        Units of the encoder's layers, the last being the embedding; the decoder mirrors them.
+    reconstruction
+        "mse" of the inputs, or "zinb": a zero-inflated negative binomial likelihood of CP10k.
+    tau, tau_sharp, tau_contrast
+        Temperatures of the prototypes' predictions, of the sharper targets, and of the contrastive
+        losses.
+    prior
+        Where the distribution of types comes from: "estimated" by k-means on the contrastive
+        features, on the "classifier"'s features, "balanced", of the "reference" (which says
+        nothing of novel types), or the "oracle" in ``distribution``.
+    distribution
+        With ``prior="oracle"``: the true share of each type, known ones first.
+    slots
+        Novel clusters go to the novel prototypes in order of "size", or to those that predict
+        them ("prediction").
+    contrast
+        "soft" (eq. 9), "hard" (of predicted types), or "none" (without the third loss of eq. 10).
+    rho, gamma, alpha, beta
+        Exponent of the distribution (eq. 5), logit adjustment (eq. 7), sampling of pseudo-labels
+        of types in the minibatch's labels and of others (eq. 8).
+    classify_weight, contrast_weight
+        Of the two branches (eq. 11).
+    masked
+        Share of the genes that a view hides, in half of the cells.
+    noisy, noise
+        Share of the inputs that a view adds noise to, in half of the cells, and its standard
+        deviation.
+    estimate_every
+        Epochs between two estimates of the distribution.
+    lr, batch_size
+        Of Adam; cells per step from each of the labelled and the unlabelled.
+    max_epochs
+        Passes over the larger of the two populations. None: as many as make ``min_steps`` steps,
+        and ``min_epochs`` at least.
+    min_steps, min_epochs
+        See ``max_epochs``.
+    """
+
+    n_novel: int | None = None
+    guided: bool = True
+    n_components: int | None = 50
+    n_hidden: tuple[int, ...] = (128, 128)
+    reconstruction: str = "mse"
+    tau: float = 0.1
+    tau_sharp: float = 0.05
+    tau_contrast: float = 0.2
+    prior: str = "estimated"
+    distribution: tuple[float, ...] | None = None
+    slots: str = "prediction"
+    contrast: str = "soft"
+    rho: float = 0.5
+    gamma: float = 0.5
+    alpha: float = 0.5
+    beta: float = 0.5
+    classify_weight: float = 1.0
+    contrast_weight: float = 1.0
+    masked: float = 0.1
+    noisy: float = 1.0
+    noise: float = 0.5
+    estimate_every: int = 3
+    lr: float = 1e-3
+    batch_size: int = 128
+    max_epochs: int | None = None
+    min_steps: int = 600
+    min_epochs: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_hidden", tuple(self.n_hidden))  # JSON has lists
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {known!r}.")
+        if (self.prior == "oracle") != (self.distribution is not None):
+            raise ValueError("distribution goes with prior='oracle', and with no other prior.")
+
+
+CHOICES = {
+    "reconstruction": ("mse", "zinb"),
+    "prior": ("estimated", "classifier", "balanced", "reference", "oracle"),
+    "slots": ("prediction", "size"),
+    "contrast": ("soft", "hard", "none"),
+}
+
+#: Section 4.1 of the paper; what it leaves open is noted in the documentation.
+PAPER = SCDETSettings(
+    guided=False,
+    n_components=None,
+    n_hidden=(512, 256, 128),
+    tau=1.0,
+    tau_sharp=0.5,
+    tau_contrast=1.0,
+    slots="size",
+    noisy=0.1,
+    estimate_every=10,
+    lr=1e-4,
+    max_epochs=500,
+)
+
+
+def _layers(sizes: tuple[int, ...]) -> nn.Sequential:
+    steps: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        steps += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*steps[:-1])
+
+
+class SCDETModule(nn.Module):
+    """Denoising auto-encoder, and on its embedding the pseudo-labelling and contrastive branches.
+
+    Parameters
+    ----------
+    n_input, n_types, n_seen
+        Genes, types in all, and known ones among them, which come first.
+    settings
+        Hyperparameters.
+    """
+
+    mean: Tensor  # of each gene, (n_input,)
+    scale: Tensor  # what genes are divided by, (n_input,)
+    components: Tensor  # (n_inputs, n_input), or (0, n_input) if the network sees the genes
+    pi: Tensor  # estimated share of each type, (n_types,)
+
+    def __init__(self, n_input: int, n_types: int, n_seen: int, settings: SCDETSettings):
+        super().__init__()
+        self.settings, self.n_seen, self.n_types = settings, n_seen, n_types
+        self.register_buffer("mean", torch.zeros(n_input))
+        self.register_buffer("scale", torch.ones(n_input))
+        self.register_buffer("components", torch.zeros(settings.n_components or 0, n_input))
+        self.register_buffer("pi", torch.full((n_types,), 1 / n_types))
+        sizes = (settings.n_components or n_input, *settings.n_hidden)
+        n_decoded = 3 * n_input if settings.reconstruction == "zinb" else sizes[0]
+        n = sizes[-1]
+        self.encoder = _layers(sizes)
+        self.decoder = _layers((*sizes[:0:-1], n_decoded))
+        self.hidden = nn.Sequential(nn.Linear(n, n), nn.ReLU())
+        self.prototypes = nn.Parameter(torch.randn(n_types, n))
+        self.projector = _layers((n, n, n))
+
+    def inputs(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """What the network sees of log1p CP10k, but for the genes that are hidden."""
+        x = (x - self.mean) / self.scale
+        if hidden is not None:
+            x = x.masked_fill(hidden, 0.0)
+        if len(self.components):
+            x = x @ self.components.T
+        return x.clamp(-10, 10)
+
+    def view(self, x: Tensor) -> Tensor:
+        """Inputs of a random view of the cells: for half genes are hidden, for half noise added."""
+        s = self.settings
+        hide, blur = torch.rand(2, len(x), 1, device=x.device) < 0.5
+        inputs = self.inputs(x, hide & (torch.rand_like(x) < s.masked))
+        blur = blur & (torch.rand_like(inputs) < s.noisy)
+        return inputs + blur * s.noise * torch.randn_like(inputs)
+
+    def cosine(self, z: Tensor) -> Tensor:
+        """Cosine similarity with the prototypes, (n_cells, n_types)."""
+        return losses.prototype_logits(self.hidden(z), self.prototypes)
+
+    def project(self, z: Tensor) -> Tensor:
+        """Features of the contrastive branch, of unit length."""
+        return F.normalize(self.projector(z), dim=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n_cells, n_types) and embedding (n_cells, n_hidden[-1]) of log1p CP10k."""
+        z = self.encoder(self.inputs(x))
+        return self.cosine(z) / self.settings.tau, z
+
+    def loss(self, batch: Batch, share: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on one minibatch (eq. 11), and its terms.
+
+        Parameters
+        ----------
+        batch
+            "labelled" and, where there are any, "unlabelled" cells, each with "x", log1p CP10k,
+            and "name", the code of its type; of unlabelled cells the name found before training,
+            or -1.
+        share
+            Of the labelled among all training cells: minibatches hold more of them than that.
+        """
+        s = self.settings
+        x, name = (
+            torch.cat([batch[side][key] for side in ("labelled", "unlabelled") if side in batch])
+            for key in ("x", "name")
+        )
+        n = len(batch["labelled"]["x"])
+        z = self.encoder(torch.cat([self.view(x), self.view(x)]))
+        cosine, cosine_other = self.cosine(z).chunk(2)
+        v, v_other = self.project(z).chunk(2)
+        terms = {"reconstruction": self._reconstruction(x, z)}
+
+        # The pseudo-labelling branch, eq. 6
+        y = F.one_hot(name[:n], self.n_types).to(x.dtype)
+        terms["labelled"] = losses.two_views_cross_entropy(
+            cosine[:n] / s.tau, cosine_other[:n] / s.tau, y
+        )
+        classify = terms["labelled"]
+        if len(x) > n:
+            terms["unlabelled"] = losses.swapped_cross_entropy(
+                cosine[n:], cosine_other[n:], s.tau, s.tau_sharp
+            )
+            classify = classify + terms["unlabelled"]
+        terms["regularizer"] = self._regularizer(cosine, n, share) + self._regularizer(
+            cosine_other, n, share
+        )
+        classify = classify + terms["regularizer"]
+        if s.guided and len(x) > n:
+            given = F.one_hot(name[n:].clamp_min(0), self.n_types) * (name[n:] >= 0)[:, None]
+            terms["guide"] = losses.two_views_cross_entropy(
+                cosine[n:] / s.tau, cosine_other[n:] / s.tau, given.to(x.dtype)
+            )
+            classify = classify + terms["guide"]
+
+        # The contrastive branch, eq. 10
+        both = torch.cat([v, v_other])
+        cell = torch.arange(len(x), device=x.device).repeat(2)
+        terms["unsupervised"] = losses.contrastive(both, cell == cell[:, None], s.tau_contrast)
+        of_type = name[:n].repeat(2)
+        terms["supervised"] = losses.contrastive(
+            torch.cat([v[:n], v_other[:n]]), of_type == of_type[:, None], s.tau_contrast
+        )
+        contrast = terms["unsupervised"] + terms["supervised"]
+        if s.contrast != "none":
+            terms["pseudo"] = self._pseudo_contrast(v, v_other, cosine, cosine_other, name[:n])
+            contrast = contrast + terms["pseudo"]
+
+        total = terms["reconstruction"] + s.classify_weight * classify
+        return total + s.contrast_weight * contrast, terms
+
+    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """Error of what both views are decoded to, averaged over cells and inputs."""
+        decoded = self.decoder(z)
+        if self.settings.reconstruction == "mse":
+            return F.mse_loss(decoded, self.inputs(x).repeat(2, 1))
+        mu, theta, dropout = decoded.chunk(3, dim=1)
+        likelihood = ZeroInflatedNegativeBinomial(
+            mu=mu.clamp(-10, 10).exp(),
+            theta=theta.clamp(-10, 10).exp(),
+            zi_logits=dropout,
+            validate_args=False,  # CP10k are no integers
+        )
+        return -likelihood.log_prob(x.expm1().repeat(2, 1)).mean()
+
+    def _regularizer(self, cosine: Tensor, n: int, share: float) -> Tensor:
+        """The term of eq. 5 of one view, of which the first ``n`` cells are labelled."""
+        s = self.settings
+        p = (cosine / s.tau).softmax(dim=1)
+        mean = p[:n].mean(dim=0)
+        if len(p) > n:
+            mean = torch.lerp(p[n:].mean(dim=0), mean, share)
+        pi = self.pi
+        if s.prior == "reference":
+            mean, pi = mean[: self.n_seen], pi[: self.n_seen]
+            mean, pi = mean / mean.sum(), pi / pi.sum()
+        return losses.distribution_divergence(mean, pi, s.rho)
+
+    def _pseudo_contrast(
+        self, v: Tensor, v_other: Tensor, cosine: Tensor, cosine_other: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The third loss of eq. 10: over labelled cells and sampled pseudo-labels (eqs. 7 - 9)."""
+        s, n = self.settings, len(labels)
+        logits = torch.stack([cosine, cosine_other]).detach() / s.tau
+        p = torch.stack([losses.rectify(one, self.pi, s.gamma) for one in logits]).mean(dim=0)
+        in_batch = torch.bincount(labels, minlength=self.n_types) > 0
+        rate = losses.sampling_rate(self.pi, in_batch, s.alpha, s.beta)
+        sampled = n + losses.most_confident(p[n:], rate)
+        cells = torch.cat([torch.arange(n, device=v.device), sampled])
+        if s.contrast == "soft":
+            return losses.soft_contrastive(v[cells], v_other[cells], p[cells], s.tau_contrast)
+        predicted = p[cells].argmax(dim=1).repeat(2)
+        return losses.contrastive(
+            torch.cat([v[cells], v_other[cells]]),
+            predicted == predicted[:, None],
+            s.tau_contrast,
+        )
+
+
+def distribution(
+    clusters: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None, n_seen: int, n: int
+) -> np.ndarray:
+    """Share of each type by the sizes of clusters, (n,), known types first (section 3.3).
+
+    Clusters are matched to known types by their labelled cells (Hungarian).
+
+    Parameters
+    ----------
+    clusters
+        Cluster of each cell, (n_cells,).
+    labels
+        Code of its type; -1 without a label.
+    predicted
+        Type that is predicted for each cell, by which the other clusters are matched to novel
+        types; None goes by size.
+    n_seen, n
+        Numbers of known types and of all types.
+    """
+    size = np.bincount(clusters, minlength=n).astype(float)
+
+    def matched(codes: np.ndarray, lowest: int, highest: int, free: np.ndarray) -> np.ndarray:
+        shared = np.zeros((n, n))
+        np.add.at(shared, (codes[codes >= 0], clusters[codes >= 0]), 1)
+        return free[linear_sum_assignment(-shared[lowest:highest, free])[1]]
+
+    seen = matched(labels, 0, n_seen, np.arange(n))
+    free = np.setdiff1d(np.arange(n), seen)
+    if predicted is None:
+        novel = free[np.argsort(-size[free], kind="stable")]
+    else:
+        novel = matched(np.where(labels < 0, predicted, -1), n_seen, n, free)
+    return _shares(size[np.concatenate([seen, novel])])
+
+
+def _shares(size: np.ndarray) -> np.ndarray:
+    """Sizes as shares, none of them 0, for their logarithms are taken."""
+    size = np.maximum(size, 1)
+    return size / size.sum()
+
+
+class SCDETPlan(Plan):
+    """The objective, and the distribution estimated anew every few epochs."""
+
+    module: SCDETModule
+
+    def __init__(self, module: SCDETModule, settings: SCDETSettings, cells: Cells):
+        super().__init__(module, lr=settings.lr)
+        self.settings, self.cells = settings, cells
+        self.labels = cells.arrays["label"]
+        self.share = float((self.labels >= 0).mean())
+
+    def on_train_epoch_start(self) -> None:
+        """Estimate the distribution, if it is time."""
+        s = self.settings
+        # (the names given before training say it best at first)
+        known = s.guided and self.current_epoch == 0 and (self.cells.arrays["name"] >= 0).all()
+        if self.current_epoch % s.estimate_every == 0:
+            pi = self._named() if known else self._estimate()
+            self.module.pi.copy_(torch.from_numpy(pi))
+
+    def _named(self) -> np.ndarray:
+        return _shares(np.bincount(self.cells.arrays["name"], minlength=self.module.n_types))
+
+    def _estimate(self) -> np.ndarray:
+        s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
+        if s.prior == "oracle":
+            return _shares(np.array(s.distribution) * len(self.cells))
+        if s.prior == "balanced":
+            return np.full(n, 1 / n)
+        if s.prior == "reference":
+            size = np.bincount(self.labels[self.labels >= 0], minlength=n).astype(float)
+            size[n_seen:] = size[:n_seen].mean()
+            return _shares(size)
+        features, predicted = self._features()
+        many = len(features) > MANY_CELLS
+        k_means = (
+            MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=0)
+            if many
+            else KMeans(n, n_init=3, random_state=0)
+        )
+        clusters = k_means.fit_predict(features)
+        by = predicted if s.slots == "prediction" else None
+        return distribution(clusters, self.labels, by, n_seen, n)
+
+    @torch.no_grad()
+    def _features(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the branch that is clustered, and predicted types, of all cells."""
+        module, device = self.module, self.device
+        module.eval()
+        features, predicted = [], []
+        for start in range(0, len(self.cells), 2048):
+            x = self.cells[slice(start, start + 2048)]["x"].to(device)
+            z = module.encoder(module.inputs(x))
+            of_classifier = self.settings.prior == "classifier"
+            feature = F.normalize(module.hidden(z), dim=1) if of_classifier else module.project(z)
+            features.append(feature.cpu().numpy())
+            predicted.append(module.cosine(z).argmax(dim=1).cpu().numpy())
+        module.train()
+        return np.concatenate(features), np.concatenate(predicted)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on a labelled and an unlabelled minibatch."""
+        total, terms = self.module.loss(batch, self.share)
+        self.log_losses({"loss": total, **terms}, "train", len(batch["labelled"]["x"]))
+        return total
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.module.parameters(), lr=self.settings.lr)
+
+
+class SCDET(AnnotationModel):
+    """scDET: seen and novel types in one model, when types are long-tailed.
+
+    A prototype classifier learns from labelled cells and its own sharper predictions, held to a
+    distribution of types that is estimated by k-means on a contrastive branch; which in turn
+    learns from the classifier's pseudo-labels, rid of the long tail's bias.
+
+    Parameters
+    ----------
+    adata
+        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    preset
+        "default" (principal components, lower temperatures, a few hundred steps, and names that
+        the query's cells are given before training) or "paper" (section 4.1 of the paper).
+    ignore_case
+        Compare gene names without regard to case.
+    **settings
+        Changes to the preset: see ``sctool.model._scdet.SCDETSettings``.
+
+    Examples
+    --------
+    >>> SCDET.setup_anndata(joint, "cell_type", unlabeled_category="Unknown")  # doctest: +SKIP
+    >>> model = SCDET(joint, n_novel=3)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> joint.obs["predicted"] = model.predict()  # doctest: +SKIP
+    """
+
+    PRESETS: ClassVar[dict[str, SCDETSettings]] = {"default": SCDETSettings(), "paper": PAPER}
+    transductive = True
+    settings_: SCDETSettings
+    module: SCDETModule
+
+    @classmethod
+    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+        """Estimated for "auto", else the number given."""
+        return {} if novel == "auto" else {"n_novel": int(novel)}
+
+    def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
+        return SCDETModule(n_input, n_classes, len(self.classes_), self.settings_)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        enable_progress_bar: bool = True,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the labelled and the unlabelled cells; the last weights are kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the larger of the two populations. Default: the preset's.
+        accelerator, devices
+            As in Lightning; "auto" takes a GPU if there is one.
+        batch_size
+            Cells per step from each population; default: the preset's.
+        plan_kwargs
+            Changes to the settings that concern training, such as ``lr``.
+        enable_progress_bar
+            Show progress bars.
+        **trainer_kwargs
+            Passed on to scvi-tools' ``Trainer``.
+
+        Raises
+        ------
+        TypeError
+            ``plan_kwargs`` names an unknown setting.
+        """
+        changes = dict(plan_kwargs or {})
+        if batch_size is not None:
+            changes["batch_size"] = batch_size
+        s = self.settings_ = change_settings(self.settings_, changes, "SCDET")
+        cells = self._training_cells()
+        label = cells.arrays["label"]
+        labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
+        name = label.copy()
+        n_novel = self._seek(cells, name, enable_progress_bar)
+        self._name_novel(n_novel)
+        self._build()
+        self._set_inputs(cells.x)
+        cells = Cells(cells.x, cells.arrays | {"name": name}, cells.fill)
+        if s.guided:
+            self._set_prototypes(cells)
+        splitter = Splitter(
+            cells,
+            {"labelled": labelled, "unlabelled": unlabelled},
+            np.array([], dtype=int),
+            s.batch_size,
+        )
+        steps = splitter.steps_per_epoch
+        fit(
+            self,
+            SCDETPlan(self.module, s, cells),
+            splitter,
+            max_epochs or s.max_epochs or max(-(-s.min_steps // steps), s.min_epochs),
+            best=None,
+            accelerator=accelerator,
+            devices=devices,
+            enable_progress_bar=enable_progress_bar,
+            **trainer_kwargs,
+        )
+        self._order_novel(unlabelled)
+
+    def _seek(self, cells: Cells, name: np.ndarray, progress: bool) -> int:
+        """Number of novel types; the names found are written into ``name``, (n_cells,)."""
+        s = self.settings_
+        labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
+        if s.n_novel == 0 or (s.n_novel is not None and not s.guided):
+            return s.n_novel
+        # torch's generator is the one that annotate() seeds
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+        found = _novelty.find(
+            cells.x[labelled], name[labelled], cells.x[unlabelled], s.n_novel, rng, progress
+        )
+        if isinstance(found, str):
+            self.audit_.append(found)
+            return s.n_novel or 0
+        self.audit_ += found.audit
+        if s.guided:
+            name[unlabelled] = found.names
+        return found.n
+
+    def _set_inputs(self, x: sp.csr_matrix) -> None:
+        """Fit what stands between the genes and the network: scale, or principal components."""
+        module, n = self.module, self.settings_.n_components
+        if n is None:
+            mean = np.asarray(x.mean(axis=0)).ravel()
+            variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+            # (a gene that is the same in all cells stays 0)
+            module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
+        else:
+            k = min(n, min(x.shape) - 1)
+            pca = PCA(k, svd_solver="arpack", random_state=0).fit(x.astype(np.float64))
+            mean = pca.mean_
+            # The first component varies by two, as others do by less.
+            unit = np.sqrt(pca.explained_variance_[0]) / 2
+            components = torch.from_numpy(pca.components_ / max(unit, 1e-6))
+            module.components[:k].copy_(components)
+        module.mean.copy_(torch.from_numpy(mean))
+
+    @torch.no_grad()
+    def _set_prototypes(self, cells: Cells) -> None:
+        """Start each prototype where the cells of its name are."""
+        module, name = self.module, cells.arrays["name"]
+        for code in np.unique(name[name >= 0]):
+            some = np.flatnonzero(name == code)[:1000]
+            z = module.encoder(module.inputs(cells[some]["x"]))
+            module.prototypes[code] = F.normalize(module.hidden(z), dim=1).mean(dim=0)
+
+    def _order_novel(self, unlabelled: np.ndarray) -> None:
+        """Order the novel types by their numbers of cells, and drop those that have none."""
+        n_seen = len(self.classes_)
+        if self.module.n_types == n_seen:
+            return
+        predicted = self.annotate_cells(indices=unlabelled).proba.argmax(axis=1)
+        size = np.bincount(predicted, minlength=self.module.n_types)[n_seen:]
+        kept = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
+        if len(kept) < len(size):
+            self.audit_.append(f"novel: {len(size) - len(kept)} types were left without cells")
+        order = torch.from_numpy(np.concatenate([np.arange(n_seen), n_seen + kept]))
+        state = self.module.state_dict()
+        for key in ("prototypes", "pi"):
+            state[key] = state[key][order]
+        self._name_novel(len(kept))
+        self._build()
+        self.module.load_state_dict(state)
+        self.module.eval()
+
+    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+        """Cells that fall into a novel group."""
+        if self.settings_.n_novel == 0:
+            return None
+        return prediction.proba.argmax(axis=1) >= len(self.classes_)

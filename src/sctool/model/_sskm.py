@@ -1,0 +1,307 @@
+"""sskm: k-means in which labelled cells hold the centres of the known types.
+
+Ours, and as simple as open-world annotation gets: a floor without a network.
+``docs/methods/sskm.md`` has the steps and says where they break.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from sctool.model import _novelty
+from sctool.model._base import AnnotationModel, Prediction
+from sctool.model._logistic import LogisticSettings, regress, weights
+
+#: Rounds of k-means at most; it ends as soon as no cell changes its group.
+MAX_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class SSKMSettings(LogisticSettings):
+    """Hyperparameters of the semi-supervised k-means; those of the regression are its own.
+
+    Parameters
+    ----------
+    n_novel
+        Number of novel groups; None estimates it, 0 seeks none.
+    n_components
+        Principal components of reference and query together.
+    n_init
+        Restarts, of which the one with the lowest inertia wins.
+    """
+
+    n_novel: int | None = None
+    n_components: int = 20
+    n_init: int = 10
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What k-means ended with.
+
+    Attributes
+    ----------
+    centres
+        (n_groups, n_latent): of the known types, then of the novel groups.
+    codes
+        Group of each cell, (n_cells,).
+    inertia
+        Sum of the cells' squared distances to the centre of their group, after each round.
+    converged
+        Whether the last round changed no cell's group.
+    """
+
+    centres: np.ndarray
+    codes: np.ndarray
+    inertia: list[float]
+    converged: bool
+
+
+def squared_distances(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Of each cell to each centre, (n_cells, n_centres)."""
+    squares = (z**2).sum(axis=1)[:, None] - 2 * z @ centres.T + (centres**2).sum(axis=1)
+    return np.maximum(squares, 0)  # rounding may leave a cell on a centre below it
+
+
+def scatter_centres(
+    z: np.ndarray, centres: np.ndarray, n_novel: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The centres and ``n_novel`` cells drawn by k-means++, (n_centres + n_novel, n_latent).
+
+    A cell is drawn with a probability proportional to its squared distance to the nearest centre.
+    """
+    nearest = squared_distances(z, centres).min(axis=1)
+    for _ in range(n_novel):
+        total = nearest.sum()
+        drawn = z[[rng.choice(len(z), p=nearest / total if total > 0 else None)]]
+        centres = np.concatenate([centres, drawn])
+        nearest = np.minimum(nearest, squared_distances(z, drawn)[:, 0])
+    return centres
+
+
+def update_centres(z: np.ndarray, codes: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Means of the groups, (n_groups, n_latent); a group without cells keeps its centre."""
+    n = np.bincount(codes, minlength=len(centres))
+    cells = np.arange(len(codes))
+    members = sp.csr_matrix((np.ones(len(codes)), (codes, cells)), shape=(len(n), len(codes)))
+    return np.where(n[:, None] > 0, members @ z / np.maximum(n, 1)[:, None], centres)
+
+
+def cluster(
+    z: np.ndarray,
+    labels: np.ndarray,
+    n_novel: int,
+    rng: np.random.Generator,
+    n_init: int = 10,
+    max_rounds: int = MAX_ROUNDS,
+) -> Clustering:
+    """K-means of all cells, of which the labelled ones stay in the group of their label.
+
+    Parameters
+    ----------
+    z
+        Labelled and unlabelled cells, (n_cells, n_latent).
+    labels
+        Codes of the known types from 0, each of which occurs; -1 without a label, (n_cells,).
+    n_novel
+        Number of further groups, of unlabelled cells alone.
+    n_init
+        Restarts, which differ in where the further groups start.
+    max_rounds
+        Rounds of assignment and update in each at most.
+    """
+    free = np.flatnonzero(labels < 0)
+    n_novel = min(n_novel, len(free))
+    n_known = labels.max() + 1
+    means = np.stack([z[labels == code].mean(axis=0) for code in range(n_known)])
+    best = None
+    for _ in range(n_init if n_novel else 1):
+        centres = scatter_centres(z[free], means, n_novel, rng)
+        codes, inertia, converged = labels, [], False
+        for _ in range(max_rounds):
+            before, codes = codes, labels.copy()
+            codes[free] = squared_distances(z[free], centres).argmin(axis=1)
+            centres = update_centres(z, codes, centres)
+            inertia.append(float(((z - centres[codes]) ** 2).sum()))
+            converged = np.array_equal(codes, before)
+            if converged:
+                break
+        if best is None or inertia[-1] < best.inertia[-1]:
+            best = Clustering(centres, codes, inertia, converged)
+    if best is None:
+        raise ValueError(f"n_init={n_init!r}: at least 1 is needed.")
+    return best
+
+
+class CentresModule(nn.Module):
+    """An affine map to the joint representation, and the centres in it.
+
+    The groups are taken for spherical Gaussians of one variance and equal weight. A cell's
+    probability of being of group ``k`` is then the softmax of ``-|z - c_k|^2 / (2 s)``. The logits
+    leave out ``-|z|^2 / (2 s)``, which all groups share, so that they are linear in the genes.
+
+    Parameters
+    ----------
+    n_input, n_latent, n_groups
+        Numbers of genes, of dimensions of the representation, and of groups.
+    """
+
+    centres: Tensor  # (n_groups, n_latent)
+    variance: Tensor  # of a group in each dimension, ()
+
+    def __init__(self, n_input: int, n_latent: int, n_groups: int):
+        super().__init__()
+        self.project = nn.Linear(n_input, n_latent)
+        self.register_buffer("centres", torch.zeros(n_groups, n_latent))
+        self.register_buffer("variance", torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n_cells, n_groups) and representation (n_cells, n_latent) of inputs."""
+        z = self.project(x)
+        logits = z @ self.centres.T - self.centres.square().sum(dim=1) / 2
+        return logits / self.variance, z
+
+
+class SSKM(AnnotationModel):
+    """Semi-supervised k-means on principal components and the logits of a regression.
+
+    Labelled cells stay with the centre of their type, the query's go to the nearest centre of a
+    known type or of a novel group.
+
+    Parameters
+    ----------
+    adata
+        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    preset
+        "default" alone.
+    ignore_case
+        Compare gene names without regard to case.
+    **settings
+        Changes to the preset: see ``sctool.model._sskm.SSKMSettings``.
+    """
+
+    PRESETS: ClassVar[dict[str, Any]] = {"default": SSKMSettings()}
+    transductive = True
+    settings_: SSKMSettings
+    module: CentresModule
+
+    @classmethod
+    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+        """Estimated for "auto", else the number given."""
+        return {} if novel == "auto" else {"n_novel": int(novel)}
+
+    def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
+        # As many dimensions for few cells too, which have fewer components: the others stay 0.
+        return CentresModule(n_input, self.settings_.n_components + len(self.classes_), n_classes)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        enable_progress_bar: bool = True,
+    ) -> None:
+        """Find the representation and the centres.
+
+        Parameters
+        ----------
+        max_epochs
+            Rounds of k-means at most; default: 100.
+        accelerator, devices, batch_size
+            As other models take them; the CPU sees all cells at once.
+        enable_progress_bar
+            Show the progress of the estimate of the number of novel groups.
+        """
+        # torch's generator is the one that annotate() seeds
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+        cells = self._training_cells()
+        labels = cells.arrays["label"]
+        weight, bias = self._representation(cells.x, labels, int(rng.integers(2**31)))
+        n_novel = self.settings_.n_novel
+        if n_novel is None:
+            n_novel = self._estimate(cells.x, labels, rng, enable_progress_bar)
+        max_rounds = max_epochs or MAX_ROUNDS
+        z = cells.x @ weight.T + bias
+        found = cluster(z, labels, n_novel, rng, self.settings_.n_init, max_rounds)
+        if not found.converged:
+            self.audit_.append(f"training: not converged after {max_rounds} rounds of k-means")
+
+        n_known = len(self.classes_)
+        sizes = np.bincount(found.codes, minlength=len(found.centres))[n_known:]
+        by_size = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+        if self.settings_.n_novel:
+            self.audit_.append(f"novel: types: {len(by_size)}, of {n_novel} asked for")
+        self._name_novel(len(by_size))
+        self._build()
+        centres = found.centres[np.r_[np.arange(n_known), n_known + by_size]]
+        varying = max(int(np.count_nonzero(z.var(axis=0))), 1)
+        variance = found.inertia[-1] / (len(z) * varying)
+        with torch.no_grad():
+            self.module.project.weight.copy_(torch.from_numpy(weight))
+            self.module.project.bias.copy_(torch.from_numpy(bias))
+            self.module.centres.copy_(torch.from_numpy(centres))
+            # (cells that all lie on their centres are in no doubt, but not beyond what is finite)
+            self.module.variance.fill_(max(variance, 1e-6))
+        rounds = pd.RangeIndex(1, len(found.inertia) + 1, name="epoch")
+        self.history_ = {
+            "inertia_train": pd.DataFrame({"inertia_train": found.inertia}, index=rounds)
+        }
+        self.module.eval()
+        self.is_trained_ = True
+
+    def _representation(
+        self, x: sp.csr_matrix, labels: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The affine map of cells to their joint representation.
+
+        Principal components of all cells, then the logits of a regression on the labelled ones,
+        each block centred and scaled to a total variance of 1 over all cells: the first finds what
+        the reference has no word for, the second is what it says in its own words.
+
+        Returns
+        -------
+        Weights (n_latent, n_genes) and biases (n_latent,), float64.
+        """
+        s = self.settings_
+        labelled = np.flatnonzero(labels >= 0)
+        fitted, notes = regress(x[labelled], labels[labelled], s.C, s.max_iter)
+        self.audit_ += notes
+        # Twice the precision: components that hardly differ in variance would else turn with the
+        # order of a sum.
+        n = min(s.n_components, min(x.shape) - 1)
+        pca = PCA(n, svd_solver="arpack", random_state=seed).fit(x.astype(np.float64))
+        components = np.zeros((s.n_components, x.shape[1]))
+        components[:n] = pca.components_
+        blocks = []
+        for weight in (components, weights(fitted)[0]):
+            total = (x @ weight.T).var(axis=0).sum()
+            blocks.append(weight / np.sqrt(total) if total > 0 else weight)
+        weight = np.concatenate(blocks)
+        return weight, -weight @ pca.mean_
+
+    def _estimate(
+        self, x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, progress: bool
+    ) -> int:
+        """The number of novel groups as scDET estimates it; the audit says how sure it is."""
+        labelled, free = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+        found = _novelty.find(x[labelled], labels[labelled], x[free], None, rng, progress)
+        if isinstance(found, str):
+            self.audit_.append(found)
+            return 0
+        self.audit_.append(found.audit[-1])
+        return found.n
+
+    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+        """Cells that fall into a novel group."""
+        if self.settings_.n_novel == 0:
+            return None
+        return prediction.proba.argmax(axis=1) >= len(self.classes_)
