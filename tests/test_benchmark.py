@@ -4,17 +4,20 @@ import argparse
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import simulate
 
 import sctool.model
 import sctool.tl
 from sctool import benchmark
-from sctool.benchmark import Method, Task, _run, _worker
+from sctool.benchmark import Method, Task, _regroup, _run, _worker
+from sctool.model import _novelty
 
 TYPES = ["B", "CD4 T/NK", "DC", "Mono"]
 PEER = """
@@ -215,6 +218,14 @@ def test_shipped_suites_parse() -> None:
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
     assert len(set(switches)) == 4
+    floors = {m.name: m.regroup for m in suites["open"].methods.values() if m.regroup}
+    assert floors == {
+        "logistic-leiden": "leiden",
+        "logistic-kmeans": "kmeans",
+        "scnym-leiden": "leiden",
+    }
+    methods = [m.method for suite in suites.values() for m in suite.methods.values() if m.method]
+    assert set(methods) <= set(sctool.model.METHODS)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +237,9 @@ def test_shipped_suites_parse() -> None:
         ('[[task]]\nname = "t"\nkind = "pair"\nfile = "f"\nfold = 2', "fold"),
         ('[[method]]\nname = "a/b"\nmethod = "scnym"', "'a/b'"),
         ('[[method]]\nname = "m"', "either method or command"),
+        ('[[method]]\nname = "m"\nmethod = "gate"\nregroup = "umap"', "regroup must be one of"),
+        ('[[method]]\nname = "m"\ncommand = ["a"]\nregroup = "leiden"', "not for commands"),
+        ('[[method]]\nname = "m"\nmethod = "gate"\nreject_below = 7', "reject_below must lie"),
         ("seed = 3", "unknown entries"),
         ("seeds = ", "in suite"),
     ],
@@ -349,7 +363,23 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         """A method that takes the number of novel types."""
 
         PRESETS: ClassVar = {"default": {"epochs": 1}, "paper": {"epochs": 2}}
-        takes_n_novel = True
+
+        @staticmethod
+        def settings_for_novel(novel: int, preset: str) -> dict:
+            assert preset == "paper"
+            return {"n_novel": novel}
+
+    class Closed:
+        """A method without the paper's preset that can be told only that nothing is novel."""
+
+        PRESETS: ClassVar = {"default": {}}
+
+        @staticmethod
+        def settings_for_novel(novel: int, preset: str) -> dict:
+            assert preset == "default"
+            if novel:
+                raise ValueError("no number")
+            return {}
 
     calls = []
 
@@ -373,24 +403,29 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         adata.uns[key_added] = {"classes": np.array(TYPES[:2])}
         return adata, Model()
 
-    monkeypatch.setattr(sctool.model, "METHODS", {"plain": Plain, "deep": Deep}, raising=False)
+    methods = {"plain": Plain, "deep": Deep, "closed": Closed}
+    monkeypatch.setattr(sctool.model, "METHODS", methods, raising=False)
     monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", annotate)
     text = suite.read_text() + '\n[[method]]\nname="variant"\nmethod="deep"\nmodel_kwargs={a=1}'
     suite.write_text(text)
 
-    rows = benchmark.run(suite, ["plain", "deep", "variant", "losing"], seeds=1, out=tmp_path / "o")
-    assert len(rows) == 2 * (4 + 2)
+    names = ["plain", "deep", "variant", "losing", "closed"]
+    rows = benchmark.run(suite, names, seeds=1, out=tmp_path / "o")
+    assert len(rows) == 2 * (5 + 3)
     assert rows["error"].isna().all()
     paper = rows[rows["protocol"] == "paper"]
-    assert set(paper["method"]) == {"deep", "variant"}
+    assert set(paper["method"]) == {"deep", "variant", "closed"}
     of_open = rows[(rows["task"] == "open") & (rows["method"] == "deep")]
     assert (of_open["epochs"] == 7).all()
     assert (of_open["novel_auroc"] > 0).all()
     assert of_open["false_novel"].between(0.4, 0.6).all()
     deep = [call for call in calls if call["method"] == "deep"]
     assert [call["model_kwargs"] for call in deep[:3]] == [None, {"a": 1}, {"preset": "paper"}]
-    assert {call["novel"] for call in calls if call["model_kwargs"] in (None, {"a": 1})} == {"auto"}
+    assert {call["novel"] for call in deep if call["model_kwargs"] in (None, {"a": 1})} == {"auto"}
     assert [call["novel"] for call in deep if call["model_kwargs"] == {"preset": "paper"}] == [0, 2]
+    closed = [call for call in calls if call["method"] == "closed"]
+    assert [call["novel"] for call in closed] == ["auto", 0, "auto", "auto"]
+    assert all(call["model_kwargs"] is None for call in closed)
     table = (tmp_path / "o" / "table.md").read_text()
     assert table.index("## Protocol `honest`") < table.index("## Protocol `paper`")
     assert "Without runs under `paper` (no such preset, or not asked for): losing, plain" in table
@@ -425,6 +460,94 @@ def test_a_process_that_takes_too_long_is_ended(suite: Path, tmp_path: Path) -> 
 def test_a_method_is_command_or_name() -> None:
     with pytest.raises(ValueError, match="either method or command"):
         Method(name="both", method="logistic", command=["true"])
+
+
+# -- Reject, then cluster the rejected -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Task, benchmark.Split]:
+    """Half of the query's cells are of two types that the reference lacks."""
+    adata = ad.concat([simulate(400, seed=0), simulate(400, seed=1)])
+    adata.obs["split"] = np.repeat(["reference", "query"], 400)
+    masked = Task(name="t", kind="masked", file="t.h5ad", masked=["DC", "Mono"])
+    return masked, benchmark.split(adata, masked, 0)
+
+
+def regrouped(parts: tuple, how: str, novel: np.ndarray | None, n_novel: int | None = 2) -> dict:
+    """Return what becomes of a query that was all named "B", with a score of 0.5 if novel."""
+    masked, cells = parts
+    is_novel = cells.truth.isin(["DC", "Mono"]).to_numpy()
+    answer = {
+        "prediction": np.array(["B"] * len(is_novel), dtype=object),
+        "score": np.where(is_novel, 0.5, 0.9),
+        "novel": novel,
+    }
+    method = Method(name="m", method="logistic", regroup=how)
+    return _regroup.regroup(answer, cells, masked, method, n_novel, 0)
+
+
+@pytest.mark.parametrize("how", ["leiden", "kmeans"])
+def test_the_rejected_are_grouped_and_named_by_size(parts: tuple, how: str) -> None:
+    result = regrouped(parts, how, None)
+    truth = parts[1].truth.to_numpy().astype(str)
+    novel = np.isin(truth, ["DC", "Mono"])
+    np.testing.assert_array_equal(result["novel"], novel)  # by their score
+    assert set(result["prediction"][~novel]) == {"B"}
+    names, sizes = np.unique(result["prediction"][novel], return_counts=True)
+    assert list(names) == [f"novel_{i + 1}" for i in range(len(names))]
+    assert (np.diff(sizes) <= 0).all()
+    if how == "kmeans":
+        assert len(names) == 2
+    # the groups are the types, whichever is called which, or parts of them
+    table = pd.crosstab(result["prediction"][novel], truth[novel])
+    assert table.max(axis=1).sum() > 0.9 * novel.sum()
+
+
+def test_a_methods_own_word_goes_before_its_score(parts: tuple) -> None:
+    flags = np.arange(parts[1].query.n_obs) < 49
+    result = regrouped(parts, "leiden", flags)
+    np.testing.assert_array_equal(result["novel"], flags)
+    assert set(result["prediction"][:49]) == {"novel_1"}  # too few to be parted
+    assert set(result["prediction"][49:]) == {"B"}
+    none = regrouped(parts, "leiden", np.zeros(len(flags), dtype=bool))
+    assert set(none["prediction"]) == {"B"}
+
+
+def test_the_number_of_groups_is_estimated_if_not_told(parts: tuple, monkeypatch) -> None:
+    def estimate(x_ref, y, x, n_novel, rng, progress=False):
+        assert n_novel is None
+        assert x_ref.shape == (200, 300)
+        assert x.shape == (400, 300)
+        np.testing.assert_allclose(np.expm1(x.toarray()).sum(axis=1), 1e4, rtol=1e-3)
+        labels = parts[1].reference.obs["cell_type"]
+        np.testing.assert_array_equal(y, labels.cat.codes)
+        return SimpleNamespace(n=numbers.pop())
+
+    monkeypatch.setattr(_novelty, "find", estimate)
+    numbers = [0, 3]
+    assert len(set(regrouped(parts, "kmeans", None, None)["prediction"])) == 1 + 3
+    assert len(set(regrouped(parts, "kmeans", None, None)["prediction"])) == 1 + 1
+
+
+def test_a_floor_through_the_command(tmp_path: Path, jobs: list[dict]) -> None:
+    adata = ad.concat([simulate(200, seed=0), simulate(200, seed=1)])
+    adata.obs["split"] = np.repeat(["reference", "query"], 200)
+    adata.write_h5ad(tmp_path / "kang.h5ad")
+    suite = tmp_path / "suite.toml"
+    lines = []
+    for name, kind in {"closed": "pair", "open": "masked"}.items():
+        lines += ["[[task]]", f'name = "{name}"', f'kind = "{kind}"']
+        lines += [f"file = '{tmp_path / 'kang.h5ad'}'", 'masked = ["DC"]']
+    lines += ["[[method]]", 'name = "floor"', 'method = "logistic"']
+    lines += ['regroup = "kmeans"', "reject_below = 0.8"]
+    suite.write_text("\n".join(lines))
+    rows = benchmark.run(suite, protocols=["paper"], seeds=1, out=tmp_path / "out")
+    assert rows["error"].isna().all()
+    closed, opened = rows.iloc[0], rows.iloc[1]
+    assert closed["false_novel"] == 0  # told that nothing is novel
+    assert opened["novel_accuracy"] > 0.5
+    assert opened["n_novel_types"] == 1
 
 
 def test_demo_with_the_real_method(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
         help="column of the reference's obs with the types (default: %(default)s)",
     )
     annotate.add_argument(
-        "--method", default="auto", help="scnym, logistic, gate, or auto (default: %(default)s)"
+        "--method",
+        default="auto",
+        help="scnym, logistic, gate, sskm, or auto (default: %(default)s)",
     )
     annotate.add_argument("--preset", help="preset of the method, such as paper")
     annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--novel",
         default="auto",
         help="auto: flag cells of no known type; 0: all are known; N: N novel types "
-        "(gate alone) (default: %(default)s)",
+        "(gate and sskm) (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
@@ -112,7 +114,9 @@ def parser() -> argparse.ArgumentParser:
         help="folder to write to (default: %(default)s)",
     )
     demo.add_argument(
-        "--method", default="auto", help="scnym, logistic, gate, or auto (default: %(default)s)"
+        "--method",
+        default="auto",
+        help="scnym, logistic, gate, sskm, or auto (default: %(default)s)",
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)

@@ -57,8 +57,8 @@ def run(
         suite or, where it has none, all registered methods.
     protocols
         ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``,
-        told whether there are novel types and, for methods that take it, how many; methods
-        without that preset are left out.
+        or the variant's own where there is none, told whether there are novel types and, for
+        methods that take it, how many; commands are left out.
     seeds
         Number of seeds, from 0; by default what the suite says.
     out
@@ -185,9 +185,11 @@ def _plan(
     presets = {method.name: _presets(method) for method in methods}
     plan = []
     for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
-        preset = "paper" if protocol == "paper" else method.model_kwargs.get("preset", "default")
-        if preset == "paper" and "paper" not in presets[method.name]:
-            continue
+        preset = method.model_kwargs.get("preset", "default")
+        if protocol == "paper":
+            if not presets[method.name]:
+                continue
+            preset = "paper" if "paper" in presets[method.name] else preset
         config = _hash(asdict(task), asdict(method), protocol, presets[method.name].get(preset))
         row = {
             "id": f"{task.name}/{method.name}/{protocol}/{seed}/{config}",

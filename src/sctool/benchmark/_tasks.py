@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
 PROTOCOLS = ("honest", "paper")
 KINDS = ("pair", "masked", "intra", "cv")
+REGROUP = ("leiden", "kmeans")
 SUITES = Path(__file__).parent / "suites"
 
 Entry = TypeVar("Entry", "Task", "Method")
@@ -98,6 +99,21 @@ class Method:
         Name in `sctool.model.METHODS`.
     model_kwargs, train_kwargs
         Passed to `sctool.tl.annotate`.
+    regroup
+        Reject, then cluster the rejected: the cells that `method` flags as novel or, where it
+        flags none, those whose score is below `reject_below` lose their names and are grouped
+        anew, on 30 principal components of their own 2,000 informative genes.
+
+        ``"leiden"``
+            By Leiden on their neighbour graph, all settings scanpy's own.
+        ``"kmeans"``
+            By k-means with as many clusters as there are novel types: under the protocol
+            ``"paper"`` in truth, else by `sctool`'s own estimate (one cluster at least).
+
+        Fewer than 50 cells are one group.  A run that is told that there are no novel types
+        keeps its names.
+    reject_below
+        See `regroup`; within [0, 1].
     command
         Instead of `method`: the words of a command line, run in an empty folder, in which the
         following are replaced.
@@ -119,11 +135,19 @@ class Method:
     method: str | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     train_kwargs: dict[str, Any] = field(default_factory=dict)
+    regroup: Literal["leiden", "kmeans"] | None = None
+    reject_below: float = 0.7
     command: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.method is None) == (not self.command):
             raise ValueError(f"method {self.name!r} must give either method or command")
+        if self.regroup is not None and self.regroup not in REGROUP:
+            raise ValueError(f"regroup must be one of {REGROUP}, not {self.regroup!r}")
+        if self.regroup is not None and self.command:
+            raise ValueError(f"method {self.name!r}: regroup is for methods, not for commands")
+        if not 0 <= self.reject_below <= 1:
+            raise ValueError(f"reject_below must lie within [0, 1], not {self.reject_below!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

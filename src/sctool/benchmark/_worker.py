@@ -16,12 +16,16 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 
+from sctool.benchmark._regroup import regroup
 from sctool.benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
+
+if TYPE_CHECKING:
+    from sctool.model import AnnotationModel
 
 PACKAGES = ("sctool", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
 KEY = "sctool"
@@ -88,10 +92,12 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
 
     name, model_kwargs = str(method.method), dict(method.model_kwargs)
     novel: int | str = "auto"
+    n_novel: int | None = None  # what the run is told
     if job["protocol"] == "paper":
-        model_kwargs["preset"] = "paper"
-        if getattr(METHODS[name], "takes_n_novel", False) or not parts.novel:
-            novel = len(parts.novel)
+        n_novel = len(parts.novel)
+        if "paper" in METHODS[name].PRESETS:
+            model_kwargs["preset"] = "paper"
+        novel = _as_told(METHODS[name], n_novel, model_kwargs.get("preset", "default"))
     query = parts.query
     start = time.perf_counter()
     _, model = annotate_with_model(
@@ -109,24 +115,37 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         model_kwargs=model_kwargs or None,
         train_kwargs=method.train_kwargs or None,
     )
+    answer: dict[str, Any] = {
+        "prediction": query.obs[KEY].astype(str),
+        "score": query.obs.get(f"{KEY}_score"),
+        "novel": query.obs.get(f"{KEY}_novel"),
+    }
+    if method.regroup and n_novel != 0:
+        answer |= regroup(answer, parts, task, method, n_novel, job["seed"])
     seconds, peak = time.perf_counter() - start, _peak_rss_gb()
     # After the clock has stopped: how well reference and query are mixed in the embedding.
     z = [model.get_latent_representation(parts.reference, layer=task.layer), query.obsm[f"X_{KEY}"]]
     sides = np.repeat(["reference", "query"], [len(part) for part in z])
     mixing = metrics.entropy_of_batch_mixing(np.concatenate(z), sides)
     history = model.history or {}
-    return {
+    return answer | {
         "mixing": mixing,
-        "prediction": query.obs[KEY].astype(str),
-        "score": query.obs.get(f"{KEY}_score"),
         "novel_score": query.obs.get(f"{KEY}_novel_score"),
-        "novel": query.obs.get(f"{KEY}_novel"),
         "proba": query.obsm.get(f"{KEY}_proba"),
         "classes": query.uns[KEY]["classes"] if f"{KEY}_proba" in query.obsm else None,
         "epochs": max((len(values) for values in history.values()), default=None),
         "seconds": seconds,
         "peak_rss_gb": peak,
     }
+
+
+def _as_told(cls: "type[AnnotationModel]", n_novel: int, preset: str) -> int | str:
+    """Return what to pass as ``novel``: the number of novel types, if the method can take it."""
+    try:
+        cls.settings_for_novel(n_novel, preset)
+    except ValueError:
+        return "auto"
+    return n_novel
 
 
 def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def annotate(
     method
         "scnym" (semi-supervised, adapts to the query), "logistic" (logistic regression on the
         reference alone), "gate" (logistic regression that also finds and groups cells of no known
-        type), or "auto" for the one we recommend, which is "scnym".
+        type), "sskm" (k-means with centres that the reference holds, and free ones), or "auto" for
+        the one we recommend, which is "scnym".
     batch_key
         Column of both ``obs`` with donors or technologies, each a domain that "scnym" adapts to.
         Default: reference and query are the two domains.
@@ -59,7 +60,7 @@ def annotate(
     novel
         "auto": score every cell for being of no known type, and where the method can, flag those
         cells, and group them; 0: every cell is taken to be of a known type; a number: that many
-        groups of novel cells ("gate" alone).
+        groups of novel cells ("gate" and "sskm").
     ignore_case
         Match gene names without regard to case, for a reference of another species (Cd79a, CD79A).
     key_added
@@ -80,14 +81,14 @@ def annotate(
     ``obs[key]`` : categorical
         The most probable type, in the reference's order, with its colours in
         ``uns[f"{key}_colors"]`` if it has any. After the types, "novel_1", "novel_2", ... by size,
-        if the method ("gate") found such groups; :func:`rename_novel` names them.
+        if the method ("gate", "sskm") found such groups; :func:`rename_novel` names them.
     ``obs[f"{key}_score"]`` : float32
         Its probability.
     ``obs[f"{key}_novel_score"]`` : float32
         How unlike every known type the cell is, in [0, 1]: 1 - score, or the probability of all
         novel groups if there are any.
     ``obs[f"{key}_novel"]`` : bool
-        Cells judged to be of no known type, by methods that can say so ("scnym", "gate").
+        Cells judged to be of no known type, by methods that can say so ("scnym", "gate", "sskm").
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
         The model's embedding; for "logistic" its logits.
     ``obsm[f"{key}_proba"]`` : float32, (n_cells, n_classes)
