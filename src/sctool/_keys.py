@@ -49,6 +49,7 @@ def write_annotation(
     classes: list[str],
     novel_classes: list[str],
     novel_table: pd.DataFrame | None,
+    n_novel: dict[str, int] | None,
     colors: dict[str, str],
     proba: np.ndarray,
     latent: np.ndarray,
@@ -83,6 +84,8 @@ def write_annotation(
         adata.uns[key]["novel_classes"] = np.array(novel_classes, dtype=object)
     if novel_table is not None:
         adata.uns[key]["novel"] = novel_table
+    if n_novel is not None:
+        adata.uns[key]["n_novel"] = n_novel
 
 
 def unused_colors(used: list[str], n: int) -> list[str]:

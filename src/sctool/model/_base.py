@@ -91,6 +91,8 @@ class AnnotationModel(BaseModelClass):
 
     #: Groups of cells of no known type that training found, by size: "novel_1", ...
     novel_classes_: list[str]
+    #: If their number was estimated: "n", and the interval from "low" to "high".
+    n_novel_: dict[str, int] | None = None
 
     _adata: AnnData | None
     _adata_manager: Any

@@ -386,6 +386,7 @@ class GATE(LOGISTIC):
         cells = np.flatnonzero(accepted[groups.codes])
         if not len(cells):
             self.audit_.append("novel: no group of cells was found to be of no known type")
+            self.n_novel_ = {"n": 0, "low": 0, "high": 0}
             return groups.known_as
         parts, note = self._regroup(x_ref, y, groups.z[cells], rng)
         sizes = np.bincount(parts)
@@ -410,6 +411,7 @@ class GATE(LOGISTIC):
         best, good = resolution_of_types(x_ref, y, s, rng)
         groupings = leiden(z, (best, *good), seed)
         numbers = [int(codes.max()) + 1 for codes in groupings]
+        self.n_novel_ = {"n": numbers[0], "low": min(numbers), "high": max(numbers)}
         return groupings[0], (
             f"novel: types: {numbers[0]}, between {min(numbers)} and {max(numbers)} at resolutions "
             "that part the reference's types about as well"

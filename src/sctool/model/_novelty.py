@@ -60,6 +60,10 @@ class Novelty:
     high: int
     audit: list[str]
 
+    def interval(self) -> dict[str, int]:
+        """The number of novel types, and what it lies between."""
+        return {"n": self.n, "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True)
 class Surroundings:

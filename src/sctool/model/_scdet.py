@@ -43,7 +43,8 @@ class SCDETSettings(Settings):
     guided
         Learn also from names that the query's cells are given before training (ours).
     n_components
-        Principal components of the genes that the network sees; None for the genes, standardised.
+        Principal components of the genes that the network sees; None or 0 for the genes themselves,
+        standardised.
     n_hidden
         Units of the encoder's layers, the last being the embedding; the decoder mirrors them.
     reconstruction
@@ -555,6 +556,8 @@ class SCDET(AnnotationModel):
             self.audit_.append(found)
             return s.n_novel or 0
         self.audit_ += found.audit
+        if s.n_novel is None:
+            self.n_novel_ = found.interval()
         if s.guided:
             name[unlabelled] = found.names
         return found.n
@@ -562,7 +565,7 @@ class SCDET(AnnotationModel):
     def _set_inputs(self, x: sp.csr_matrix) -> None:
         """Fit what stands between the genes and the network: scale, or principal components."""
         module, n = self.module, self.settings_.n_components
-        if n is None:
+        if not n:
             mean = np.asarray(x.mean(axis=0)).ravel()
             variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
             # (a gene that is the same in all cells stays 0)
@@ -596,6 +599,9 @@ class SCDET(AnnotationModel):
         kept = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
         if len(kept) < len(size):
             self.audit_.append(f"novel: {len(size) - len(kept)} types were left without cells")
+            if self.n_novel_ is not None:
+                low = min(self.n_novel_["low"], len(kept))
+                self.n_novel_ = self.n_novel_ | {"n": len(kept), "low": low}
         order = torch.from_numpy(np.concatenate([np.arange(n_seen), n_seen + kept]))
         state = self.module.state_dict()
         for key in ("prototypes", "pi"):

@@ -298,6 +298,7 @@ class SSKM(AnnotationModel):
             self.audit_.append(found)
             return 0
         self.audit_.append(found.audit[-1])
+        self.n_novel_ = found.interval()
         return found.n
 
     def is_novel(self, prediction: Prediction) -> np.ndarray | None:

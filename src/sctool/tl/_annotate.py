@@ -48,8 +48,9 @@ def annotate(
         Column of ``ref.obs`` with the types, of any dtype; cells with a missing label are used as
         unlabelled ones.
     method
-        "scnym" (semi-supervised, adapts to the query), "logistic" (logistic regression on the
-        reference alone), "gate" (logistic regression that also finds and groups cells of no known
+        "scnym" (semi-supervised, adapts to the query), "scdet" (semi-supervised, finds and groups
+        cells of no known type), "logistic" (logistic regression on the reference alone), "gate"
+        (logistic regression that also finds and groups cells of no known
         type), "sskm" (k-means with centres that the reference holds, and free ones), or "auto" for
         the one we recommend, which is "scnym".
     batch_key
@@ -60,7 +61,7 @@ def annotate(
     novel
         "auto": score every cell for being of no known type, and where the method can, flag those
         cells, and group them; 0: every cell is taken to be of a known type; a number: that many
-        groups of novel cells ("gate" and "sskm").
+        groups of novel cells ("scdet", "gate", "sskm").
     ignore_case
         Match gene names without regard to case, for a reference of another species (Cd79a, CD79A).
     key_added
@@ -81,14 +82,15 @@ def annotate(
     ``obs[key]`` : categorical
         The most probable type, in the reference's order, with its colours in
         ``uns[f"{key}_colors"]`` if it has any. After the types, "novel_1", "novel_2", ... by size,
-        if the method ("gate", "sskm") found such groups; :func:`rename_novel` names them.
+        if the method ("scdet", "gate", "sskm") found such groups; :func:`rename_novel` names them.
     ``obs[f"{key}_score"]`` : float32
         Its probability.
     ``obs[f"{key}_novel_score"]`` : float32
         How unlike every known type the cell is, in [0, 1]: 1 - score, or the probability of all
         novel groups if there are any.
     ``obs[f"{key}_novel"]`` : bool
-        Cells judged to be of no known type, by methods that can say so ("scnym", "gate", "sskm").
+        Cells judged to be of no known type, by methods that can say so (all but
+        "logistic").
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
         The model's embedding; for "logistic" its logits.
     ``obsm[f"{key}_proba"]`` : float32, (n_cells, n_classes)
@@ -97,7 +99,8 @@ def annotate(
         ``classes``, ``params``, ``versions`` and ``audit`` (sentences on what was found). If there
         are novel groups, also ``novel_classes``, their names, and ``novel``, a DataFrame with a row
         for each: ``n_cells``; ``nearest`` known type and its ``distance`` (1 - correlation of mean
-        log1p CP10k profiles); ``markers``, genes joined by ", ", best first.
+        log1p CP10k profiles); ``markers``, genes joined by ", ", best first. If their number was
+        estimated, ``n_novel``: ``n``, and the interval from ``low`` to ``high``.
 
     Raises
     ------
@@ -198,6 +201,7 @@ def annotate_with_model(
         classes=model.classes_,
         novel_classes=model.novel_classes_,
         novel_table=table,
+        n_novel=model.n_novel_ if isinstance(ref, AnnData) else None,
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
