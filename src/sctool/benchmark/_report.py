@@ -59,6 +59,9 @@ def _table(frame: pd.DataFrame) -> Iterator[str]:
             if (of_protocol & family).any():
                 yield f"\n### {title}\n"
                 yield from _per_method(frame[of_protocol & family])
+        if "novel_types_n" in frame and frame.loc[of_protocol, "novel_types_n"].notna().any():
+            yield "\n### Number of novel types\n"
+            yield from _numbers(frame[of_protocol & frame["novel_types_n"].notna()])
         if absent := sorted(set(frame["method"]) - set(frame.loc[of_protocol, "method"])):
             yield (
                 f"\nWithout runs under `{protocol}` (no such preset, or not asked for): "
@@ -95,6 +98,26 @@ def _per_method(frame: pd.DataFrame) -> Iterator[str]:
         tasks = means[means.index.get_level_values("method") == method]
         cells = [_number(tasks[name].mean(), name) for name in SHORT]
         yield _row(method, _count(len(tasks), frame["task"].nunique()), *cells)
+
+
+def _numbers(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per method: how far its number is off, beside guesses that need no data."""
+    true, seen = frame["n_novel_types"], frame["n_types"]
+    yield "Mean absolute error over the runs, and the share of runs whose interval holds the truth."
+    yield "The constant is the one that fits the true numbers best.\n"
+    yield _row("estimate", "runs", "error", "in interval")
+    yield _row(*["---"] * 4)
+    for method, runs in frame.groupby("method", sort=False):
+        error = (runs["novel_types_n"] - runs["n_novel_types"]).abs().mean()
+        held = runs["n_novel_types"].between(runs["novel_types_low"], runs["novel_types_high"])
+        yield _row(method, len(runs), f"{error:.2f}", f"{held.mean():.2f}")
+    one = frame.drop_duplicates(["task", "seed"]).index
+    for name, guess in (
+        ("a constant", true[one].median()),
+        ("half of the seen", seen[one] / 2),
+        ("as many as the seen", seen[one]),
+    ):
+        yield _row(name, len(one), f"{(guess - true[one]).abs().mean():.2f}", "-")
 
 
 def _row(*cells: object) -> str:

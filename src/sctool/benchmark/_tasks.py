@@ -37,7 +37,8 @@ class Task:
             A pair, some types of which are taken out of the reference: the types named in
             `masked`, or `n_masked` types drawn from those that both sides hold.
         ``"intra"``
-            A share `hidden` of the types is drawn, and at least one type hidden and one seen;
+            A share `hidden` of the types is drawn, and one type at least seen, and one hidden
+            unless the share is 0;
             a share `labelled` of the cells of each seen type becomes the reference, all other
             cells the query.
         ``"cv"``
@@ -356,7 +357,9 @@ def _labelled(labels: pd.Series, task: Task, seed: int) -> np.ndarray:
     types = sorted(labels.dropna().unique())
     if len(types) < 2:
         raise ValueError(f"task {task.name!r} needs two types or more, found {types}")
-    n_hidden = int(np.clip(round(task.hidden * len(types)), 1, len(types) - 1))
+    n_hidden = round(task.hidden * len(types))
+    if task.hidden:
+        n_hidden = int(np.clip(n_hidden, 1, len(types) - 1))
     labelled = np.zeros(len(labels), dtype=bool)
     for name in rng.permutation(types)[n_hidden:]:
         cells = np.flatnonzero(labels == name)

@@ -77,6 +77,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
         **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")},
+        # What was estimated, if anything was.
+        **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
         "n_threads": _n_threads(),
         "versions": _versions() | answer.get("versions", {}),
     }
@@ -98,6 +100,8 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         if "paper" in METHODS[name].PRESETS:
             model_kwargs["preset"] = "paper"
         novel = _as_told(METHODS[name], n_novel, model_kwargs.get("preset", "default"))
+    if model_kwargs.get("prior") == "oracle":
+        model_kwargs["distribution"] = _distribution(parts)
     query = parts.query
     start = time.perf_counter()
     _, model = annotate_with_model(
@@ -133,10 +137,20 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         "novel_score": query.obs.get(f"{KEY}_novel_score"),
         "proba": query.obsm.get(f"{KEY}_proba"),
         "classes": query.uns[KEY]["classes"] if f"{KEY}_proba" in query.obsm else None,
+        "n_novel": query.uns[KEY].get("n_novel", {}),
         "epochs": max((len(values) for values in history.values()), default=None),
         "seconds": seconds,
         "peak_rss_gb": peak,
     }
+
+
+def _distribution(parts: Split) -> list[float]:
+    """Return the true share of each type, seen ones first, for an ablation that is told it."""
+    of_reference = parts.reference.obs[LABELS].value_counts()
+    size = parts.truth.value_counts().add(of_reference, fill_value=0)
+    novel = size[parts.novel].sort_values(ascending=False)
+    shares = [*size[parts.seen], *novel]
+    return [float(share / sum(shares)) for share in shares]
 
 
 def _as_told(cls: "type[AnnotationModel]", n_novel: int, preset: str) -> int | str:
