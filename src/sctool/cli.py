@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--method",
         default="auto",
-        help="scnym, logistic, gate, sskm, or auto (default: %(default)s)",
+        help="scnym, scdet, logistic, gate, sskm, or auto (default: %(default)s)",
     )
     annotate.add_argument("--preset", help="preset of the method, such as paper")
     annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--novel",
         default="auto",
         help="auto: flag cells of no known type; 0: all are known; N: N novel types "
-        "(gate and sskm) (default: %(default)s)",
+        "(scdet, gate, sskm) (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--method",
         default="auto",
-        help="scnym, logistic, gate, sskm, or auto (default: %(default)s)",
+        help="scnym, scdet, logistic, gate, sskm, or auto (default: %(default)s)",
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)
