@@ -16,7 +16,7 @@ from synthetic import simulate
 import sctool.model
 import sctool.tl
 from sctool import benchmark
-from sctool.benchmark import Method, Task, _regroup, _run, _worker
+from sctool.benchmark import Method, Task, _regroup, _report, _run, _worker
 from sctool.model import _novelty
 
 TYPES = ["B", "CD4 T/NK", "DC", "Mono"]
@@ -153,7 +153,9 @@ def test_labels_of_the_query_do_not_change_a_pair() -> None:
     pd.testing.assert_frame_equal(one.query.obs, two.query.obs)
 
 
-@pytest.mark.parametrize(("hidden", "n_hidden"), [(0.5, 2), (0.25, 1), (0.0, 1), (1.0, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("hidden", "n_hidden"), [(0.5, 2), (0.25, 1), (0.1, 1), (0.0, 0), (1.0, 3)], ids=str
+)
 def test_intra_hides_the_share_of_types_and_labels_the_share_of_cells(
     hidden: float, n_hidden: int
 ) -> None:
@@ -168,6 +170,38 @@ def test_intra_hides_the_share_of_types_and_labels_the_share_of_cells(
 def test_intra_draws_by_the_seed() -> None:
     draws = {tuple(benchmark.split(make_adata(), task("intra"), s).novel) for s in range(8)}
     assert len(draws) > 1
+
+
+def test_cells_drawn_with_replacement_are_thinned_and_not_alike() -> None:
+    adata = make_adata()
+    parts = benchmark.split(adata, task("intra", hidden=0, n_cells=1000), 0)
+    assert parts.reference.n_obs + parts.query.n_obs == 1000
+    sides = ad.concat([parts.reference, parts.query])
+    assert sides.obs_names.is_unique
+    assert sides.X.sum() / 1000 == pytest.approx(0.8 * adata.X.sum() / 120, rel=0.1)
+    assert len(np.unique(sides.X.toarray(), axis=0)) > 900
+    adata.X /= 3
+    with pytest.raises(ValueError, match="needs counts"):
+        benchmark.split(adata, task("intra", n_cells=1000), 0)
+
+
+def test_the_oracle_is_told_the_shares_of_seen_types_and_then_of_novel_ones_by_size() -> None:
+    parts = benchmark.split(make_adata(split=True), task("masked", masked=["B"]), 0)
+    shares = _worker._distribution(parts)
+    size = pd.concat([parts.reference.obs["cell_type"].astype(str), parts.truth]).value_counts()
+    expected = [size[name] for name in ("CD4 T/NK", "DC", "Mono", "B")]
+    np.testing.assert_allclose(shares, np.array(expected) / sum(expected))
+
+
+def test_the_table_sets_estimated_numbers_of_types_beside_guesses() -> None:
+    rows = [(1, 3, 1, 0, 2), (3, 3, 5, 4, 6), (4, 2, 4, 4, 4)]  # true, seen, found, low, high
+    columns = ["n_novel_types", "n_types", "novel_types_n", "novel_types_low", "novel_types_high"]
+    frame = pd.DataFrame(rows, columns=columns).assign(task=["a", "b", "c"], seed=0, method="m")
+    lines = list(_report._numbers(frame))
+    assert "| m | 3 | 0.67 | 0.67 |" in lines
+    assert "| a constant | 3 | 1.00 | - |" in lines  # 3
+    assert "| half of the seen | 3 | 1.67 | - |" in lines
+    assert "| as many as the seen | 3 | 1.33 | - |" in lines
 
 
 def test_intra_keeps_a_cell_of_each_seen_type() -> None:

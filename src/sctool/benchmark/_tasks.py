@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
@@ -57,6 +58,9 @@ class Task:
         Passed to the method.
     masked, n_masked, hidden, labelled, folds, groups
         See `kind`.
+    n_cells
+        Draw this many cells with replacement first, to see what size costs; the counts in X are
+        thinned, so that no two cells are alike.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Task:
     n_masked: int = 0
     hidden: float = 0.5
     labelled: float = 0.5
+    n_cells: int = 0
     folds: int = 5
     groups: str | None = None
 
@@ -305,6 +310,8 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     ValueError
         If the task cannot be made from these data.
     """
+    if task.n_cells:
+        adata = _resampled(adata, task.n_cells, seed)
     labels = adata.obs[task.labels_key].astype(object).map(str, na_action="ignore")
     if task.kind == "intra":
         in_reference = _labelled(labels, task, seed)
@@ -327,6 +334,20 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     reference, query = (_bare(adata[cells], task) for cells in (in_reference, in_query))
     reference.obs[LABELS] = pd.Categorical(labels[in_reference])
     return Split(reference, query, labels[in_query])
+
+
+def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:
+    """Draw cells with replacement, with four fifths of their counts, so that no two are alike."""
+    rng = np.random.default_rng(seed)
+    drawn = adata[np.sort(rng.choice(adata.n_obs, n_cells))].copy()
+    counts = sp.csr_matrix(drawn.X)
+    if (counts.data != np.round(counts.data)).any():
+        raise ValueError("n_cells needs counts in X, to thin them")
+    counts.data = rng.binomial(counts.data.astype(np.int64), 0.8).astype(np.float32)
+    counts.eliminate_zeros()
+    drawn.X = counts
+    drawn.obs_names = [f"{name}-{i}" for i, name in enumerate(drawn.obs_names)]
+    return drawn
 
 
 def _bare(part: ad.AnnData, task: Task) -> ad.AnnData:
