@@ -138,8 +138,20 @@ def _gap(values: np.ndarray, column: int) -> float:
     return float(values[column] - others.max()) if len(others) else 0.0
 
 
+def regression(
+    x_ref: sp.csr_matrix, labels: np.ndarray, settings: GateSettings
+) -> LogisticRegression:
+    """The regression by which groups are judged; rougher than one that names cells."""
+    return LogisticRegression(C=settings.C, max_iter=200, tol=1e-3).fit(x_ref, labels)
+
+
 def judge(
-    x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix, settings: GateSettings, seed: int
+    x_ref: sp.csr_matrix,
+    labels: np.ndarray,
+    x: sp.csr_matrix,
+    settings: GateSettings,
+    seed: int,
+    fitted: LogisticRegression | None = None,
 ) -> Groups:
     """Group the cells of a query and gather the evidence on each group.
 
@@ -155,12 +167,15 @@ def judge(
         Its types as codes from 0, (n_ref,).
     x
         Query, CSR (n_cells, n_genes).
+    fitted
+        :func:`regression` on the reference, if there is one already.
     """
     z = principal_components(x, settings.n_components, seed)
     codes = leiden(z, (settings.resolution,), seed)[0]
     n_groups = codes.max() + 1
 
-    fitted = LogisticRegression(C=settings.C, max_iter=200, tol=1e-3).fit(x_ref, labels)
+    if fitted is None:
+        fitted = regression(x_ref, labels, settings)
     logits = fitted.decision_function(x)
     if logits.ndim == 1:
         logits = np.stack([-logits, logits], axis=1) / 2

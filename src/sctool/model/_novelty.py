@@ -26,6 +26,8 @@ N_NEIGHBORS = 30
 GROUPS = 4.0
 #: Times that types are hidden, and cells used each time at most.
 EPISODES, EPISODE_CELLS = 10, 2500
+#: Logarithm of the factor that each side's cells of a type are thinned by at most.
+THINNED = 1.5
 #: Resolutions for the novel cells, of which one is learnt.
 RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 #: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
@@ -128,12 +130,12 @@ def surroundings(
     in_group = (np.bincount(codes, weight * of_query) / np.bincount(codes, weight))[codes]
     evidence = np.stack([np.log((s + 0.02) / (1.02 - s)) for s in (share, once, twice, in_group)])
 
-    # Reference cells should meet the query as often as their groups hold cells of it, and those
-    # of most types should meet it at all.
-    observed = (near @ of_query / degree)[:n_ref].sum()
-    expected = (np.bincount(codes, of_query) / np.bincount(codes))[codes[:n_ref]].sum()
+    # Reference cells should meet the query as often as their neighbours of either side do, and
+    # those of most types should meet it at all.
+    meets = near @ of_query / degree
+    alike = meets[:n_ref].sum() > 0.93 * (near @ meets / degree)[:n_ref].sum()
     met = float(pd.Series(share[:n_ref]).groupby(labels).median().median())
-    return Surroundings(evidence.T[n_ref:], met, bool(observed > 0.9 * expected and met > 0.05))
+    return Surroundings(evidence.T[n_ref:], met, bool(alike and met > 0.05))
 
 
 def learn(
@@ -142,7 +144,8 @@ def learn(
     """Learn from the reference what sets the cells of a novel type apart.
 
     In each episode up to four fifths of the types are hidden from half of its cells, and looked
-    for in the other half.
+    for in the other half. The two halves hold the types in different proportions, as reference and
+    query do: a type that is common in the query alone is not novel.
 
     Returns
     -------
@@ -153,10 +156,13 @@ def learn(
     evidence, novel, weight = [], [], []
     for _ in tqdm(range(EPISODES), "hiding types", leave=False, disable=not progress):
         cells = rng.permutation(len(labels))[:EPISODE_CELLS]
-        n_hidden = min(int(rng.integers(1, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
+        n_hidden = min(int(rng.integers(0, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
         hidden = rng.permutation(n_types)[: max(n_hidden, 0)]
         in_ref = rng.random(len(cells)) < 0.5
-        ref, query = cells[in_ref & ~np.isin(labels[cells], hidden)], cells[~in_ref]
+        kept = np.exp(-rng.uniform(0, THINNED, (2, n_types)))[in_ref.astype(int), labels[cells]]
+        kept = rng.random(len(cells)) < kept
+        ref = cells[in_ref & kept & ~np.isin(labels[cells], hidden)]
+        query = cells[~in_ref & kept]
         known = np.unique(labels[ref])
         if len(known) < 2 or len(query) < _gate.MIN_CELLS // 2:
             continue
@@ -351,11 +357,12 @@ def _judge_groups(
     n_types = labels.max() + 1
     proba = np.zeros(x.shape[0])
     votes = np.zeros((x.shape[0], n_types), dtype=int)
+    fitted = _gate.regression(x_ref, labels, settings)
     for _ in range(JUDGEMENTS):
         gate = _gate.learn(x_ref, labels, settings, rng, progress)
         if gate is None:
             return "novel: not sought, hiding types of the reference taught nothing"
-        groups = _gate.judge(x_ref, labels, x, settings, int(rng.integers(2**31)))
+        groups = _gate.judge(x_ref, labels, x, settings, int(rng.integers(2**31)), fitted)
         proba += gate.predict_proba(groups.evidence)[groups.codes, 1] / JUDGEMENTS
         votes[np.arange(x.shape[0]), groups.known_as] += 1
     return proba, votes.argmax(axis=1)
