@@ -119,7 +119,8 @@ def surroundings(
         directed=False,
         random_state=seed,
     )
-    near = cells.obsp["distances"].astype(bool).astype(np.float64)
+    near = cells.obsp["distances"].astype(np.float64)
+    near.data[:] = 1  # also for a cell's copies, at distance 0
     codes = cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
     of_query = np.arange(n) >= n_ref
     weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)
@@ -153,8 +154,14 @@ def learn(
     types or cells to learn from.
     """
     n_types = labels.max() + 1
-    evidence, novel, weight = [], [], []
-    for _ in tqdm(range(EPISODES), "hiding types", leave=False, disable=not progress):
+    evidence: list[np.ndarray] = []
+    novel: list[np.ndarray] = []
+    weight: list[np.ndarray] = []
+    bar = tqdm(range(EPISODES), "hiding types", leave=False, disable=not progress)
+    # Some draws leave too little of a small reference: others are made in their place.
+    for _ in range(5 * EPISODES):
+        if len(evidence) == EPISODES:
+            break
         cells = rng.permutation(len(labels))[:EPISODE_CELLS]
         n_hidden = min(int(rng.integers(0, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
         hidden = rng.permutation(n_types)[: max(n_hidden, 0)]
@@ -164,14 +171,16 @@ def learn(
         ref = cells[in_ref & kept & ~np.isin(labels[cells], hidden)]
         query = cells[~in_ref & kept]
         known = np.unique(labels[ref])
-        if len(known) < 2 or len(query) < _gate.MIN_CELLS // 2:
+        if len(known) < 2 or min(len(ref), len(query)) < _gate.MIN_CELLS // 4:
             continue
+        bar.update()
         around = surroundings(x[ref], labels[ref], x[query], int(rng.integers(2**31)))
         evidence.append(around.evidence)
         novel.append(~np.isin(labels[query], known))
         # (a rare type teaches more by the cell)
         weight.append(1 / np.sqrt(np.bincount(labels[query])[labels[query]]))
-    if not novel or len(np.unique(np.concatenate(novel))) < 2:
+    bar.close()
+    if len(novel) < EPISODES or len(np.unique(np.concatenate(novel))) < 2:
         return None
     w = np.concatenate(weight)
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(

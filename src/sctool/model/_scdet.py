@@ -8,6 +8,7 @@ why.
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -284,9 +285,12 @@ class SCDETModule(nn.Module):
             mu=mu.clamp(-10, 10).exp(),
             theta=theta.clamp(-10, 10).exp(),
             zi_logits=dropout,
-            validate_args=False,  # CP10k are no integers
+            validate_args=False,
         )
-        return -likelihood.log_prob(x.expm1().repeat(2, 1)).mean()
+        # (CP10k are no integers, of which each step would warn)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The value argument must be within")
+            return -likelihood.log_prob(x.expm1().repeat(2, 1)).mean()
 
     def _regularizer(self, cosine: Tensor, n: int, share: float) -> Tensor:
         """The term of eq. 5 of one view, of which the first ``n`` cells are labelled."""
@@ -378,7 +382,12 @@ class SCDETPlan(Plan):
         """Estimate the distribution, if it is time."""
         s = self.settings
         # (the names given before training say it best at first)
-        known = s.guided and self.current_epoch == 0 and (self.cells.arrays["name"] >= 0).all()
+        known = (
+            s.guided
+            and s.prior == "estimated"
+            and self.current_epoch == 0
+            and (self.cells.arrays["name"] >= 0).all()
+        )
         if self.current_epoch % s.estimate_every == 0:
             pi = self._named() if known else self._estimate()
             self.module.pi.copy_(torch.from_numpy(pi))
@@ -389,6 +398,10 @@ class SCDETPlan(Plan):
     def _estimate(self) -> np.ndarray:
         s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
         if s.prior == "oracle":
+            if len(s.distribution or ()) != n:
+                raise ValueError(
+                    f"distribution={s.distribution!r} must have a share for each of {n} types."
+                )
             return _shares(np.array(s.distribution) * len(self.cells))
         if s.prior == "balanced":
             return np.full(n, 1 / n)
@@ -397,12 +410,11 @@ class SCDETPlan(Plan):
             size[n_seen:] = size[:n_seen].mean()
             return _shares(size)
         features, predicted = self._features()
-        many = len(features) > MANY_CELLS
-        k_means = (
-            MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=0)
-            if many
-            else KMeans(n, n_init=3, random_state=0)
-        )
+        n_clusters = min(n, len(features))
+        if len(features) > MANY_CELLS:
+            k_means = MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=0)
+        else:
+            k_means = KMeans(n_clusters, n_init=3, random_state=0)
         clusters = k_means.fit_predict(features)
         by = predicted if s.slots == "prediction" else None
         return distribution(clusters, self.labels, by, n_seen, n)
@@ -566,6 +578,7 @@ class SCDET(AnnotationModel):
         """Fit what stands between the genes and the network: scale, or principal components."""
         module, n = self.module, self.settings_.n_components
         if not n:
+            x = x.astype(np.float64)
             mean = np.asarray(x.mean(axis=0)).ravel()
             variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
             # (a gene that is the same in all cells stays 0)

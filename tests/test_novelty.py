@@ -1,0 +1,425 @@
+"""Which cells of a query are novel and how many types: who they lie among, and what is learnt."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from sklearn.metrics import adjusted_rand_score
+from synthetic import TYPES, simulate
+
+from sctool import _data
+from sctool.model import _gate
+from sctool.model import _novelty as novelty
+from sctool.model._novelty import Fineness, Surroundings, find, learn, part, surroundings
+
+RNG = np.random.default_rng
+
+
+def cells(
+    n: int, seed: int = 0, shift: float = 0.0, without: str | None = None
+) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
+    """Log1p CP10k of synthetic cells, codes of their types, and their names."""
+    adata = simulate(n, seed=seed, shift=shift)
+    adata = adata[adata.obs["cell_type"] != without].copy()
+    names = adata.obs["cell_type"].astype(str).to_numpy()
+    return _data.normalize(adata.X), np.unique(names, return_inverse=True)[1], names
+
+
+# -- who cells lie among -------------------------------------------------------------------------
+
+
+def slow_surroundings(x_ref, labels, x, codes) -> tuple[np.ndarray, float, bool]:
+    """Evidence, met and mixed, by loops over cells; groups are given."""
+    z = _gate.principal_components(sp.vstack([x_ref, x], format="csr"), novelty.N_COMPONENTS, 0)
+    n, n_ref, n_query = len(z), len(labels), x.shape[0]
+    z = z.astype(float)
+    of_query = [i >= n_ref for i in range(n)]
+    near = []
+    for i in range(n):
+        order = sorted((((z[i] - z[j]) ** 2).sum(), j) for j in range(n) if j != i)
+        near.append([j for _, j in order[: novelty.N_NEIGHBORS]])
+
+    def query_share(some) -> float:
+        query = sum(of_query[j] for j in some) / n_query
+        return query / (query + sum(not of_query[j] for j in some) / n_ref)
+
+    share = [query_share(near[i]) for i in range(n)]
+    once = [np.mean([share[j] for j in near[i]]) for i in range(n)]
+    twice = [np.mean([once[j] for j in near[i]]) for i in range(n)]
+    group = [[j for j in range(n) if codes[j] == codes[i]] for i in range(n)]
+    values = np.array([share, once, twice, [query_share(g) for g in group]]).T[n_ref:]
+    by_type = [np.median([share[i] for i in np.flatnonzero(labels == t)]) for t in set(labels)]
+    # of a reference cell's neighbours, and of their neighbours
+    meets = [np.mean([of_query[j] for j in near[i]]) for i in range(n)]
+    observed = sum(meets[:n_ref])
+    expected = sum(np.mean([meets[j] for j in near[i]]) for i in range(n_ref))
+    met = float(np.median(by_type))
+    mixed = bool(observed > 0.93 * expected and met > 0.05)
+    return np.log((values + 0.02) / (1 - values + 0.02)), met, mixed
+
+
+@pytest.mark.parametrize(("shift", "mixed"), [(0.0, True), (0.5, False), (1.5, False)])
+def test_the_evidence_is_that_of_a_loop_over_neighbours(shift, mixed, monkeypatch):
+    (x_ref, labels, _), (x, _, _) = cells(120), cells(80, 1, shift, "DC")
+    codes = RNG(0).integers(3, size=180)
+
+    def grouped(cells, **kwargs):
+        assert kwargs["resolution"] == novelty.GROUPS
+        cells.obs["leiden"] = pd.Categorical(codes)
+
+    monkeypatch.setattr(sc.tl, "leiden", grouped)
+    around = surroundings(x_ref, labels, x, 0)
+    evidence, met, expected = slow_surroundings(x_ref, labels, x, codes)
+    assert around.evidence.shape == (60, 4)
+    np.testing.assert_allclose(around.evidence, evidence, atol=1e-6)
+    assert around.met == pytest.approx(met)
+    # (the second case meets the other side often enough, but less than its neighbours do)
+    assert around.mixed is expected is mixed
+
+
+def test_halves_of_one_experiment_mix():
+    x, labels, _ = cells(600)
+    half = RNG(0).permutation(600) < 300
+    around = surroundings(x[half], labels[half], x[~half], 0)
+    assert around.mixed
+    assert around.met == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_strong_shift_keeps_the_sides_apart():
+    (x_ref, labels, _), (x, _, _) = cells(400), cells(400, 1, 0.7)
+    around = surroundings(x_ref, labels, x, 0)
+    assert not around.mixed
+    assert around.met < 0.05
+    # all cells are among their own, so that this says nothing
+    assert (np.median(around.evidence, axis=0) > 2).all()
+
+
+def test_a_type_that_the_reference_lacks_lies_among_the_query():
+    (x_ref, labels, _), (x, _, names) = cells(400, without="DC"), cells(400, 1)
+    around = surroundings(x_ref, labels, x, 0)
+    assert around.mixed
+    novel = names == "DC"
+    medians = np.median(around.evidence[novel], axis=0)
+    assert (medians > np.quantile(around.evidence[~novel], 0.9, axis=0)).all()
+
+
+def test_sides_of_unequal_size_are_set_against_each_other_fairly():
+    (x_ref, labels, _), (x, _, _) = cells(600), cells(120, 1)
+    assert abs(np.median(surroundings(x_ref, labels, x, 0).evidence[:, 2])) < 0.5
+
+
+def test_the_order_of_the_cells_is_irrelevant_to_their_neighbours():
+    # (Leiden's groups, the last piece of evidence, do depend on it)
+    (x_ref, labels, _), (x, _, _) = cells(200), cells(160, 1)
+    plain = surroundings(x_ref, labels, x, 0)
+    order, ref_order = RNG(0).permutation(160), RNG(1).permutation(200)
+    other = surroundings(x_ref[ref_order], labels[ref_order], x[order], 0)
+    np.testing.assert_allclose(other.evidence[:, :3], plain.evidence[order, :3], atol=1e-3)
+    assert other.met == pytest.approx(plain.met)
+
+
+@pytest.mark.filterwarnings("ignore:Changing the sparsity structure")  # scanpy's own
+# (scanpy's own, where a cell has more copies than neighbours)
+@pytest.mark.filterwarnings("ignore:Changing the sparsity structure")
+def test_copies_of_a_novel_cell_lie_among_the_query():
+    (x_ref, labels, _), (x, _, names) = cells(300, without="DC"), cells(300, 1)
+    novel = np.flatnonzero(names == "DC")
+    copies = np.arange(300)
+    copies[novel] = novel[0]
+    evidence = surroundings(x_ref, labels, x[copies], 0).evidence
+    assert (evidence[novel, :3] > 2).all()
+
+
+# -- what is learnt by hiding types --------------------------------------------------------------
+
+
+def test_what_is_learnt_tells_the_cells_of_a_type_that_was_never_hidden():
+    (x_ref, labels, _), (x, _, names) = cells(800, without="DC"), cells(400, 1)
+    model = learn(x_ref, labels, RNG(0))
+    proba = model.predict_proba(surroundings(x_ref, labels, x, 0).evidence)[:, 1]
+    assert (proba[names == "DC"] > 0.5).mean() > 0.9
+    assert (proba[names != "DC"] > 0.5).mean() < 0.05
+
+
+def test_nothing_is_learnt_from_two_types():
+    x, labels, _ = cells(800)
+    assert learn(x, labels % 2, RNG(0)) is None
+    assert learn(x, np.minimum(labels, 2), RNG(0)) is not None
+
+
+def test_nothing_is_learnt_from_few_cells(monkeypatch):
+    monkeypatch.delattr(novelty, "surroundings")  # no episode has enough of them
+    x, labels, _ = cells(100)
+    assert learn(x, labels, RNG(0)) is None
+
+
+def test_a_reference_of_300_cells_is_enough_to_learn_from():
+    x, labels, _ = cells(400, without="DC")
+    assert all(learn(x, labels, RNG(seed)) is not None for seed in range(6))
+
+
+def test_types_are_hidden_from_one_half_and_both_are_thinned(monkeypatch):
+    labels, episodes = np.arange(1600) % 4, []
+    x = sp.csr_matrix(np.arange(1.0, 1601.0)[:, None])  # each cell by its number
+
+    def watched(x_ref, labels_ref, x_query, seed):
+        ref, query = ((side.toarray()[:, 0] - 1).astype(int) for side in (x_ref, x_query))
+        np.testing.assert_array_equal(labels[ref], labels_ref)
+        episodes.append((ref, query, seed))
+        novel = ~np.isin(labels[query], labels_ref)
+        evidence = novel[:, None] + RNG(seed).normal(size=(len(query), 4))
+        return Surroundings(evidence, 0.5, True)
+
+    monkeypatch.setattr(novelty, "surroundings", watched)
+    monkeypatch.setattr(novelty, "EPISODE_CELLS", 1200)
+    model = learn(x, labels, RNG(0))
+    # it was told which cells are of a hidden type
+    assert (
+        model.predict_proba([[2.0] * 4])[0, 1] > 0.9 > 0.1 > model.predict_proba([[-1.0] * 4])[0, 1]
+    )
+    assert len(episodes) == novelty.EPISODES
+    assert len({seed for _, _, seed in episodes}) == novelty.EPISODES
+    shares = []
+    for ref, query, _ in episodes:
+        assert len(np.unique(np.concatenate([ref, query]))) == len(ref) + len(query) <= 1200
+        assert len(set(labels[query])) == 4
+        shares += [np.bincount(labels[side], minlength=4) / len(side) for side in (ref, query)]
+    # none is hidden at times, and two are always left
+    assert {np.count_nonzero(share) for share in shares[::2]} == {2, 3, 4}
+    # each side has proportions of its own, by a factor of e^1.5 at most (and by chance)
+    spread = [share[share > 0].max() / share[share > 0].min() for share in shares]
+    assert np.median(spread) > 1.5
+    assert max(spread) < np.exp(1.5) * 1.5
+    assert np.corrcoef(shares[::2], shares[1::2])[:10, 10:].diagonal().mean() < 0.8
+
+
+# -- how finely novel cells are parted -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "off", "expected"),
+    [
+        (3, (1.0, 1.0, 1.0), (3, 3)),
+        (4, (0.5, 1.0, 2.0), (2, 8)),  # quantiles 0.6 and 1.8
+        (1, (0.1, 0.2), (1, 1)),  # never none, for cells were found
+        (2, (1.5, 1.5), (2, 3)),
+        (5, (0.5, 0.5), (2, 5)),
+        (10, (*[1.0] * 19, 5.0), (10, 10)),  # one in twenty is no matter
+    ],
+)
+def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expected):
+    assert novelty.number_range(n, off) == expected
+
+
+def test_the_fineness_is_one_that_parts_the_references_types(monkeypatch):
+    monkeypatch.setattr(novelty, "EPISODES", 4)
+    x, labels, _ = cells(400)
+    fineness = novelty.learn_fineness(x, labels, RNG(0))
+    z = _gate.principal_components(x, novelty.N_COMPONENTS, 0)
+    assert fineness.resolution in novelty.RESOLUTIONS
+    groups = _gate.leiden(z, (fineness.resolution,), 0)[0]
+    assert adjusted_rand_score(labels, groups) > 0.95
+    assert len(fineness.off) == 4
+    assert np.median(fineness.off) == 1
+    assert novelty.learn_fineness(x, labels, RNG(0)) == fineness
+
+
+def test_the_fineness_is_the_resolution_that_is_least_off(monkeypatch):
+    numbers = [7, 2, *[9] * (len(novelty.RESOLUTIONS) - 2)]  # groups found at each resolution
+    monkeypatch.setattr(
+        novelty,
+        "leiden",
+        lambda z, resolutions, seed: [np.arange(len(z)) % n for n in numbers],
+    )
+    x, labels, _ = cells(400)
+    fineness = novelty.learn_fineness(x, labels, RNG(0))
+    assert fineness.resolution == novelty.RESOLUTIONS[1]
+    assert set(fineness.off) == {1.0, 1.5, 2.0}  # of two, three and four types
+
+
+def test_too_few_cells_leave_the_fineness_at_its_default():
+    x, labels, _ = cells(40)
+    assert novelty.learn_fineness(x, labels, RNG(0)) == Fineness()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
+def test_as_many_groups_as_asked_for_by_size(n):
+    x, _, names = cells(400)
+    some = np.flatnonzero((names != "B") | (np.arange(400) % 8 == 0))  # one type is rarer
+    codes, low, high = part(x[some], Fineness(), n, 0)
+    sizes = np.bincount(codes)
+    assert len(codes) == len(some)
+    assert len(sizes) == n == low == high
+    assert (np.diff(sizes) <= 0).all()
+    assert sizes[-1] > 0
+    if n == 4:
+        assert adjusted_rand_score(names[some], codes) > 0.95
+
+
+def test_the_number_is_that_of_the_resolution_if_none_is_asked_for():
+    x, _, names = cells(400)
+    off = (0.5, 1.0, 2.0)
+    codes, low, high = part(x, Fineness(0.4, off), None, 0)
+    assert adjusted_rand_score(names, codes) > 0.95
+    assert (low, high) == novelty.number_range(4, off)
+    finer = part(x, Fineness(2.0, off), None, 0)[0]
+    assert finer.max() > codes.max()
+
+
+@pytest.mark.parametrize(("n_cells", "n"), [(49, None), (49, 3), (400, 1)])
+def test_few_cells_or_one_type_are_not_parted(n_cells, n):
+    codes, low, high = part(cells(400)[0][:n_cells], Fineness(2.0, (1.0,)), n, 0)
+    assert (codes == 0).all()
+    assert len(codes) == n_cells
+    assert (low, high) == (1, n or 1)
+
+
+def test_the_smallest_group_joins_the_nearest():
+    z = np.array([[0.0], [0.2], [0.1], [5.0], [5.1], [4.0]])
+    codes = np.array([2, 2, 2, 0, 0, 1])
+    joined = novelty._join_smallest(z, codes)
+    np.testing.assert_array_equal(joined, [0, 0, 0, 1, 1, 1])
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shift", "how"), [(0.0, "by cell"), (0.6, "by group")])
+def test_the_cells_of_a_hidden_type_are_named_and_counted(shift, how, monkeypatch):
+    monkeypatch.setattr(novelty, "JUDGEMENTS", 2)
+    (x_ref, labels, _), (x, _, names) = cells(800, without="DC"), cells(400, 1, shift)
+    found = find(x_ref, labels, x, None, RNG(0))
+    novel = found.names >= 3
+    assert novel[names == "DC"].mean() > 0.9
+    assert novel[names != "DC"].mean() < 0.05
+    known = np.array(["B", "CD4 T/NK", "Mono"])
+    assert (known[found.names[~novel]] == names[~novel]).mean() > 0.9
+    np.testing.assert_array_equal(found.names[~novel], found.known_as[~novel])
+    assert set(found.known_as) == {0, 1, 2}
+    assert found.proba[novel].min() > found.proba[~novel].max()
+    assert found.interval() == {"n": 1, "low": found.low, "high": found.high}
+    assert set(found.names[novel]) == {3}
+    assert found.low <= 1 <= found.high
+    assert how in found.audit[0]
+    assert f"types: 1, between {found.low} and {found.high}" in found.audit[1]
+
+
+def test_the_same_draws_give_the_same_result(monkeypatch):
+    monkeypatch.setattr(novelty, "EPISODES", 4)
+    (x_ref, labels, _), (x, _, _) = cells(800, without="DC"), cells(300, 1)
+    first, second = (find(x_ref, labels, x, None, RNG(7)) for _ in range(2))
+    np.testing.assert_array_equal(first.names, second.names)
+    np.testing.assert_allclose(first.proba, second.proba, atol=1e-9)
+    assert first.interval() == second.interval()
+    assert first.audit == second.audit
+
+
+def test_a_query_of_known_types_in_another_experiment_has_none_that_is_novel(monkeypatch):
+    monkeypatch.setattr(novelty, "JUDGEMENTS", 2)
+    (x_ref, labels, _), (x, _, names) = cells(400), cells(400, 1, 0.6)
+    found = find(x_ref, labels, x, None, RNG(0))
+    assert found.interval() == {"n": 0, "low": 0, "high": 1}
+    np.testing.assert_array_equal(found.names, found.known_as)
+    assert (np.array(TYPES)[found.names] == names).mean() > 0.9
+    assert any("types: 0;" in note for note in found.audit)
+
+
+def test_a_query_of_known_types_in_one_experiment_has_hardly_a_novel_cell():
+    (x_ref, labels, _), (x, _, _) = cells(600, 20), cells(600, 21)
+    found = find(x_ref, labels, x, None, RNG(20))
+    assert (found.names >= 4).mean() < 0.05
+
+
+def test_a_query_of_known_types_under_a_moderate_shift_has_hardly_a_novel_cell():
+    (x_ref, labels, _), (x, _, _) = cells(600, 10), cells(600, 11, 0.3)
+    found = find(x_ref, labels, x, None, RNG(10))
+    assert (found.names >= 4).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("few", "199 cells are too few to form groups (200 are needed)"),
+        ("alike", "all cells of the query are alike"),
+        ("two types", "the reference has too few types or cells"),
+    ],
+)
+def test_why_nothing_can_be_sought_is_said_in_words(case, said):
+    (x_ref, labels, _), (x, _, _) = cells(200), cells(200, 1)
+    if case == "few":
+        x = x[:199]
+    elif case == "alike":
+        x = x[[5] * 200]
+    else:
+        labels = labels % 2
+    found = find(x_ref, labels, x, None, RNG(0))
+    assert isinstance(found, str)
+    assert found.startswith("novel: not sought, ")
+    assert said in found
+
+
+def stub(monkeypatch, proba: np.ndarray, met: float) -> None:
+    """Let the groups of cells be judged as given."""
+    monkeypatch.setattr(novelty, "learn", lambda *args: "a model")
+    monkeypatch.setattr(novelty, "surroundings", lambda *args: Surroundings(None, met, False))
+    judged = (proba, np.arange(len(proba)) % 4)
+    monkeypatch.setattr(novelty, "_judge_groups", lambda *args: judged)
+
+
+@pytest.mark.parametrize(("met", "threshold"), [(0.0, 0.85), (0.05, 0.675), (0.1, 0.5), (0.4, 0.5)])
+def test_the_less_the_sides_meet_the_surer_it_must_be(met, threshold, monkeypatch):
+    x_ref, labels, _ = cells(400)
+    proba = RNG(0).random(400)
+    stub(monkeypatch, proba, met)
+    found = find(x_ref, labels, x_ref, 1, RNG(0))
+    np.testing.assert_array_equal(found.names == 4, proba > threshold)
+    np.testing.assert_array_equal(found.names != 4, found.names == np.arange(400) % 4)
+
+
+def test_a_number_asked_for_is_sought_in_the_likeliest_cells(monkeypatch):
+    x_ref, labels, _ = cells(400)
+    proba = RNG(0).random(400) / 3
+    stub(monkeypatch, proba, 0.5)
+    assert find(x_ref, labels, x_ref, None, RNG(0)).n == 0
+    found = find(x_ref, labels, x_ref, 3, RNG(0))
+    assert set(np.flatnonzero(found.names >= 4)) == set(np.argsort(proba)[-3:])
+    # though three cells are too few to be told apart
+    assert found.n == 1
+    assert "novel: types: 1, of 3 asked for" in found.audit
+
+
+def test_a_group_is_judged_by_several_and_a_cell_is_what_most_of_them_see(monkeypatch):
+    x, labels, _ = cells(100)
+    judgements = [RNG(seed).integers(3, size=100) for seed in range(novelty.JUDGEMENTS)]
+    seen = [RNG(9 + seed).integers(4, size=100) for seed in range(novelty.JUDGEMENTS)]
+    coming = iter(zip(judgements, seen, strict=True))
+
+    def judge(*args):
+        codes, known_as = next(coming)
+        return SimpleNamespace(codes=codes, evidence=np.array([0.1, 0.4, 0.8]), known_as=known_as)
+
+    class Gate:
+        def predict_proba(self, evidence):
+            return np.stack([1 - evidence, evidence], axis=1)
+
+    monkeypatch.setattr(_gate, "learn", lambda *args: Gate())
+    monkeypatch.setattr(_gate, "judge", judge)
+    proba, known_as = novelty._judge_groups(x, labels, x, RNG(0), False)
+    np.testing.assert_allclose(proba, np.mean(np.array([0.1, 0.4, 0.8])[judgements], axis=0))
+    votes = [np.bincount(column) for column in np.transpose(seen)]
+    assert all(v[k] == v.max() for v, k in zip(votes, known_as, strict=True))
+
+
+def test_groups_that_cannot_be_judged_are_not_sought(monkeypatch):
+    x, labels, _ = cells(400)
+    stub(monkeypatch, np.zeros(400), 0.0)
+    reason = "novel: not sought, for a reason"
+    monkeypatch.setattr(novelty, "_judge_groups", lambda *args: reason)
+    assert find(x, labels, x, None, RNG(0)) == reason
+    monkeypatch.undo()
+    monkeypatch.setattr(_gate, "learn", lambda *args: None)
+    said = novelty._judge_groups(x, labels, x, RNG(0), False)
+    assert said == "novel: not sought, hiding types of the reference taught nothing"

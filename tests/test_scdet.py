@@ -1,0 +1,931 @@
+"""scDET: its objective against the paper's equations, its inputs, and what is found with it."""
+
+import itertools
+import math
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from lightning.pytorch.callbacks import Callback
+from scipy.stats import nbinom
+from sklearn.decomposition import PCA
+from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
+from test_contract import DEFAULTS, assert_same_result
+from test_losses_scdet import ce, dot, log_share, softmax
+
+import sctool
+from sctool._train import Cells
+from sctool.model import SCDET, _novelty, load
+from sctool.model import _scdet as scdet
+from sctool.model._scdet import CHOICES, SCDETModule, SCDETPlan, SCDETSettings, distribution
+from sctool.tl._annotate import annotate_with_model
+
+pytestmark = pytest.mark.usefixtures("empty_cwd")
+
+RNG = np.random.default_rng
+QUICK = {"max_epochs": 20, "enable_progress_bar": False}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def hidden() -> tuple[ad.AnnData, ad.AnnData]:
+    """Return a query of four types and a reference that lacks one of them, "DC"."""
+    adata, ref = simulate(800, seed=1), simulate(800, seed=0)
+    adata.obs = adata.obs.rename(columns={"cell_type": "truth"})
+    return adata, ref[ref.obs["cell_type"] != "DC"].copy()
+
+
+@pytest.fixture(scope="module")
+def found(hidden) -> tuple[ad.AnnData, SCDET]:
+    """Return the query as the default preset annotates it, and the model."""
+    args = DEFAULTS | {"method": "scdet", "train_kwargs": QUICK}
+    return annotate_with_model(*hidden, **args)
+
+
+def told(names: list[int] | None, n: int):
+    """What looks for novel cells, when it always says the same."""
+    return lambda *args: SimpleNamespace(
+        n=n,
+        names=np.array(names),
+        audit=[f"novel: types: {n}"],
+        interval=lambda: {"n": n, "low": n, "high": n + 1},
+    )
+
+
+def make_model(joint=None, **settings) -> SCDET:
+    """A model of the synthetic cells, not trained."""
+    joint = simulate_joint() if joint is None else joint
+    SCDET.setup_anndata(joint, "cell_type")
+    return SCDET(joint, **({"n_novel": 0} | settings))
+
+
+# -- the estimated distribution ------------------------------------------------------------------
+
+
+def slow_distribution(clusters, labels, predicted, n_seen, n) -> list[float]:
+    """Section 3.3, trying all ways to match clusters with types."""
+    cells = range(len(clusters))
+    size = [max(sum(c == k for c in clusters), 1) for k in range(n)]
+
+    def best(matches, agreement):
+        scores = {match: agreement(match) for match in matches}
+        top = [match for match, score in scores.items() if score == max(scores.values())]
+        assert len(top) == 1, "the test cannot tell which of several matches is meant"
+        return top[0]
+
+    def with_labels(match):
+        return sum(labels[i] >= 0 and match[labels[i]] == clusters[i] for i in cells)
+
+    def with_predictions(match):
+        unlabelled = [i for i in cells if labels[i] < 0 and predicted[i] >= n_seen]
+        return sum(match[predicted[i] - n_seen] == clusters[i] for i in unlabelled)
+
+    seen = best(itertools.permutations(range(n), n_seen), with_labels)
+    free = [k for k in range(n) if k not in seen]
+    if predicted is None:
+        novel = sorted(free, key=lambda k: -size[k])
+    else:
+        novel = best(itertools.permutations(free), with_predictions)
+    matched = [size[k] for k in (*seen, *novel)]
+    return [s / sum(matched) for s in matched]
+
+
+def clustered(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clusters of cells, types of some of them and predicted ones, that agree in part."""
+    rng = RNG(seed)
+    types = rng.choice(6, 300, p=[0.3, 0.1, 0.05, 0.25, 0.1, 0.2])
+    clusters = np.where(rng.random(300) < 0.7, rng.permutation(6)[types], rng.integers(6, size=300))
+    predicted = np.where(rng.random(300) < 0.7, types, rng.integers(6, size=300))
+    # the labels of the known three; labelled cells may be predicted to be novel
+    return clusters, np.where((types < 3) & (rng.random(300) < 0.5), types, -1), predicted
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("by", ["size", "prediction"])
+def test_the_distribution_is_that_of_all_ways_to_match(seed, by):
+    clusters, labels, predicted = clustered(seed)
+    args = (clusters, labels, predicted if by == "prediction" else None, 3, 6)
+    pi = distribution(*args)
+    np.testing.assert_allclose(pi, slow_distribution(*args))
+    assert pi.sum() == pytest.approx(1)
+    assert by == "prediction" or (np.diff(pi[3:]) <= 0).all()
+
+
+def test_novel_slots_go_by_prediction_or_by_size():
+    clusters = np.repeat([0, 1, 2], [10, 30, 20])
+    labels = np.where(clusters == 0, 0, -1)
+    predicted = np.array([0, 2, 1])[clusters]  # the larger cluster is predicted to be type 2
+    np.testing.assert_allclose(distribution(clusters, labels, None, 1, 3) * 60, [10, 30, 20])
+    np.testing.assert_allclose(distribution(clusters, labels, predicted, 1, 3) * 60, [10, 20, 30])
+
+
+def test_labels_and_not_predictions_decide_on_the_known_types():
+    clusters, labels = np.repeat([0, 1, 2], [10, 30, 20]), np.full(60, -1)
+    labels[[0, 1, 2]], labels[[50, 51]] = 0, 1
+    predicted = np.where(labels == 0, 2, 1 - labels)  # wrong where there is a label
+    pi = distribution(clusters, labels, predicted, 2, 3)
+    np.testing.assert_allclose(pi * 60, [10, 20, 30])
+
+
+def test_a_cluster_without_cells_has_a_share_whose_logarithm_is_finite():
+    pi = distribution(np.array([0, 0, 1, 1, 1]), np.array([0, -1, -1, -1, -1]), None, 1, 3)
+    np.testing.assert_allclose(pi, [2 / 6, 3 / 6, 1 / 6])
+
+
+# -- the objective -------------------------------------------------------------------------------
+
+N_SEEN, N_TYPES, N_GENES = 3, 5, 6
+#: All different, so that no setting can stand for another.
+SETTINGS = {
+    "n_components": None,
+    "n_hidden": (16, 8),
+    "tau": 0.3,
+    "tau_sharp": 0.15,
+    "tau_contrast": 0.5,
+    "rho": 0.7,
+    "gamma": 0.6,
+    "alpha": 0.9,
+    "beta": 0.4,
+    "classify_weight": 0.8,
+    "contrast_weight": 1.3,
+}
+PI = [0.4, 0.25, 0.05, 0.2, 0.1]
+
+
+def make_module(**settings) -> SCDETModule:
+    module = SCDETModule(N_GENES, N_TYPES, N_SEEN, SCDETSettings(**(SETTINGS | settings)))
+    module.pi.copy_(torch.tensor(PI))
+    module.mean.copy_(torch.rand(N_GENES))
+    module.scale.copy_(torch.rand(N_GENES) + 0.5)
+    return module.double()
+
+
+def make_batch(n_unlabelled: int = 16) -> dict:
+    labelled = torch.tensor([0, 1, 0, 0, 1, 1])  # the third type is not in this minibatch
+    names = torch.tensor([-1, 3, 0, -1, 4, 2, 1, 3] * 2)[:n_unlabelled]
+    batch = {"labelled": {"x": torch.rand(6, N_GENES).double() * 2, "name": labelled}}
+    if n_unlabelled:
+        x = torch.rand(n_unlabelled, N_GENES).double() * 2
+        batch["unlabelled"] = {"x": x, "name": names}
+    return batch
+
+
+def see(module: SCDETModule, batch: dict, monkeypatch) -> list[torch.Tensor]:
+    """Two views of a minibatch, and let the module see these."""
+    n = sum(len(side["x"]) for side in batch.values())
+    views = [torch.randn(n, N_GENES).double() for _ in range(2)]
+    # prototypes among the cells, so that these are predicted to be of several types
+    h = module.hidden(module.encoder(views[0])).detach()
+    module.prototypes.data[:] = h[:N_TYPES] - h.mean(dim=0)
+    coming = iter(views)
+    monkeypatch.setattr(module, "view", lambda x: next(coming))
+    return views
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def normalized(values: list[float]) -> list[float]:
+    return [v / sum(values) for v in values]
+
+
+def one_hot(code: int) -> list[float]:
+    return [float(j == code) for j in range(N_TYPES)]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def transcribed(module: SCDETModule, batch: dict, views: list, share: float) -> dict[str, float]:
+    """Every term of eq. 11, by loops over cells, and their sum."""
+    s, tau = module.settings, module.settings.tau
+    x = torch.cat([side["x"] for side in batch.values()])
+    name = torch.cat([side["name"] for side in batch.values()]).tolist()
+    n, n_all = len(batch["labelled"]["x"]), len(x)
+    labelled, unlabelled = range(n), range(n, n_all)
+    types = range(N_TYPES)
+    cosine, v, error = [], [], []
+    for view in views:
+        z = module.encoder(view)
+        length = [math.sqrt(dot(mu, mu)) for mu in module.prototypes.tolist()]
+        cosine.append([])
+        for h in module.hidden(z).tolist():
+            mus = zip(module.prototypes.tolist(), length, strict=True)
+            cosine[-1].append([dot(h, mu) / (math.sqrt(dot(h, h)) * size) for mu, size in mus])
+        v.append([[a / math.sqrt(dot(w, w)) for a in w] for w in module.projector(z).tolist()])
+        # a denoising auto-encoder: what is decoded from a view is held against the cells as are
+        clean = ((x - module.mean) / module.scale).tolist()
+        for row, out in zip(clean, module.decoder(z).tolist(), strict=True):
+            error += [(a - b) ** 2 for a, b in zip(row, out, strict=True)]
+    p = [[softmax(row, tau) for row in side] for side in cosine]
+    q = [[softmax(row, s.tau_sharp) for row in side] for side in cosine]
+    terms = {"reconstruction": mean(error)}
+
+    # eqs. 3 and 4
+    terms["labelled"] = mean([ce(one_hot(name[i]), side[i]) for side in p for i in labelled])
+    classify = terms["labelled"]
+    if unlabelled:
+        swapped = [ce(q[1][i], p[0][i]) + ce(q[0][i], p[1][i]) for i in unlabelled]
+        terms["unlabelled"] = mean(swapped) / 2
+        classify += terms["unlabelled"]
+    # eq. 5; minibatches hold other shares of both sides than the data set, which is what it is of
+    kept = range(N_SEEN) if s.prior == "reference" else types
+    terms["regularizer"] = 0.0
+    for side in p:
+        average = [mean([side[i][j] for i in labelled]) for j in types]
+        if unlabelled:
+            rest = [mean([side[i][j] for i in unlabelled]) for j in types]
+            average = [share * a + (1 - share) * b for a, b in zip(average, rest, strict=True)]
+        target = normalized([PI[j] ** s.rho for j in kept])
+        terms["regularizer"] += kl(normalized([average[j] for j in kept]), target)
+    classify += terms["regularizer"]
+    # ours: names given before training, averaged over all unlabelled cells
+    if s.guided and unlabelled:
+        terms["guide"] = sum(
+            -math.log(side[i][name[i]]) for side in p for i in unlabelled if name[i] >= 0
+        ) / (2 * len(unlabelled))
+        classify += terms["guide"]
+
+    # eq. 10: eq. 1 of all cells and of the labelled ones, then eqs. 7 to 9
+    both = v[0] + v[1]
+    terms["unsupervised"] = mean(
+        [
+            -log_share(both, both, i, (i + n_all) % (2 * n_all), s.tau_contrast)
+            for i in range(2 * n_all)
+        ]
+    )
+
+    def by_type(cells: list[int], code: list[int]) -> float:
+        u, codes, anchors = [side[i] for side in v for i in cells], code * 2, []
+        for i in range(len(u)):
+            positive = [j for j in range(len(u)) if j != i and codes[j] == codes[i]]
+            anchors.append(mean([-log_share(u, u, i, j, s.tau_contrast) for j in positive]))
+        return mean(anchors)
+
+    terms["supervised"] = by_type(list(labelled), name[:n])
+    contrast = terms["unsupervised"] + terms["supervised"]
+    if s.contrast != "none":
+        debiased = []
+        for i in range(n_all):
+            adjusted = [
+                softmax([side[i][j] / tau - s.gamma * math.log(PI[j]) for j in types])
+                for side in cosine
+            ]
+            debiased.append([mean([a[j] for a in adjusted]) for j in types])
+        sampled = []
+        for c in types:
+            exponent = s.alpha if c in name[:n] else s.beta
+            rate = (PI[c] / min(PI)) ** -exponent
+            cells = [i for i in unlabelled if max(debiased[i]) == debiased[i][c]]
+            cells.sort(key=lambda i: -max(debiased[i]))
+            sampled += cells[: math.ceil(rate * len(cells))]
+        assert not unlabelled or 0 < len(sampled) < len(unlabelled), "sampling goes untested"
+        cells = [*labelled, *sorted(sampled)]
+        if s.contrast == "soft":
+            anchors = []
+            a, b = ([side[i] for i in cells] for side in v)
+            for i in range(len(cells)):
+                others = [j for j in range(len(cells)) if j != i]
+                w = {j: dot(debiased[cells[i]], debiased[cells[j]]) for j in others}
+                total = sum(w[j] * log_share(a, b, i, j, s.tau_contrast) for j in others)
+                anchors.append(-total / sum(w.values()))
+            terms["pseudo"] = mean(anchors)
+        else:
+            terms["pseudo"] = by_type(cells, [np.argmax(debiased[i]) for i in cells])
+        contrast += terms["pseudo"]
+    total = terms["reconstruction"] + s.classify_weight * classify + s.contrast_weight * contrast
+    return terms | {"total": total}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"contrast": "hard"},
+        {"contrast": "none"},
+        {"prior": "reference"},
+        {"guided": False},
+        {"alpha": 0.2, "beta": 1.0, "rho": 0.0, "gamma": 0.0},
+    ],
+    ids=["soft", "hard", "none", "reference", "unguided", "other-exponents"],
+)
+@pytest.mark.parametrize("n_unlabelled", [16, 0], ids=["both-sides", "labelled-alone"])
+def test_the_objective_is_that_of_the_papers_equations(settings, n_unlabelled, share, monkeypatch):
+    module, batch = make_module(**settings), make_batch(n_unlabelled)
+    views = see(module, batch, monkeypatch)
+    total, terms = module.loss(batch, share)
+    expected = transcribed(module, batch, views, share)
+    assert {k: v.item() for k, v in terms.items()} | {"total": total.item()} == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+def test_names_that_were_not_given_teach_nothing(monkeypatch):
+    module, batch = make_module(), make_batch(8)
+    batch["unlabelled"]["name"][:] = -1
+    views = see(module, batch, monkeypatch)
+    total, terms = module.loss(batch, 0.5)
+    assert terms["guide"].item() == 0
+    assert total.item() == pytest.approx(transcribed(module, batch, views, 0.5)["total"], rel=1e-6)
+
+
+def test_pseudo_labels_are_targets_and_learn_nothing_themselves(monkeypatch):
+    module, batch = make_module(), make_batch()
+    see(module, batch, monkeypatch)
+    _, terms = module.loss(batch, 0.5)
+    parameters = [module.prototypes, module.hidden[0].weight, module.projector[0].weight]
+    of = torch.autograd.grad(terms["pseudo"], parameters, allow_unused=True)
+    assert of[:2] == (None, None)
+    assert of[2].abs().sum() > 0
+
+
+def test_the_reference_as_prior_says_nothing_of_novel_types():
+    # The share that the novel types have of the prediction is free; of the others' it is not.
+    module = make_module(prior="reference")
+    p = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.7, 0.2]]).double()
+    values = []
+    for novel in (0.1, 0.6):
+        logits = torch.cat([p * (1 - novel), torch.full((2, 2), novel / 2)], dim=1).log()
+        values.append(module._regularizer(logits * module.settings.tau, 2, 0.5).item())
+    assert values[0] == pytest.approx(values[1])
+    assert values[0] > 0.01
+
+
+def test_zinb_is_the_likelihood_of_the_cells_as_they_are():
+    module = make_module(reconstruction="zinb")
+    counts = torch.randint(0, 5, (4, N_GENES)).double()
+    z = torch.randn(8, 8).double()
+    value, total = module._reconstruction(counts.log1p(), z).item(), 0.0
+    for row, out in zip(counts.repeat(2, 1).tolist(), module.decoder(z).tolist(), strict=True):
+        parts = (out[:N_GENES], out[N_GENES : 2 * N_GENES], out[2 * N_GENES :])
+        for k, log_mean, log_theta, logit in zip(row, *parts, strict=True):
+            theta, dropout = math.exp(log_theta), 1 / (1 + math.exp(-logit))
+            likelihood = (1 - dropout) * nbinom.pmf(k, theta, theta / (theta + math.exp(log_mean)))
+            total -= math.log(likelihood + dropout * (k == 0))
+    assert value == pytest.approx(total / (8 * N_GENES), rel=1e-5)
+
+
+# -- views and inputs ----------------------------------------------------------------------------
+
+
+def view_of_ones(**settings) -> torch.Tensor:
+    """What a view adds to 4000 cells of 50 inputs that are 1."""
+    defaults = {"n_components": None, "masked": 0.0, "noisy": 0.0}
+    module = SCDETModule(50, 2, 2, SCDETSettings(**(defaults | settings)))
+    return module.view(torch.ones(4000, 50)) - 1
+
+
+def test_a_view_hides_some_genes_of_half_of_the_cells():
+    change = view_of_ones(masked=0.2)
+    assert set(change.unique().tolist()) == {-1.0, 0.0}
+    touched = (change != 0).any(dim=1)
+    assert touched.float().mean() == pytest.approx(0.5, abs=0.03)
+    # (by cell, so that the genes hidden are not the same ones in all)
+    assert (change[touched] != 0).float().mean() == pytest.approx(0.2, abs=0.01)
+    assert (change != 0).float().mean(dim=0).numpy() == pytest.approx(0.1, abs=0.025)
+
+
+def test_a_view_adds_noise_to_some_inputs_of_half_of_the_cells():
+    change = view_of_ones(noisy=0.3, noise=0.7)
+    touched = (change != 0).any(dim=1)
+    assert touched.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert (change[touched] != 0).float().mean() == pytest.approx(0.3, abs=0.01)
+    noise = change[change != 0]
+    assert noise.mean() == pytest.approx(0, abs=0.03)
+    assert noise.std() == pytest.approx(0.7, abs=0.03)
+
+
+def test_a_cell_is_hidden_from_and_blurred_independently():
+    change = view_of_ones(masked=0.5, noisy=1.0, noise=0.01)
+    hidden, blurred = (change < -0.5).any(dim=1), (change != change.round()).any(dim=1)
+    for a in (hidden, ~hidden):
+        for b in (blurred, ~blurred):
+            assert (a & b).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_two_views_of_a_cell_differ():
+    module = make_module(masked=0.5)
+    x = torch.rand(50, N_GENES).double()
+    assert not torch.equal(module.view(x), module.view(x))
+
+
+def test_a_hidden_gene_is_seen_as_the_average_gene():
+    module = make_module(n_components=3)
+    module.components.copy_(torch.randn(3, N_GENES))
+    x, hidden = torch.rand(9, N_GENES).double(), torch.rand(9, N_GENES) < 0.4
+    expected = module.inputs(torch.where(hidden, module.mean, x))
+    torch.testing.assert_close(module.inputs(x, hidden), expected)
+    assert not torch.allclose(expected, module.inputs(x))
+
+
+def test_no_input_is_beyond_all_measure():
+    module = make_module()
+    assert module.inputs(torch.full((1, N_GENES), 1e6).double()).tolist() == [[10.0] * N_GENES]
+
+
+def seen(model: SCDET, x: sp.csr_matrix) -> np.ndarray:
+    model._set_inputs(x)
+    return model.module.inputs(torch.from_numpy(x.toarray())).numpy()
+
+
+@pytest.mark.parametrize("n_components", [None, 0])
+def test_standardised_genes_have_mean_0_and_variance_1_over_the_training_cells(n_components):
+    model = make_model(n_components=n_components, n_top_genes=None)
+    x = model._cells.x.tolil()
+    x[:, 3] = 2.0  # a gene that is the same in all cells
+    inputs = seen(model, x.tocsr().astype(np.float32))
+    assert inputs.shape == (200, 300)
+    assert (np.abs(inputs[:, 3]) < 0.01).all()
+    within = (np.abs(inputs).max(axis=0) < 10) & (np.arange(300) != 3)  # none was clamped
+    assert within.sum() > 250
+    np.testing.assert_allclose(inputs[:, within].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs[:, within].var(axis=0), 1, atol=1e-3)
+
+
+def test_many_cells_are_standardised_as_few_are():
+    x = 6 + 0.05 * RNG(0).normal(size=(300_000, 2))
+    model = make_model(n_components=None)
+    model.module = SCDETModule(2, 4, 4, model.settings_)
+    assert seen(model, sp.csr_matrix(x.astype(np.float32))).std() == pytest.approx(1, abs=0.05)
+
+
+def test_the_first_component_has_a_standard_deviation_of_2_and_the_others_less():
+    model = make_model(n_components=10)
+    x = model._cells.x
+    inputs = seen(model, x)
+    assert inputs.shape == (200, 10)
+    np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-4)
+    spread = np.sqrt(PCA(10).fit(x.toarray().astype(float)).explained_variance_)
+    np.testing.assert_allclose(inputs.std(axis=0, ddof=1), 2 * spread / spread[0], rtol=1e-2)
+
+
+def test_few_cells_have_fewer_components_and_the_rest_is_0():
+    model = make_model(simulate_joint(4, 8), n_components=20)
+    inputs = seen(model, model._cells.x)
+    assert inputs.shape == (12, 20)
+    assert (inputs[:, :11].std(axis=0) > 0.1).all()
+    assert (inputs[:, 11:] == 0).all()
+
+
+# -- where the distribution comes from -----------------------------------------------------------
+
+
+def unequal_joint() -> ad.AnnData:
+    """120 labelled cells less most of the first type's, and 80 others."""
+    joint = simulate_joint()
+    return joint[(joint.obs["cell_type"] != "B") | (np.arange(200) < 20)].copy()
+
+
+def make_plan(**settings) -> SCDETPlan:
+    """A plan whose module has two novel types, and that was not trained."""
+    model = make_model(unequal_joint(), **settings)
+    model._name_novel(2)
+    model._build()
+    model._set_inputs(model._cells.x)
+    cells = Cells(model._cells.x, model._cells.arrays | {"name": model._cells.arrays["label"]})
+    return SCDETPlan(model.module, model.settings_, cells)
+
+
+def test_a_balanced_prior_is_the_same_for_all_types():
+    np.testing.assert_allclose(make_plan(prior="balanced")._estimate(), 1 / 6)
+
+
+def test_the_references_prior_is_that_of_the_labelled_cells():
+    pi = make_plan(prior="reference")._estimate()
+    np.testing.assert_allclose(pi[:4] / pi[:4].sum(), np.array([5, 30, 30, 30]) / 95)
+    np.testing.assert_allclose(pi[4:], pi[:4].mean())  # for eqs. 7 and 8, which need some value
+
+
+def test_an_oracle_is_taken_at_its_word_and_no_share_is_0():
+    truth = (0.3, 0.3, 0.15, 0.15, 0.1, 0.0)
+    pi = make_plan(prior="oracle", distribution=truth)._estimate()
+    np.testing.assert_allclose(pi[:5], truth[:5], rtol=0.02)
+    assert 0 < pi[5] < 0.01
+
+
+@pytest.mark.parametrize("prior", ["estimated", "classifier"])
+@pytest.mark.parametrize("slots", ["size", "prediction"])
+def test_the_estimate_is_by_k_means_on_the_features_of_a_branch(prior, slots, monkeypatch):
+    plan, given = make_plan(prior=prior, slots=slots), {}
+    module, x = plan.module, torch.from_numpy(plan.cells.x.toarray())
+    clusters = RNG(0).integers(6, size=len(x))
+
+    class Told:
+        def __init__(self, n, **kwargs):
+            given["n"] = n
+
+        def fit_predict(self, features):
+            given["features"] = features
+            return clusters
+
+    monkeypatch.setattr(scdet, "KMeans", Told)
+    monkeypatch.setattr(scdet, "distribution", lambda *args: given.update(args=args))
+    plan._estimate()
+    with torch.no_grad():
+        z = module.encoder(module.inputs(x))
+        features = (module.hidden if prior == "classifier" else module.projector)(z)
+        features = features / features.norm(dim=1, keepdim=True)
+        predicted = module(x)[0].argmax(dim=1).numpy()
+    assert given["n"] == 6
+    np.testing.assert_allclose(given["features"], features.numpy(), atol=1e-5)
+    assert given["args"][0] is clusters
+    np.testing.assert_array_equal(given["args"][1], plan.labels)
+    if slots == "size":
+        assert given["args"][2] is None
+    else:
+        np.testing.assert_array_equal(given["args"][2], predicted)
+    assert given["args"][3:] == (4, 6)
+    assert module.training
+
+
+def test_many_cells_are_clustered_by_minibatches(monkeypatch):
+    plan = make_plan()
+    monkeypatch.setattr(scdet, "MANY_CELLS", len(plan.cells) - 1)
+    monkeypatch.delattr(scdet, "KMeans")
+    pi = plan._estimate()
+    assert pi.sum() == pytest.approx(1)
+    assert (pi > 0).all()
+
+
+class Recorder(Callback):
+    """Keeps the distribution that every epoch goes by."""
+
+    def __init__(self):
+        self.pi = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.pi.append(pl_module.module.pi.clone().numpy())
+
+
+ORACLE = (0.05, 0.3, 0.3, 0.1, 0.2, 0.05)
+
+
+@pytest.mark.parametrize("prior", CHOICES["prior"])
+def test_every_prior_trains(prior):
+    settings = {"prior": prior, "distribution": ORACLE if prior == "oracle" else None}
+    model, recorder = make_model(unequal_joint(), n_novel=2, guided=False, **settings), Recorder()
+    model.train(**FAST, callbacks=[recorder])
+    assert np.isfinite(model.history["loss_train"].to_numpy(dtype=float)).all()
+    assert len(recorder.pi) == FAST["max_epochs"]
+    np.testing.assert_allclose(np.sum(recorder.pi, axis=1), 1, rtol=1e-5)
+    # what is not learnt from the cells stays as it is, and what is, does not
+    same = all(np.array_equal(pi, recorder.pi[0]) for pi in recorder.pi)
+    assert same == (prior in ("balanced", "reference", "oracle"))
+    if prior == "oracle":
+        np.testing.assert_allclose(recorder.pi[0], ORACLE, rtol=0.01)
+    assert (model.predict()[:95] == simulate_known()).mean() > 0.8
+
+
+def simulate_known() -> np.ndarray:
+    joint = unequal_joint()
+    return joint.obs["cell_type"].astype(str).to_numpy()[:95]
+
+
+@pytest.mark.parametrize("prior", ["balanced", "reference", "oracle"])
+def test_a_prior_that_was_asked_for_holds_from_the_first_epoch(prior, monkeypatch):
+    monkeypatch.setattr(_novelty, "find", told([0, 1, 2, 3, 4, 4, 4, 5] * 10, 2))
+    settings = {"prior": prior, "distribution": ORACLE if prior == "oracle" else None}
+    model, recorder = make_model(unequal_joint(), n_novel=2, **settings), Recorder()
+    model.train(**(FAST | {"max_epochs": 4}), callbacks=[recorder])
+    np.testing.assert_allclose(recorder.pi[0], recorder.pi[3], rtol=1e-5)
+
+
+def test_the_estimate_is_made_before_the_first_step_and_every_few_epochs(monkeypatch):
+    made = []
+
+    def estimate(plan):
+        made.append((plan.current_epoch, plan.global_step))
+        return np.full(4, 0.25)
+
+    monkeypatch.setattr(SCDETPlan, "_estimate", estimate)
+    make_model(estimate_every=2).train(**FAST)
+    steps = 8  # of 120 labelled cells, 16 each
+    assert made == [(0, 0), (2, 2 * steps), (4, 4 * steps)]
+
+
+@pytest.mark.parametrize("given", ["all", "some"])
+def test_the_first_estimate_is_of_the_names_given_if_all_cells_have_one(given, monkeypatch):
+    made, recorder = [], Recorder()
+    names = np.array([0, 1, 2, 3, 4, 4, 4, 5] * 10)
+    names[0] = names[0] if given == "all" else -1
+    monkeypatch.setattr(_novelty, "find", told(names, 2))
+
+    def estimate(plan):
+        made.append(plan.current_epoch)
+        return np.full(6, 1 / 6)
+
+    monkeypatch.setattr(SCDETPlan, "_estimate", estimate)
+    make_model(n_novel=2, estimate_every=2).train(**FAST, callbacks=[recorder])
+    assert made == ([2, 4] if given == "all" else [0, 2, 4])
+    if given == "all":
+        sizes = np.array([40, 40, 40, 40, 30, 10])  # of the 120 labelled ones and the others
+        np.testing.assert_allclose(recorder.pi[0], sizes / 200, rtol=1e-5)
+
+
+# -- what is known before training ---------------------------------------------------------------
+
+
+@pytest.fixture
+def fitted(monkeypatch) -> dict:
+    """Return what training is called with, which then does not happen."""
+    args = {}
+
+    def fit(model, plan, splitter, max_epochs, **kwargs):
+        args.update(model=model, plan=plan, splitter=splitter, max_epochs=max_epochs)
+        args["prototypes"] = model.module.prototypes.detach().clone()
+        model.is_trained_ = True
+        if "change" in args:
+            args["change"](model)
+
+    monkeypatch.setattr(scdet, "fit", fit)
+    return args
+
+
+NAMES = np.array([0, 1, 2, 3, 4, 4, 5, 5] * 10)
+
+
+def test_each_prototype_starts_where_the_cells_of_its_name_are(fitted, monkeypatch):
+    monkeypatch.setattr(_novelty, "find", told(NAMES, 2))
+    model = make_model(n_novel=None)
+    model.train(enable_progress_bar=False)
+    cells, module = fitted["plan"].cells, fitted["plan"].module
+    np.testing.assert_array_equal(cells.arrays["name"], [*np.tile(range(4), 30), *NAMES])
+    np.testing.assert_array_equal(cells.arrays["label"], [*np.tile(range(4), 30), *[-1] * 80])
+    with torch.no_grad():
+        h = module.hidden(module.encoder(module.inputs(torch.from_numpy(cells.x.toarray()))))
+    h = (h / h.norm(dim=1, keepdim=True)).numpy()
+    expected = [h[cells.arrays["name"] == code].mean(axis=0) for code in range(6)]
+    np.testing.assert_allclose(fitted["prototypes"], expected, atol=1e-5)
+
+
+def test_unguided_takes_the_number_alone(fitted, monkeypatch):
+    monkeypatch.setattr(_novelty, "find", told(NAMES, 2))
+    model = make_model(n_novel=None, guided=False)
+    fitted["change"] = lambda model: fitted.update(names=model.names_)
+    model.train(enable_progress_bar=False)
+    assert fitted["names"] == [*TYPES, "novel_1", "novel_2"]
+    assert (fitted["plan"].cells.arrays["name"][120:] == -1).all()
+    assert model.audit_[-1 - ("left without" in model.audit_[-1])] == "novel: types: 2"
+
+
+@pytest.mark.parametrize("settings", [{"n_novel": 0}, {"n_novel": 2, "guided": False}])
+def test_what_is_not_needed_is_not_sought(settings, fitted, monkeypatch):
+    monkeypatch.delattr(_novelty, "find")
+    fitted["change"] = lambda model: fitted.update(names=model.names_)
+    make_model(**settings).train(enable_progress_bar=False)
+    assert len(fitted["names"]) == 4 + settings["n_novel"]
+
+
+def test_why_nothing_was_sought_is_in_the_audit(fitted, monkeypatch):
+    monkeypatch.setattr(_novelty, "find", lambda *args: "novel: not sought, for a reason")
+    model = make_model(n_novel=None)
+    model.train(enable_progress_bar=False)
+    assert "novel: not sought, for a reason" in model.audit_
+    assert model.names_ == TYPES
+    assert model.n_novel_ is None
+
+
+def test_groups_are_ordered_by_size_and_empty_ones_dropped(fitted, monkeypatch):
+    monkeypatch.setattr(_novelty, "find", told(NAMES, 4))
+    model, query = make_model(n_novel=None), np.arange(120, 200)
+
+    def predict(model):
+        module = model.module
+        with torch.no_grad():
+            z = module.encoder(module.inputs(torch.from_numpy(model._cells.x[query].toarray())))
+            h = torch.nn.functional.normalize(module.hidden(z), dim=1)
+            rank = h[:, 0].argsort()
+            # most cells are like the last, fewer like the third, and none like the others
+            module.prototypes[:] = -h.mean(dim=0)
+            module.prototypes[6], module.prototypes[7] = h[rank[:15]].mean(0), h[rank[15:]].mean(0)
+            module.pi.copy_(torch.arange(8) / 28)
+        fitted["before"] = model.annotate_cells(indices=query).proba
+
+    fitted["change"] = predict
+    model.train(enable_progress_bar=False)
+    sizes = np.bincount(fitted["before"].argmax(axis=1), minlength=8)
+    assert sizes[7] > sizes[6] > 0 == sizes[:6].sum()
+    assert model.names_ == [*TYPES, "novel_1", "novel_2"]
+    order = [0, 1, 2, 3, 7, 6]
+    expected = fitted["before"][:, order]
+    expected = expected / expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.annotate_cells(indices=query).proba, expected, atol=1e-5)
+    np.testing.assert_allclose(model.module.pi, np.array(order) / 28, rtol=1e-5)
+    assert model.n_novel_ == {"n": 2, "low": 2, "high": 5}
+    assert model.audit_[-1] == "novel: 2 types were left without cells"
+    assert not model.module.training
+
+
+def test_more_types_than_cells_may_be_asked_for():
+    adata, ref = simulate_sides()
+    args = {"method": "scdet", "novel": 5, "train_kwargs": FAST, "copy": True}
+    result = sctool.tl.annotate(adata[:1].copy(), ref[:4].copy(), **args)
+    assert result.obs["sctool"].notna().all()
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_wrong_choice_is_refused_and_the_known_ones_are_named(name):
+    with pytest.raises(ValueError, match=rf"{name}='no' is unknown; known: ") as error:
+        make_model(**{name: "no"})
+    assert all(repr(choice) in str(error.value) for choice in CHOICES[name])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"prior": "oracle"}, {"distribution": ORACLE}, {"prior": "balanced", "distribution": ORACLE}],
+)
+def test_an_oracle_needs_a_distribution_and_no_other_prior_takes_one(settings):
+    with pytest.raises(ValueError, match=r"distribution goes with prior='oracle'"):
+        make_model(**settings)
+
+
+def test_an_oracle_of_another_number_of_types_is_refused():
+    model = make_model(n_novel=2, guided=False, prior="oracle", distribution=(0.5,))
+    with pytest.raises(ValueError, match=r"distribution"):
+        model.train(**FAST)
+
+
+def test_the_paper_preset_is_the_papers():
+    paper = asdict(SCDET.PRESETS["paper"])
+    expected = {
+        "n_hidden": (512, 256, 128),
+        "tau": 1.0,
+        "rho": 0.5,
+        "gamma": 0.5,
+        "alpha": 0.5,
+        "beta": 0.5,
+        "classify_weight": 1.0,
+        "contrast_weight": 1.0,
+        "lr": 1e-4,
+        "batch_size": 256 // 2,  # a minibatch of 256 has labelled and unlabelled cells
+        "max_epochs": 500,
+        "estimate_every": 10,
+        "prior": "estimated",
+        "slots": "size",  # "we sort them by cluster size"
+        "contrast": "soft",
+        "guided": False,  # nothing is known before training but the number
+        "n_components": None,  # "the input, represented as x", is gene expression
+    }
+    assert {k: paper[k] for k in expected} == expected
+    assert 0 < paper["tau_sharp"] < paper["tau"]  # "a sharper temperature"
+
+
+def sizes(layers: torch.nn.Module) -> list[int]:
+    return [layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)]
+
+
+def test_the_paper_preset_trains_the_papers_network():
+    model = make_model(preset="paper", n_novel=2)
+    model.train(**(FAST | {"max_epochs": 2, "batch_size": 64}))
+    module, n_genes = model.module, len(model.features_.selected)
+    assert sizes(module.encoder) == [512, 256, 128]
+    assert sizes(module.decoder) == [256, 512, n_genes]  # "the reverse structure"
+    assert sizes(module.hidden) == [128]
+    assert module.prototypes.shape[1] == 128
+    assert sizes(module.projector) == [128, 128]
+    assert np.isfinite(model.history["loss_train"].to_numpy(dtype=float)).all()
+    assert len(model.history["loss_train"]) == 2
+    assert model.trainer.optimizers[0].defaults["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "expected"),
+    [
+        ({"preset": "paper"}, {}, 500),
+        ({"min_steps": 100, "batch_size": 16}, {}, 13),  # of eight steps each
+        ({"min_steps": 1, "min_epochs": 7}, {}, 7),
+        ({"preset": "paper"}, {"max_epochs": 3}, 3),
+    ],
+    ids=["paper", "steps", "epochs", "asked-for"],
+)
+def test_how_long_training_takes(settings, arguments, expected, fitted):
+    make_model(**settings).train(enable_progress_bar=False, **arguments)
+    assert fitted["max_epochs"] == expected
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reconstruction", CHOICES["reconstruction"])
+def test_training_learns_to_reconstruct(reconstruction):
+    model = make_model(reconstruction=reconstruction)
+    model.train(**(FAST | {"max_epochs": 10}))
+    error = model.history["reconstruction_train"].to_numpy(dtype=float).ravel()
+    assert np.isfinite(error).all()
+    assert error[-1] < 0.95 * error[0]
+    assert error.argmin() >= 7
+
+
+@pytest.mark.parametrize("n_query", [80, 0])
+def test_the_history_has_the_terms_that_there_are(n_query):
+    joint = simulate_joint()[: 120 + n_query].copy()
+    model = make_model(joint)
+    model.train(**(FAST | {"max_epochs": 1}))
+    terms = {"loss", "reconstruction", "labelled", "regularizer", "unsupervised", "supervised"}
+    terms |= {"pseudo"} | ({"unlabelled", "guide"} if n_query else set())
+    assert set(model.history) == {f"{term}_train" for term in terms}
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+def test_a_hidden_type_is_found_as_a_group_of_its_own(hidden, found):
+    result, truth = found[0], hidden[0].obs["truth"].astype(str)
+    novel = result.obs["sctool_novel"].to_numpy()
+    assert novel[truth == "DC"].mean() > 0.9
+    assert novel[truth != "DC"].mean() < 0.05
+    assert list(result.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "novel_1"]
+    assert (result.obs["sctool"].astype(str).replace("novel_1", "DC") == truth).mean() > 0.9
+
+
+def test_the_number_of_types_is_estimated_and_what_it_lies_between(found, tmp_path):
+    result = found[0]
+    n_novel = result.uns["sctool"]["n_novel"]
+    assert n_novel["n"] == len(result.uns["sctool"]["novel_classes"]) == 1
+    assert 1 <= n_novel["low"] <= n_novel["n"] <= n_novel["high"] <= 3
+    assert any("novel: types: 1, between" in note for note in result.uns["sctool"]["audit"])
+    result.write_h5ad(tmp_path / "result.h5ad")
+    assert ad.read_h5ad(tmp_path / "result.h5ad").uns["sctool"]["n_novel"] == n_novel
+
+
+def test_a_saved_model_knows_the_groups_and_says_that_it_finds_no_others(hidden, found, tmp_path):
+    expected, model = found
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.names_ == ["B", "CD4 T/NK", "Mono", "novel_1"]
+    result = sctool.tl.annotate(hidden[0], again, copy=True)
+    assert_same_result(result, expected)
+    truth = hidden[0].obs["truth"]
+    assert result.obs["sctool_novel"][truth == "DC"].mean() > 0.9
+    assert any("no new type can be found" in note for note in result.uns["sctool"]["audit"])
+    assert "n_novel" not in result.uns["sctool"]  # nothing was estimated of these cells
+    # cells that it never saw
+    other = simulate(80, seed=7)
+    result = sctool.tl.annotate(other, again, copy=True)
+    assert result.obs["sctool_novel"][other.obs["cell_type"] == "DC"].mean() > 0.8
+    assert result.obs["sctool_novel"][other.obs["cell_type"] != "DC"].mean() < 0.1
+
+
+def test_no_more_groups_than_asked_for_and_these_by_size(hidden):
+    args = {"method": "scdet", "novel": 2, "train_kwargs": QUICK | {"max_epochs": 8}, "copy": True}
+    result = sctool.tl.annotate(*hidden, **args)
+    novel = list(result.uns["sctool"]["novel_classes"])
+    assert novel == ["novel_1", "novel_2"][: len(novel)]
+    counts = result.obs["sctool"].value_counts()[novel].to_numpy()
+    assert (np.diff(counts) <= 0).all()
+    assert counts[-1] > 0
+    truth = hidden[0].obs["truth"]
+    assert result.obs["sctool_novel"][truth == "DC"].mean() > 0.9
+    assert "n_novel" not in result.uns["sctool"]  # it was not estimated
+    assert any("of 2 asked for" in note for note in result.uns["sctool"]["audit"])
+
+
+def test_a_closed_set_seeks_nothing_and_flags_nothing(hidden, monkeypatch):
+    monkeypatch.delattr(_novelty, "find")
+    args = {"method": "scdet", "novel": 0, "train_kwargs": QUICK | {"max_epochs": 3}, "copy": True}
+    result = sctool.tl.annotate(*hidden, **args)
+    assert "sctool_novel" not in result.obs
+    assert list(result.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono"]
+    assert {"novel", "novel_classes", "n_novel"}.isdisjoint(result.uns["sctool"])
+    assert not any(note.startswith("novel:") for note in result.uns["sctool"]["audit"])
+
+
+def test_unguided_and_told_how_many_it_finds_the_hidden_type_itself(hidden, monkeypatch):
+    monkeypatch.delattr(_novelty, "find")
+    args = {"method": "scdet", "novel": 1, "train_kwargs": QUICK, "copy": True}
+    result = sctool.tl.annotate(*hidden, **args, model_kwargs={"guided": False})
+    assert list(result.uns["sctool"]["novel_classes"]) == ["novel_1"]
+    truth = hidden[0].obs["truth"]
+    novel = result.obs["sctool_novel"]
+    assert novel[truth == "DC"].mean() > novel[truth != "DC"].mean() + 0.5
+
+
+def test_labels_of_the_query_are_irrelevant_to_what_is_novel(hidden, monkeypatch):
+    monkeypatch.setattr(_novelty, "EPISODES", 4)
+    # (with as many cells as it takes to look for novel ones)
+    adata, ref = hidden
+    args = {"method": "scdet", "train_kwargs": QUICK | {"max_epochs": 2}, "copy": True}
+    expected = sctool.tl.annotate(adata, ref, **args)
+    adata = adata.copy()
+    adata.obs["cell_type"] = adata.obs["sctool"] = adata.obs["truth"]
+    del adata.obs["truth"]
+    result = sctool.tl.annotate(adata, ref, **args)
+    assert "novel_1" in expected.obs["sctool"].cat.categories
+    assert_same_result(result, expected)
+    np.testing.assert_array_equal(result.obs["sctool_novel"], expected.obs["sctool_novel"])
