@@ -248,7 +248,8 @@ def test_shipped_suites_parse() -> None:
     suites = {name: benchmark.load_suite(name) for name in benchmark.shipped_suites()}
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
     pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
-    assert n_tasks == {"demo": 1, "open": 9, **pairs}
+    own = {"demo": 1, "open": 9, "number_of_types": 30, "scdet_ablation": 2, "cost": 3}
+    assert n_tasks == own | pairs
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
     assert len(set(switches)) == 4
