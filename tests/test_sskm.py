@@ -40,7 +40,8 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 def told(n: int):
     """What estimates the number of novel types, when it always says ``n``."""
     note = f"novel: types: {n}, between {n} and {n + 1}"
-    return lambda *args: SimpleNamespace(n=n, low=n, high=n + 1, audit=["how", note])
+    interval = {"n": n, "low": n, "high": n + 1}
+    return lambda *args: SimpleNamespace(n=n, audit=["how", note], interval=lambda: interval)
 
 
 # -- the whole -----------------------------------------------------------------------------------
@@ -62,6 +63,7 @@ def test_the_number_is_estimated_by_default_and_the_audit_says_how(hidden, found
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert list(result.uns["sctool"]["novel_classes"]) == ["novel_1"]
     assert "novel: types: 1, between 1 and 2" in result.uns["sctool"]["audit"]
+    assert result.uns["sctool"]["n_novel"] == {"n": 1, "low": 1, "high": 2}
     monkeypatch.setattr(_novelty, "find", told(0))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert not result.obs["sctool_novel"].any()
