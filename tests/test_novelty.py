@@ -174,7 +174,7 @@ def test_types_are_hidden_from_one_half_and_both_are_thinned(monkeypatch):
         return Surroundings(evidence, 0.5, True)
 
     monkeypatch.setattr(novelty, "surroundings", watched)
-    monkeypatch.setattr(novelty, "EPISODE_CELLS", 1200)
+    monkeypatch.setattr(novelty, "EPISODE_CELLS", 600)
     model = learn(x, labels, RNG(0))
     # it was told which cells are of a hidden type
     assert (
@@ -184,7 +184,7 @@ def test_types_are_hidden_from_one_half_and_both_are_thinned(monkeypatch):
     assert len({seed for _, _, seed in episodes}) == novelty.EPISODES
     shares = []
     for ref, query, _ in episodes:
-        assert len(np.unique(np.concatenate([ref, query]))) == len(ref) + len(query) <= 1200
+        assert len(np.unique(np.concatenate([ref, query]))) == len(ref) + len(query) <= 600
         assert len(set(labels[query])) == 4
         shares += [np.bincount(labels[side], minlength=4) / len(side) for side in (ref, query)]
     # none is hidden at times, and two are always left
@@ -228,16 +228,18 @@ def test_the_fineness_is_one_that_parts_the_references_types(monkeypatch):
 
 
 def test_the_fineness_is_the_resolution_that_is_least_off(monkeypatch):
-    numbers = [7, 2, *[9] * (len(novelty.RESOLUTIONS) - 2)]  # groups found at each resolution
+    numbers = [4, 3, *[9] * (len(novelty.RESOLUTIONS) - 2)]  # groups found at each resolution
     monkeypatch.setattr(
         novelty,
         "leiden",
         lambda z, resolutions, seed: [np.arange(len(z)) % n for n in numbers],
     )
     x, labels, _ = cells(400)
-    fineness = novelty.learn_fineness(x, labels, RNG(0))
+    # (at first all four types are taken, and the coarsest is right)
+    fineness = novelty.learn_fineness(x, labels, RNG(4))
+    assert fineness.off[0] == 4 / 3
     assert fineness.resolution == novelty.RESOLUTIONS[1]
-    assert set(fineness.off) == {1.0, 1.5, 2.0}  # of two, three and four types
+    assert set(fineness.off) == {2 / 3, 1.0, 4 / 3}  # of two, three and four types
 
 
 def test_too_few_cells_leave_the_fineness_at_its_default():

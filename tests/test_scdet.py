@@ -137,6 +137,13 @@ def test_labels_and_not_predictions_decide_on_the_known_types():
     np.testing.assert_allclose(pi * 60, [10, 20, 30])
 
 
+def test_what_is_predicted_for_labelled_cells_has_no_say():
+    clusters = np.repeat([0, 1, 1, 2], [10, 6, 3, 2])
+    labels = np.repeat([0, 0, -1, -1], [10, 6, 3, 2])
+    predicted = np.repeat([0, 1, 2, 1], [10, 6, 3, 2])  # six labelled cells to be of a novel type
+    np.testing.assert_allclose(distribution(clusters, labels, predicted, 1, 3) * 21, [10, 2, 9])
+
+
 def test_a_cluster_without_cells_has_a_share_whose_logarithm_is_finite():
     pi = distribution(np.array([0, 0, 1, 1, 1]), np.array([0, -1, -1, -1, -1]), None, 1, 3)
     np.testing.assert_allclose(pi, [2 / 6, 3 / 6, 1 / 6])
