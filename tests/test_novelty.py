@@ -236,7 +236,7 @@ def test_the_fineness_is_the_resolution_that_is_least_off(monkeypatch):
     )
     x, labels, _ = cells(400)
     # (at first all four types are taken, and the coarsest is right)
-    fineness = novelty.learn_fineness(x, labels, RNG(4))
+    fineness = novelty.learn_fineness(x, labels, RNG(10))
     assert fineness.off[0] == 4 / 3
     assert fineness.resolution == novelty.RESOLUTIONS[1]
     assert set(fineness.off) == {2 / 3, 1.0, 4 / 3}  # of two, three and four types
