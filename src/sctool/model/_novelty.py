@@ -120,7 +120,8 @@ def surroundings(
         random_state=seed,
     )
     near = cells.obsp["distances"].astype(np.float64)
-    near.data[:] = 1  # also for a cell's copies, at distance 0
+    # A cell's copies, at distance 0, are neighbours; itself, which then may be stored, is not.
+    near.data[:] = near.indices != np.repeat(np.arange(n), np.diff(near.indptr))
     codes = cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
     of_query = np.arange(n) >= n_ref
     weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)
@@ -157,7 +158,7 @@ def learn(
     evidence: list[np.ndarray] = []
     novel: list[np.ndarray] = []
     weight: list[np.ndarray] = []
-    bar = tqdm(range(EPISODES), "hiding types", leave=False, disable=not progress)
+    bar = tqdm(total=EPISODES, desc="hiding types", leave=False, disable=not progress)
     # Some draws leave too little of a small reference: others are made in their place.
     for _ in range(5 * EPISODES):
         if len(evidence) == EPISODES:
@@ -247,10 +248,11 @@ def part(
     n_novel
         Number of types: the resolution that gives it is looked for, or one that gives more, of
         which the smallest are joined to the nearest of the others; None takes the one learnt.
+        There may be fewer: one of fewer than 50 cells, and as many as the finest resolution gives.
 
     Returns
     -------
-    Code of each cell, (n_cells,), by size; lowest and highest number of types.
+    Code of each cell, (n_cells,), the largest type first; lowest and highest number of types.
     """
     n_cells = x.shape[0]
     if n_cells < _gate.MIN_PARTED or n_novel == 1:

@@ -566,7 +566,7 @@ class SCDET(AnnotationModel):
         )
         if isinstance(found, str):
             self.audit_.append(found)
-            return s.n_novel or 0
+            return 0
         self.audit_ += found.audit
         if s.n_novel is None:
             self.n_novel_ = found.interval()
