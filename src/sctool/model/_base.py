@@ -517,6 +517,26 @@ class AnnotationModel(BaseModelClass):
         return model
 
 
+class OpenWorldModel(AnnotationModel):
+    """A model that looks for novel types among the unlabelled cells, and groups them.
+
+    Its settings hold ``n_novel``: their number; None estimates it, 0 seeks none.
+    """
+
+    transductive = True
+
+    @classmethod
+    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+        """Estimated for "auto", else the number given."""
+        return {} if novel == "auto" else {"n_novel": int(novel)}
+
+    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+        """Cells that fall into a novel group."""
+        if self.settings_.n_novel == 0:
+            return None
+        return prediction.proba.argmax(axis=1) >= len(self.classes_)
+
+
 def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
     """A copy of a settings dataclass with some fields changed; unknown names are refused."""
     unknown = sorted(set(changes) - {f.name for f in fields(settings)})

@@ -7,7 +7,7 @@ Ours, and without a deep network: the floor that open-world methods have to beat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from sctool.model._base import Prediction
+from sctool.model._base import OpenWorldModel
 from sctool.model._logistic import LOGISTIC, LogisticSettings
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: Fewer unlabelled cells than this are not searched: their groups are of too few cells to judge.
 MIN_CELLS = 200
@@ -104,25 +107,35 @@ def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
 
 
-def leiden(z: np.ndarray, resolutions: tuple[float, ...], seed: int) -> list[np.ndarray]:
-    """Leiden groups of cells at each resolution on one neighbour graph (scanpy's)."""
+def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int) -> AnnData:
+    """Nearest neighbours of cells (n_cells, n_latent), as scanpy keeps them."""
     import scanpy as sc
     from anndata import AnnData
 
     cells = AnnData(obs=pd.DataFrame(index=np.arange(len(z)).astype(str)), obsm={"X": z})
-    sc.pp.neighbors(cells, use_rep="X", n_neighbors=min(15, len(z) - 1), random_state=seed)
-    codes = []
-    for resolution in resolutions:
-        sc.tl.leiden(
-            cells,
-            resolution=resolution,
-            flavor="igraph",
-            n_iterations=2,
-            directed=False,
-            random_state=seed,
-        )
-        codes.append(cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64))
-    return codes
+    sc.pp.neighbors(cells, use_rep="X", n_neighbors=min(n_neighbors, len(z) - 1), random_state=seed)
+    return cells
+
+
+def leiden_codes(graph: AnnData, resolution: float, seed: int) -> np.ndarray:
+    """Leiden group of each cell of a graph, (n_cells,)."""
+    import scanpy as sc
+
+    sc.tl.leiden(
+        graph,
+        resolution=resolution,
+        flavor="igraph",
+        n_iterations=2,
+        directed=False,
+        random_state=seed,
+    )
+    return graph.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+
+
+def leiden(z: np.ndarray, resolutions: tuple[float, ...], seed: int) -> list[np.ndarray]:
+    """Leiden groups of cells at each resolution on one neighbour graph."""
+    graph = neighbour_graph(z, 15, seed)
+    return [leiden_codes(graph, resolution, seed) for resolution in resolutions]
 
 
 def group_means(x: sp.csr_matrix | np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -315,7 +328,7 @@ def resolution_of_types(
     return RESOLUTIONS[int(agreement.argmax())], good
 
 
-class GATE(LOGISTIC):
+class GATE(OpenWorldModel, LOGISTIC):
     """Groups of the query judged as a whole, then logistic regression on known and novel types.
 
     The query's neighbour graph is cut into small groups. Each is judged by evidence whose weights
@@ -336,13 +349,7 @@ class GATE(LOGISTIC):
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": GateSettings()}
-    transductive = True
     settings_: GateSettings
-
-    @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """Estimated for "auto", else the number given."""
-        return {} if novel == "auto" else {"n_novel": int(novel)}
 
     def _examples(self, progress: bool) -> tuple[sp.csr_matrix, np.ndarray]:
         """The reference and, once its groups are judged, the query under the names found.
@@ -431,9 +438,3 @@ class GATE(LOGISTIC):
             f"novel: types: {numbers[0]}, between {min(numbers)} and {max(numbers)} at resolutions "
             "that part the reference's types about as well"
         )
-
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
-        """Cells that fall into a novel group."""
-        if self.settings_.n_novel == 0:
-            return None
-        return prediction.proba.argmax(axis=1) >= len(self.classes_)

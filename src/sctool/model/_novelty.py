@@ -103,26 +103,13 @@ def surroundings(
     labels
         Types of the reference as codes from 0.
     """
-    import scanpy as sc
-    from anndata import AnnData
-
     n_ref, n = x_ref.shape[0], x_ref.shape[0] + x.shape[0]
     z = principal_components(sp.vstack([x_ref, x], format="csr"), N_COMPONENTS, seed)
-    cells = AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": z})
-    k = min(N_NEIGHBORS, n - 1)
-    sc.pp.neighbors(cells, use_rep="X", n_neighbors=k + 1, random_state=seed)
-    sc.tl.leiden(
-        cells,
-        resolution=GROUPS,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-        random_state=seed,
-    )
-    near = cells.obsp["distances"].astype(np.float64)
+    graph = _gate.neighbour_graph(z, N_NEIGHBORS + 1, seed)
+    codes = _gate.leiden_codes(graph, GROUPS, seed)
+    near = graph.obsp["distances"].astype(np.float64)
     # A cell's copies, at distance 0, are neighbours; itself, which then may be stored, is not.
     near.data[:] = near.indices != np.repeat(np.arange(n), np.diff(near.indptr))
-    codes = cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
     of_query = np.arange(n) >= n_ref
     weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)
     share = (near @ (weight * of_query)) / np.maximum(near @ weight, 1e-12)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sctool import losses
 from sctool._train import Cells, Plan, Splitter, fit
 from sctool.model import _novelty
-from sctool.model._base import AnnotationModel, Prediction, Settings, change_settings
+from sctool.model._base import OpenWorldModel, Settings, change_settings
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -398,10 +398,6 @@ class SCDETPlan(Plan):
     def _estimate(self) -> np.ndarray:
         s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
         if s.prior == "oracle":
-            if len(s.distribution or ()) != n:
-                raise ValueError(
-                    f"distribution={s.distribution!r} must have a share for each of {n} types."
-                )
             return _shares(np.array(s.distribution) * len(self.cells))
         if s.prior == "balanced":
             return np.full(n, 1 / n)
@@ -446,7 +442,7 @@ class SCDETPlan(Plan):
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.lr)
 
 
-class SCDET(AnnotationModel):
+class SCDET(OpenWorldModel):
     """scDET: seen and novel types in one model, when types are long-tailed.
 
     A prototype classifier learns from labelled cells and its own sharper predictions, held to a
@@ -474,14 +470,8 @@ class SCDET(AnnotationModel):
     """
 
     PRESETS: ClassVar[dict[str, SCDETSettings]] = {"default": SCDETSettings(), "paper": PAPER}
-    transductive = True
     settings_: SCDETSettings
     module: SCDETModule
-
-    @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """Estimated for "auto", else the number given."""
-        return {} if novel == "auto" else {"n_novel": int(novel)}
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         return SCDETModule(n_input, n_classes, len(self.classes_), self.settings_)
@@ -528,6 +518,11 @@ class SCDET(AnnotationModel):
         name = label.copy()
         n_novel = self._seek(cells, name, enable_progress_bar)
         self._name_novel(n_novel)
+        if s.distribution is not None and len(s.distribution) != len(self.names_):
+            raise ValueError(
+                f"distribution={s.distribution!r} must have a share for each of the "
+                f"{len(self.names_)} types {self.names_!r}."
+            )
         self._build()
         self._set_inputs(cells.x)
         cells = Cells(cells.x, cells.arrays | {"name": name}, cells.fill)
@@ -623,9 +618,3 @@ class SCDET(AnnotationModel):
         self._build()
         self.module.load_state_dict(state)
         self.module.eval()
-
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
-        """Cells that fall into a novel group."""
-        if self.settings_.n_novel == 0:
-            return None
-        return prediction.proba.argmax(axis=1) >= len(self.classes_)

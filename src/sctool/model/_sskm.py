@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from sctool.model import _novelty
-from sctool.model._base import AnnotationModel, Prediction
+from sctool.model._base import OpenWorldModel
 from sctool.model._logistic import LogisticSettings, regress, weights
 
 #: Rounds of k-means at most; it ends as soon as no cell changes its group.
@@ -170,7 +170,7 @@ class CentresModule(nn.Module):
         return logits / self.variance, z
 
 
-class SSKM(AnnotationModel):
+class SSKM(OpenWorldModel):
     """Semi-supervised k-means on principal components and the logits of a regression.
 
     Labelled cells stay with the centre of their type, the query's go to the nearest centre of a
@@ -189,14 +189,8 @@ class SSKM(AnnotationModel):
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": SSKMSettings()}
-    transductive = True
     settings_: SSKMSettings
     module: CentresModule
-
-    @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """Estimated for "auto", else the number given."""
-        return {} if novel == "auto" else {"n_novel": int(novel)}
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         # As many dimensions for few cells too, which have fewer components: the others stay 0.
@@ -300,9 +294,3 @@ class SSKM(AnnotationModel):
         self.audit_.append(found.audit[-1])
         self.n_novel_ = found.interval()
         return found.n
-
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
-        """Cells that fall into a novel group."""
-        if self.settings_.n_novel == 0:
-            return None
-        return prediction.proba.argmax(axis=1) >= len(self.classes_)
