@@ -26,8 +26,9 @@ N_NEIGHBORS = 30
 GROUPS = 4.0
 #: Times that types are hidden, and cells used each time at most.
 EPISODES, EPISODE_CELLS = 10, 2500
-#: Logarithm of the factor that each side's cells of a type are thinned by at most.
-THINNED = 1.5
+#: Logarithm of the factor that each side's cells of a type are thinned by at most; less if the
+#: reference is small, and not at all if it has no more than ``ENOUGH`` cells.
+THINNED, ENOUGH = 1.5, 500
 #: Resolutions for the novel cells, of which one is learnt.
 RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 #: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
@@ -142,6 +143,7 @@ def learn(
     types or cells to learn from.
     """
     n_types = labels.max() + 1
+    thinned = np.clip(np.log(len(labels) / ENOUGH), 0, THINNED)
     evidence: list[np.ndarray] = []
     novel: list[np.ndarray] = []
     weight: list[np.ndarray] = []
@@ -154,7 +156,7 @@ def learn(
         n_hidden = min(int(rng.integers(0, max(int(0.8 * n_types), 1) + 1)), n_types - 2)
         hidden = rng.permutation(n_types)[: max(n_hidden, 0)]
         in_ref = rng.random(len(cells)) < 0.5
-        kept = np.exp(-rng.uniform(0, THINNED, (2, n_types)))[in_ref.astype(int), labels[cells]]
+        kept = np.exp(-rng.uniform(0, thinned, (2, n_types)))[in_ref.astype(int), labels[cells]]
         kept = rng.random(len(cells)) < kept
         ref = cells[in_ref & kept & ~np.isin(labels[cells], hidden)]
         query = cells[~in_ref & kept]
