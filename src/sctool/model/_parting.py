@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.cluster import AgglomerativeClustering
+from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -103,27 +103,36 @@ def join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.where(codes == len(means) - 1, nearest, codes)
 
 
+def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
+    """The groups, the largest cut in two."""
+    n = np.bincount(codes)
+    cells = np.flatnonzero(codes == n.argmax())
+    codes = codes.copy()
+    codes[cells[KMeans(2, n_init=3, random_state=seed).fit_predict(z[cells]) == 1]] = len(n)
+    return codes
+
+
 def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
-    """Cut cells into groups finer than types, ``n`` at least if there are enough cells.
+    """Cut cells into groups finer than types.
 
     Parameters
     ----------
     x
         Cells, log1p CP10k, CSR (n_cells, n_genes).
+    n
+        As many groups at least, if there are as many different cells.
 
     Returns
     -------
     Group of each cell, (n_cells,).
     """
     z = principal_components(x, N_COMPONENTS, seed)
-    graph = neighbour_graph(z, N_NEIGHBORS, seed)
-    min_group = max(min(MIN_GROUP, len(z) // (2 * n)), 1)
-    for resolution in (RESOLUTION, 2 * RESOLUTION, 4 * RESOLUTION):
-        codes = leiden(graph, resolution, seed)
-        while codes.max() > 0 and np.bincount(codes).min() < min_group:
-            codes = join_smallest(z, codes)
-        if codes.max() + 1 >= n:
-            break
+    codes = leiden(neighbour_graph(z, N_NEIGHBORS, seed), RESOLUTION, seed)
+    while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
+        codes = join_smallest(z, codes)
+    n_different = len(np.unique(z.round(3), axis=0))  # copies differ by rounding alone
+    for _ in range(codes.max() + 1, min(n, n_different)):
+        codes = split_largest(z, codes, seed)
     return codes
 
 
@@ -206,7 +215,9 @@ def learn_parting(x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
         cells = cells[np.isin(labels[cells], chosen)]
         if len(cells) < MIN_PARTED:
             continue
-        codes = small_groups(x[cells], int(rng.integers(2**31)))
+        # (so many that there are pairs of one type)
+        n = 2 * len(np.unique(labels[cells]))
+        codes = small_groups(x[cells], int(rng.integers(2**31)), n)
         episodes.append((cells, codes))
         if codes.max() == 0:
             continue
@@ -214,10 +225,10 @@ def learn_parting(x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
         first, second = np.triu_indices(len(of_type), 1)
         alike = (of_type[first] * of_type[second]).sum(axis=1)
         clear = (alike < TWO) | (alike > ONE)  # what a mixed group is has no answer
-        n = np.bincount(codes)
+        size = np.bincount(codes)
         values.append(differences(x[cells], codes)[clear])
         two.append(alike[clear] < TWO)
-        weight.append(np.sqrt(n[first] * n[second])[clear])
+        weight.append(np.sqrt(size[first] * size[second])[clear])
     if not two or len(np.unique(np.concatenate(two))) < 2:
         return Parting()
     y, w = np.concatenate(two), np.concatenate(weight)
