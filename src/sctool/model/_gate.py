@@ -134,7 +134,8 @@ def judge(
         :func:`regression` on the reference, if there is one already.
     """
     z = principal_components(x, settings.n_components, seed)
-    codes = leiden(neighbour_graph(z, 15, seed), settings.resolution, seed)
+    # An anchor may be of a few cells: it has to be a group of its own.
+    codes = leiden(neighbour_graph(z, 15, seed, "umap"), settings.resolution, seed)
     n_groups = codes.max() + 1
 
     if fitted is None:

@@ -46,11 +46,17 @@ def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
 
 
-def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int) -> AnnData:
+def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "gauss") -> AnnData:
     """Nearest neighbours of cells (n_cells, n_latent), as scanpy keeps them.
 
-    Exact up to ``MANY_CELLS``, and with scanpy's Gaussian weights: its default search and weights
-    are compiled anew in each process, which takes half a minute.
+    The search is exact up to ``MANY_CELLS``: scanpy's default one is compiled anew in each process,
+    which takes half a minute.
+
+    Parameters
+    ----------
+    weights
+        "gauss", or "umap", by which a handful of cells that lie apart form a group of their own,
+        but which is compiled as well (12 s).
     """
     import scanpy as sc
     from anndata import AnnData
@@ -60,7 +66,7 @@ def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int) -> AnnData:
         cells,
         use_rep="X",
         n_neighbors=min(n_neighbors, len(z) - 1),
-        method="gauss",
+        method=weights,
         transformer="sklearn" if len(z) <= MANY_CELLS else "pynndescent",
         random_state=seed,
     )
