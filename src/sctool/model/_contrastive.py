@@ -29,7 +29,15 @@ from sctool import _data
 from sctool._train import BestWeights, Cells, Plan, Splitter, fit, stratified_holdout
 from sctool.losses import circles_info_nce, info_nce, own_circle_info_nce, thin
 from sctool.model._base import AnnotationModel, change_settings
-from sctool.model._regression import LogisticSettings, choose_C, cross_entropy, regress, weights
+from sctool.model._regression import (
+    COMPONENT_GRID,
+    GENES_GRID,
+    LogisticSettings,
+    choose_C,
+    cross_entropy,
+    regress,
+    weights,
+)
 
 Batch = dict[str, Tensor]
 
@@ -50,8 +58,8 @@ class ContrastiveSettings(LogisticSettings):
     component
         None, "mlp" (MLP-CC, eq. 5) or "mls" (MLS-CC, a circle for each type, eq. 6).
     C
-        Inverse strength of the L2 penalty of regressions ("linear"). None: of a grid, the one
-        with the lowest cross entropy on held-out cells.
+        Inverse strength of the L2 penalty of the regression on genes. None: of a grid, the one with
+        the lowest cross entropy on held-out cells, as it is for the regression on a component.
     balance
         Of the types, in the head: 1 counts every type the same, however many cells it has, 0 every
         cell.
@@ -65,8 +73,8 @@ class ContrastiveSettings(LogisticSettings):
     temperature
         Of the contrastive losses.
     folds
-        Of "linear" with "mls": the head learns from where a component places cells that it was not
-        trained with, by so many folds; 1 lets it learn from the trained component's own cells.
+        Of "linear" with guided "mls": the head learns from where a component places cells that it
+        was not trained with, by so many folds; 1: from where it places those that it was.
     thinning
         Smallest share of its counts that a cell keeps while the component trains: each time it is
         seen, it is thinned to a share drawn between this and 1. 1 leaves cells as they are.
@@ -126,6 +134,8 @@ class ContrastiveSettings(LogisticSettings):
 def presets(backbone: str, component: str | None = None) -> dict[str, ContrastiveSettings]:
     """The presets of one backbone; what the paper leaves open is noted in the documentation."""
     default = ContrastiveSettings(backbone=backbone, component=component)
+    if backbone == "linear":
+        default = replace(default, C=0.1, balance=1.0)
     if backbone == "actinn":
         default = replace(default, n_top_genes=None)
     paper = replace(
@@ -134,6 +144,9 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
         positives="shared",
         guided=False,
         n_latent=None,
+        C=1.0,
+        balance=0.0,
+        folds=1,
         component_lr=1e-3,
         scale_by_maximum=True,
         validation=1 / 9,
@@ -628,7 +641,7 @@ class ContrastiveClassifier(AnnotationModel):
             run(self._component_stage(name), some)
 
         outside = np.zeros((len(y), 0))
-        if s.backbone == "linear" and s.component == "mls" and s.folds > 1:
+        if s.backbone == "linear" and s.component == "mls" and s.guided and s.folds > 1:
             fold = deal(y, s.folds)
             for i in range(s.folds):
                 place(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
@@ -738,10 +751,12 @@ class ContrastiveClassifier(AnnotationModel):
         split: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> pd.DataFrame:
         """Set the linear head to the regression of ``y`` on ``z``; its loss."""
-        s, C = self.settings_, self.settings_.C
+        s, C, grid = self.settings_, self.settings_.C, GENES_GRID
+        if self.module.component is not None:
+            C, grid = None, COMPONENT_GRID
         if C is None:
             train, held_out = split or self._split(y)
-            C = choose_C(z, y, train, held_out, max_iter, s.balance)
+            C = choose_C(z, y, train, held_out, max_iter, s.balance, grid)
             self.audit_.append(f"training: C={C:g} chosen on {len(held_out)} held-out cells")
         self._C = C
         fitted, notes = regress(z, y, C, max_iter, s.balance)

@@ -21,7 +21,7 @@ class LOGISTIC(ContrastiveClassifier):
     adata
         Registered with :meth:`setup_anndata`.
     preset
-        "default" alone.
+        "default" alone; with a component, those of :class:`ContrastiveClassifier`.
     ignore_case
         Compare gene names without regard to case.
     **settings
@@ -30,3 +30,10 @@ class LOGISTIC(ContrastiveClassifier):
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": ContrastiveSettings()}
+
+    @classmethod
+    def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
+        """The floor's settings; with a component, the contrastive classifier's."""
+        if cls is LOGISTIC and changes.get("component"):
+            return ContrastiveClassifier._resolve(preset, {**changes, "backbone": "linear"})
+        return super()._resolve(preset, changes)

@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from sctool.model._base import Settings
 
-#: What ``C=None`` chooses from.
-GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+#: What ``C`` is chosen from: where genes are seen, and where a component's few coordinates are.
+GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,16 @@ def choose_C(
     held_out: np.ndarray,
     max_iter: int,
     balance: float = 0.0,
+    grid: tuple[float, ...] = GENES_GRID,
 ) -> float:
-    """The ``C`` of :data:`GRID` with the lowest cross entropy on held-out cells; 1 without any."""
+    """The ``C`` of ``grid`` with the lowest cross entropy on held-out cells; 1 without any."""
     if not len(held_out):
         return 1.0
     losses = []
-    for C in GRID:
+    for C in grid:
         fitted, _ = regress(x[train], y[train], C, max_iter, balance)
         losses.append(cross_entropy(fitted, x[held_out], y[held_out]))
-    return GRID[int(np.argmin(losses))]
+    return grid[int(np.argmin(losses))]
 
 
 def cross_entropy(
