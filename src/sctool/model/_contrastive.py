@@ -492,9 +492,12 @@ class ContrastiveClassifier(AnnotationModel):
 
     @classmethod
     def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
-        """The preset's settings, changed; a subclass is of one backbone."""
-        settings = super()._resolve(preset, changes)
-        backbone = cls.PRESETS[preset].backbone
+        return cls._of_its_backbone(super()._resolve(preset, changes))
+
+    @classmethod
+    def _of_its_backbone(cls, settings: Any) -> Any:
+        """The settings, unless they are of another backbone than a subclass is."""
+        backbone = cls.PRESETS["default"].backbone
         if cls is not ContrastiveClassifier and settings.backbone != backbone:
             raise ValueError(
                 f"backbone={settings.backbone!r}: {cls.__name__} is of backbone={backbone!r}; use "
@@ -751,7 +754,8 @@ class ContrastiveClassifier(AnnotationModel):
         split: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> pd.DataFrame:
         """Set the linear head to the regression of ``y`` on ``z``; its loss."""
-        s, C, grid = self.settings_, self.settings_.C, GENES_GRID
+        s, C = self.settings_, self.settings_.C
+        grid: tuple[float, ...] = GENES_GRID
         if self.module.component is not None:
             C, grid = None, COMPONENT_GRID
         if C is None:

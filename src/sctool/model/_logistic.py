@@ -35,5 +35,5 @@ class LOGISTIC(ContrastiveClassifier):
     def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
         """The floor's settings; with a component, the contrastive classifier's."""
         if cls is LOGISTIC and changes.get("component"):
-            return ContrastiveClassifier._resolve(preset, {**changes, "backbone": "linear"})
+            return cls._of_its_backbone(ContrastiveClassifier._resolve(preset, changes))
         return super()._resolve(preset, changes)
