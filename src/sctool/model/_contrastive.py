@@ -21,12 +21,18 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import CombinedLoader
-from scvi.train._progress import ProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from sctool import _data
-from sctool._train import BestWeights, Cells, Plan, Splitter, fit, stratified_holdout
+from sctool._train import (
+    BestWeights,
+    Cells,
+    NamedBar,
+    Plan,
+    Splitter,
+    fit,
+    stratified_holdout,
+)
 from sctool.losses import circles_info_nce, info_nce, own_circle_info_nce, thin
 from sctool.model._base import AnnotationModel, change_settings
 from sctool.model._regression import (
@@ -58,8 +64,8 @@ class ContrastiveSettings(LogisticSettings):
     component
         None, "mlp" (MLP-CC, eq. 5) or "mls" (MLS-CC, a circle for each type, eq. 6).
     C
-        Inverse strength of the L2 penalty of the regression on genes. None: of a grid, the one with
-        the lowest cross entropy on held-out cells, as it is for the regression on a component.
+        Inverse strength of the L2 penalty of the regression on genes. "auto": of a grid, the one
+        with the lowest cross entropy on held-out cells, as always for that on a component.
     balance
         Of the types, in the head: 1 counts every type the same, however many cells it has, 0 every
         cell.
@@ -67,7 +73,10 @@ class ContrastiveSettings(LogisticSettings):
         Of "mls". "own": in circle k the cells of type k against all others; "shared": the same in
         every circle, as eq. 6 is printed.
     guided
-        Start each circle of "mls" from the regression of its type, instead of at random.
+        Let each circle of "mls" follow the regression's score of its type, instead of starting it
+        at random.
+    refined
+        Train guided circles further, by the contrastive loss; all other components always are.
     n_latent
         Units of both layers of "mlp"; None for as many as its input has.
     temperature
@@ -98,10 +107,11 @@ class ContrastiveSettings(LogisticSettings):
 
     backbone: str = "linear"  # type: ignore[misc]
     component: str | None = None  # type: ignore[misc]
-    C: float | None = 1.0  # type: ignore[assignment]
+    C: float | str = 1.0  # type: ignore[assignment]
     balance: float = 0.0  # type: ignore[misc]
     positives: str = "own"
     guided: bool = True
+    refined: bool = False
     n_latent: int | None = 128
     temperature: float = 0.5
     folds: int = 5
@@ -110,7 +120,7 @@ class ContrastiveSettings(LogisticSettings):
     noise: float = 1.0
     scale_by_maximum: bool = False
     lr: float = 3e-3
-    component_lr: float = 1e-4
+    component_lr: float = 1e-3
     weight_decay: float = 0.0
     batch_size: int = 256
     max_epochs: int | None = None
@@ -135,7 +145,7 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     """The presets of one backbone; what the paper leaves open is noted in the documentation."""
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":
-        default = replace(default, C=0.1, balance=1.0)
+        default = replace(default, C=0.1, balance=0.5)
     if backbone == "actinn":
         default = replace(default, n_top_genes=None)
     paper = replace(
@@ -147,7 +157,6 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
         C=1.0,
         balance=0.0,
         folds=1,
-        component_lr=1e-3,
         scale_by_maximum=True,
         validation=1 / 9,
     )
@@ -434,20 +443,6 @@ class StagePlan(Plan):
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
 
-class NamedBar(ProgressBar):
-    """Progress by epoch, with the stage's name before it."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Show the stage and the epoch."""
-        super().on_train_epoch_start(trainer, pl_module)
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.main_progress_bar.set_description(f"{self.name}: epoch {epoch}")
-
-
 class ContrastiveClassifier(AnnotationModel):
     """Logistic regression, ACTINN or scDAE, with a contrastive component before the head.
 
@@ -614,7 +609,7 @@ class ContrastiveClassifier(AnnotationModel):
             rest = np.intersect1d(labelled[some], labelled[held_out])
             history.update(self._run(stage, cells, part, rest, max_epochs, options))
 
-        self._C = s.C
+        self._C = 1.0 if s.C == "auto" else s.C  # of guides, until the base chooses
         everything = np.arange(len(y))
         base = ContrastiveModule(cells.x.shape[1], len(self.classes_), s, None)
         self.module = base
@@ -638,9 +633,10 @@ class ContrastiveClassifier(AnnotationModel):
             self._build()
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.guided:
-                C = self._C or 1.0
-                fitted, _ = regress(z[some], y[some], C, max_iter, s.balance)
+                fitted, _ = regress(z[some], y[some], self._C, max_iter, s.balance)
                 self.module.component.start_at(*weights(fitted), z[some])
+                if not s.refined:
+                    return
             run(self._component_stage(name), some)
 
         outside = np.zeros((len(y), 0))
@@ -757,8 +753,8 @@ class ContrastiveClassifier(AnnotationModel):
         s, C = self.settings_, self.settings_.C
         grid: tuple[float, ...] = GENES_GRID
         if self.module.component is not None:
-            C, grid = None, COMPONENT_GRID
-        if C is None:
+            C, grid = "auto", COMPONENT_GRID
+        if C == "auto":
             train, held_out = split or self._split(y)
             C = choose_C(z, y, train, held_out, max_iter, s.balance, grid)
             self.audit_.append(f"training: C={C:g} chosen on {len(held_out)} held-out cells")
@@ -799,18 +795,14 @@ class ContrastiveClassifier(AnnotationModel):
         if self.settings_.thinning == 1 or self.settings_.component is None:
             return cells
         layer = self.registry["setup_args"]["layer"]
-        expression, _ = _data.find_expression(self.adata, layer, "training data")
-        if expression.scale != "counts":
+        try:
+            size = self.features_.total_counts(self.adata, layer)
+        except ValueError as error:
             raise ValueError(
-                f"thinning={self.settings_.thinning!r} draws from counts, but {expression.slot} "
-                f"holds {expression.scale} values: give counts (of reference and query), or "
-                "thinning=1."
-            )
-        features = self.features_
-        ours, theirs, _ = _data.match_genes(features.genes, expression.var, features.ignore_case)
-        chunks = expression.linear(_data._selector(theirs, pd.Index(ours)))
-        size = np.concatenate([np.asarray(x.sum(axis=1)).ravel() for x in chunks])
-        return Cells(cells.x, cells.arrays | {"size": size.astype(np.float32)}, cells.fill)
+                f"thinning={self.settings_.thinning!r} draws from counts: {error} Give counts (of "
+                "reference and query), or thinning=1."
+            ) from error
+        return Cells(cells.x, cells.arrays | {"size": size}, cells.fill)
 
     def _adopt(self, base: AnnotationModel) -> None:
         """See cells as a trained model does."""

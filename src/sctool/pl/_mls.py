@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,7 +76,8 @@ def mls(
         inside = 0.88 * (x[~own] - 2.6 * i) + 2.6 * i
         ax.scatter(inside, 0.88 * y[~own], s=6, color="0.6", alpha=0.4, linewidths=0)
         ax.scatter(x[own], y[own], s=10, color=colors.get(name, "C3"), alpha=0.7, linewidths=0)
-        ax.text(2.6 * i, 0, f"{name}\n{own.sum()} cells", ha="center", va="center", fontsize=8)
+        label = f"{textwrap.fill(name, 16)}\n{own.sum()} cells"
+        ax.text(2.6 * i, 0, label, ha="center", va="center", fontsize=8)
     ax.set(aspect="equal", xlim=(-1.2, 2.6 * (len(shown) - 1) + 1.2), ylim=(-1.2, 1.2))
     ax.axis("off")
     return ax
