@@ -563,13 +563,21 @@ class ContrastiveClassifier(AnnotationModel):
         Raises
         ------
         TypeError
-            ``plan_kwargs`` names an unknown setting.
+            ``plan_kwargs`` names an unknown setting, or nothing takes ``trainer_kwargs``.
         ValueError
             ``pretrained`` is of another backbone, or there is no component to train on it;
             ``thinning`` is asked for but the values are no counts.
         """
         s = change_settings(self.settings_, plan_kwargs or {}, type(self).__name__)
         plain = s.backbone == "linear" and s.component is None
+        by_steps = s.backbone != "linear" or (
+            s.component is not None and (s.component == "mlp" or s.refined or not s.guided)
+        )
+        if trainer_kwargs and not by_steps:
+            raise TypeError(
+                f"train has no arguments {sorted(trainer_kwargs)!r}: these settings train only "
+                "regressions, which take no steps."
+            )
         if batch_size is not None and not plain:
             s = replace(s, batch_size=batch_size)
         self.settings_ = s
@@ -642,7 +650,7 @@ class ContrastiveClassifier(AnnotationModel):
         outside = np.zeros((len(y), 0))
         if s.backbone == "linear" and s.component == "mls" and s.guided and s.folds > 1:
             fold = deal(y, s.folds)
-            for i in range(s.folds):
+            for i in np.unique(fold[fold >= 0]):
                 place(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
                 placed = self._embed(cells, labelled[fold == i])
                 outside = outside if outside.size else np.zeros((len(y), placed.shape[1]))
