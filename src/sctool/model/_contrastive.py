@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
 
 from sctool._train import (
     BestWeights,
@@ -619,6 +620,7 @@ class ContrastiveClassifier(AnnotationModel):
 
         self._C = 1.0 if s.C == "auto" else s.C  # of guides, until the base chooses
         everything = np.arange(len(y))
+        guide: Any = None  # by all labelled cells
         base = ContrastiveModule(cells.x.shape[1], len(self.classes_), s, None)
         self.module = base
         if pretrained is not None:
@@ -626,6 +628,7 @@ class ContrastiveClassifier(AnnotationModel):
         elif s.backbone == "linear":
             z = self._embed(cells, labelled)
             history["base_loss_train"] = self._fit_head(z, y, max_iter, (train, held_out))
+            guide = tuple(p.detach().numpy() for p in base.head.parameters())
         else:
             for stage in self._base_stages(cells, labelled):
                 run(stage, everything)
@@ -636,13 +639,14 @@ class ContrastiveClassifier(AnnotationModel):
 
         z = self._embed(cells, labelled)
 
-        def place(some: np.ndarray, name: str) -> None:
-            """A module with a component that was trained on some of the labelled cells."""
+        def place(some: np.ndarray, name: str, guide: Any = None) -> None:
+            """Make a module whose component was trained on some of the labelled cells."""
             self._build()
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.guided:
-                fitted, _ = regress(z[some], y[some], self._C, max_iter, s.balance)
-                self.module.component.start_at(*weights(fitted), z[some])
+                if guide is None:
+                    guide = weights(regress(z[some], y[some], self._C, max_iter, s.balance)[0])
+                self.module.component.start_at(*guide, z[some])
                 if not s.refined:
                     return
             run(self._component_stage(name), some)
@@ -650,12 +654,13 @@ class ContrastiveClassifier(AnnotationModel):
         outside = np.zeros((len(y), 0))
         if s.backbone == "linear" and s.component == "mls" and s.guided and s.folds > 1:
             fold = deal(y, s.folds)
-            for i in np.unique(fold[fold >= 0]):
+            quiet = not options["enable_progress_bar"]
+            for i in tqdm(np.unique(fold[fold >= 0]), "components of folds", disable=quiet):
                 place(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
                 placed = self._embed(cells, labelled[fold == i])
                 outside = outside if outside.size else np.zeros((len(y), placed.shape[1]))
                 outside[fold == i] = placed
-        place(everything, "component")
+        place(everything, "component", guide)
         if s.backbone != "linear":
             run(Stage("head", ("head",), self._classify, s.lr), everything)
             return history
@@ -711,8 +716,8 @@ class ContrastiveClassifier(AnnotationModel):
     def _classify(self, batch: Batch) -> Tensor:
         """Cross entropy of the head, and ACTINN's penalty on what is being trained."""
         s = self.settings_
-        weights = self._type_weights().to(batch["x"].device) if s.balance else None
-        loss = self.module.loss(batch, weights)
+        type_weights = self._type_weights().to(batch["x"].device) if s.balance else None
+        loss = self.module.loss(batch, type_weights)
         if s.backbone == "actinn":
             trained = [p for p in self.module.parameters() if p.requires_grad]
             loss = loss + s.l2 * torch.stack([p.pow(2).sum() for p in trained]).sum()
