@@ -368,3 +368,39 @@ def test_held_out_cells_come_in_the_same_minibatches_each_time():
     loaders: list[DataLoader] = [*splitter.val_dataloader(), *splitter.val_dataloader()]
     first, second = ([batch["x"] for batch in loader] for loader in loaders)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# -- plot ----------------------------------------------------------------------------------------
+
+
+def test_the_plot_draws_a_circle_for_each_type_in_its_colour():
+    adata, ref = simulate_sides()
+    ref.uns["cell_type_colors"] = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
+    sctool.tl.annotate(adata, ref, method="contrastive", train_kwargs=FAST)
+    ax = sctool.pl.mls(adata, types=["Mono", "B"])
+    assert len(ax.lines) == 2
+    assert [text.get_text().split("\n")[0] for text in ax.texts] == ["Mono", "B"]
+    others, own = ax.collections[:2]
+    predicted = (adata.obs["sctool"] == "Mono").sum()
+    assert (len(own.get_offsets()), len(others.get_offsets())) == (predicted, 80 - predicted)
+    np.testing.assert_allclose(np.linalg.norm(own.get_offsets(), axis=1), 1, atol=1e-5)
+    assert own.get_facecolor()[0, :3].tolist() == [1, 1, 0]
+    truth = sctool.pl.mls(adata, types=["Mono"], color="truth").collections[1]
+    assert len(truth.get_offsets()) == (adata.obs["truth"] == "Mono").sum()
+
+
+def test_the_plot_says_what_it_lacks():
+    adata, ref = simulate_sides()
+    sctool.tl.annotate(adata, ref, method="logistic", train_kwargs=FAST)
+    with pytest.raises(ValueError, match=r"X_sctool.*no circles of 4 types: annotate with"):
+        sctool.pl.mls(adata)
+    sctool.tl.annotate(adata, ref, method="contrastive", train_kwargs=FAST)
+    with pytest.raises(KeyError, match=r"\['T'\] are not among the types; found \['B'"):
+        sctool.pl.mls(adata, types=["T"])
+    with pytest.raises(KeyError, match="'who' is not in adata.obs"):
+        sctool.pl.mls(adata, color="who")
+
+
+def test_what_takes_no_steps_takes_no_arguments_of_the_trainer():
+    with pytest.raises(TypeError, match=r"train has no arguments \['gradient_clip_val'\]"):
+        train(simulate_joint(), component="mls", train_kwargs={**FAST, "gradient_clip_val": 1.0})
