@@ -85,7 +85,7 @@ def test_the_public_names_are_those_promised():
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
     assert set(TOOLS) == {"tl.annotate", "tl.explain", "tl.rename_novel"}
-    assert set(PLOTS) == {"pl.explain", "pl.reliability"}
+    assert set(PLOTS) == {"pl.explain", "pl.mls", "pl.reliability"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -261,8 +261,8 @@ def explained():
     adata, _ = simulate_sides()
     joint = simulate(80, seed=3)
     sctool.model.LOGISTIC.setup_anndata(joint, "cell_type")
-    model = sctool.model.LOGISTIC(joint)
-    model.train()
+    model = sctool.model.LOGISTIC(joint, component="mls", folds=1)
+    model.train(max_epochs=3, enable_progress_bar=False)
     sctool.tl.annotate(adata, model)
     sctool.tl.explain(adata, model)
     model.release()
@@ -271,6 +271,7 @@ def explained():
 
 DRAW = {
     "pl.explain": lambda adata, **kwargs: sctool.pl.explain(adata, **kwargs),
+    "pl.mls": lambda adata, **kwargs: sctool.pl.mls(adata, color="truth", **kwargs),
     "pl.reliability": lambda adata, **kwargs: sctool.pl.reliability(adata, "truth", **kwargs),
 }
 

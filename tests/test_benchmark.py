@@ -228,6 +228,76 @@ def test_the_table_has_the_curve_of_each_method_over_tasks() -> None:
     assert "| k | 1 | 0.500 | 0.100 |" in lines
 
 
+def test_intra_draws_what_it_always_drew() -> None:
+    adata = make_adata()
+    labels = adata.obs["cell_type"].astype(object)
+    rng = np.random.default_rng(3)
+    seen = rng.permutation(TYPES)[2:]
+    cells = [np.flatnonzero(labels == name) for name in seen]
+    drawn = np.concatenate([rng.choice(c, round(0.5 * len(c)), replace=False) for c in cells])
+    reference = benchmark.split(adata, task("intra"), 3).reference
+    assert list(reference.obs_names) == list(adata.obs_names[np.sort(drawn)])
+
+
+@pytest.mark.parametrize("entries", [{"labelled": 0.9}, {"n_labelled": 20}])
+def test_types_may_be_made_equal_and_small_ones_left_out(entries: dict) -> None:
+    adata = make_adata()[:100]
+    adata = adata[~((adata.obs["cell_type"] == "Mono") & (np.arange(100) > 40))].copy()
+    rules = {"hidden": 0.0, "min_cells": 15, "equal": True}
+    parts = benchmark.split(adata, task("intra", **rules, **entries), 0)
+    reference, query = parts.reference.obs["cell_type"].value_counts(), parts.truth.value_counts()
+    assert set(reference.index) == set(query.index) == {"B", "CD4 T/NK", "DC"}
+    assert set(reference) == {entries.get("n_labelled", 22)}
+    assert query.nunique() == 1
+
+
+def test_one_type_after_the_other_is_made_rare() -> None:
+    adata, cut = make_adata(), set()
+    sizes = adata.obs["cell_type"].value_counts()
+    for seed in range(4):
+        parts = benchmark.split(adata, task("intra", hidden=0.0, labelled=0.9, n_rare=3), seed)
+        n = parts.reference.obs["cell_type"].value_counts()
+        assert n[parts.rare] == 3
+        assert (parts.truth == parts.rare).sum() == sizes[parts.rare] - 3
+        assert all(n[name] == round(0.9 * sizes[name]) for name in TYPES if name != parts.rare)
+        cut.add(parts.rare)
+    assert cut == set(TYPES)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"n_labelled": 900}, r"labels 900 cells, more than \["),
+        ({"n_rare": 50}, r"has no type to cut to 50 cells"),
+    ],
+)
+def test_too_few_cells_are_named(entries: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        benchmark.split(make_adata(), task("intra", hidden=0.0, **entries), 0)
+
+
+def test_only_intra_draws_cells_by_number() -> None:
+    with pytest.raises(ValueError, match=r"n_rare are for 'intra'"):
+        task("pair", n_rare=5)
+
+
+def test_the_recall_of_the_rare_type_is_scored_apart(suite: Path, jobs: list[dict]) -> None:
+    entries = {"hidden": 0.0, "labelled": 0.9, "n_rare": 3}
+    script = str(suite.parent / "peer.py")
+    words = ["{python}", script, "losing", "{input}", "{output}", "{seed}"]
+    job = {
+        "task": {"name": "t", "kind": "intra", "file": "kang.h5ad", **entries},
+        "method": {"name": "losing", "command": words},
+        "protocol": "honest",
+        "seed": 0,
+        "path": str(suite.parent / "kang.h5ad"),
+        "here": str(suite.parent),
+    }
+    row = _worker.work(job)  # which calls every cell "B", the rare type
+    assert row["rare_recall"] == 1
+    assert row["others_accuracy"] == 0
+
+
 def test_intra_keeps_a_cell_of_each_seen_type() -> None:
     parts = benchmark.split(make_adata(), task("intra", labelled=0.001), 0)
     assert (parts.reference.obs["cell_type"].value_counts() == 1).all()
@@ -273,7 +343,8 @@ def test_shipped_suites_parse() -> None:
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
     pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
     own = {"demo": 1, "open": 9, "number_of_types": 30, "scdet_ablation": 2, "cost": 3}
-    assert n_tasks == own | pairs
+    settings = {"simple": 6, "scarce": 6, "unbalanced": 7, "rare": 6, "rare_more": 18}
+    assert n_tasks == own | pairs | settings | {"contrastive": 2, "contrastive_cost": 2}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
     assert len(set(switches)) == 4

@@ -550,6 +550,22 @@ class Features:
 
         return chunks(), fill, audit
 
+    def total_counts(self, adata: AnnData, layer: str | None = None) -> np.ndarray:
+        """Counts of each cell over the genes of its size factor, (n_cells,) float32.
+
+        Raises
+        ------
+        ValueError
+            The values are no counts.
+        """
+        expression, _ = find_expression(adata, layer, "data")
+        if expression.scale != "counts":
+            raise ValueError(f"{expression.slot} holds {expression.scale} values.")
+        ours, theirs, _ = match_genes(self.genes, expression.var, self.ignore_case)
+        chunks = expression.linear(_selector(theirs, pd.Index(ours)))
+        totals = [np.asarray(x.sum(axis=1), dtype=np.float32).ravel() for x in chunks]
+        return np.concatenate(totals)
+
     def positions(self, var: pd.DataFrame) -> np.ndarray:
         """Position of each gene of ``var`` among the selected ones, (n_vars,); -1 if not there."""
         ours, theirs, _ = match_genes(self.genes, var, self.ignore_case)

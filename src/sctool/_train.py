@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import CombinedLoader
 from scvi.train import TrainingPlan, TrainRunner
+from scvi.train._progress import ProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -212,6 +213,20 @@ class BestWeights(Callback):
         """Put the best weights back."""
         if self.state is not None:
             _module(pl_module).load_state_dict(self.state)
+
+
+class NamedBar(ProgressBar):
+    """Progress by epoch, with the stage's name before it."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show the stage and the epoch."""
+        super().on_train_epoch_start(trainer, pl_module)
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.main_progress_bar.set_description(f"{self.name}: epoch {epoch}")
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--method",
         default="auto",
-        help="scnym, scdet, logistic, gate, sskm, or auto (default: %(default)s)",
+        help="scnym, scdet, logistic, contrastive, actinn, scdae, gate, sskm, or auto (default: "
+        "%(default)s)",
     )
     annotate.add_argument("--preset", help="preset of the method, such as paper")
     annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
@@ -116,7 +117,8 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--method",
         default="auto",
-        help="scnym, scdet, logistic, gate, sskm, or auto (default: %(default)s)",
+        help="scnym, scdet, logistic, contrastive, actinn, scdae, gate, sskm, or auto (default: "
+        "%(default)s)",
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)

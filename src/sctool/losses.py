@@ -216,3 +216,115 @@ def most_confident(p: Tensor, rate: Tensor) -> Tensor:
     # (less what float32 cannot tell from a whole number)
     keep = torch.ceil(rate * n * (1 - 1e-5))[code[order]]
     return order[rank < keep].sort().values
+
+
+# -- Contrastive components ----------------------------------------------------------------------
+
+
+def info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Cells of one type together, all others apart, on a sphere (contrastive components, eq. 5).
+
+    The mean over the anchors that have a positive, where the equation has the sum over all.
+
+    Parameters
+    ----------
+    z
+        Embedding of unit length, (n_cells, n_latent).
+    label
+        Code of each cell's type, (n_cells,).
+    temperature
+        Divides the inner products.
+    """
+    return contrastive(z, label[:, None] == label, temperature)
+
+
+def _off_diagonal(n: int, device: torch.device) -> Tensor:
+    return ~torch.eye(n, dtype=torch.bool, device=device)
+
+
+def circles_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Eq. 5 in each type's circle, with the same positives in all (contrastive components, eq. 6).
+
+    As printed: since no term ties circle ``k`` to type ``k``, the loss is the same for circles in
+    any order. The mean over circles and over the anchors that have a positive, where the equation
+    has the sum over all. Time and memory are those of (n_types, n_cells, n_cells) similarities.
+
+    Parameters
+    ----------
+    z
+        A point on each type's circle, (n_cells, n_types, 2), all of unit length.
+    label
+        Code of each cell's type, (n_cells,).
+    temperature
+        Divides the inner products.
+    """
+    pair = _off_diagonal(len(z), z.device)
+    positive = (label[:, None] == label) & pair
+    circles = z.transpose(0, 1)
+    similarity = circles @ circles.mT / temperature
+    total = similarity.masked_fill(~pair, -torch.inf).logsumexp(dim=2)
+    n = positive.sum(dim=1)
+    if not n.any():
+        return z.sum() * 0
+    # (masked before the sum: where a cell is alone the total is -inf)
+    share = (similarity - total[..., None]).masked_fill(~positive, 0.0).sum(dim=2)
+    return -(share[:, n > 0] / n[n > 0]).mean()
+
+
+def own_circle_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Type ``k`` apart from all others in circle ``k``: eq. 6 in our reading of its aim.
+
+    In circle ``k`` the positives of an anchor are the cells that agree with it on "is of type k".
+    A type and the rest weigh the same, as anchors and in the denominator, so that a circle is its
+    type's however rare that is. Circles whose type the minibatch lacks contribute nothing, nor do
+    anchors without a positive.
+
+    Parameters
+    ----------
+    z
+        A point on each type's circle, (n_cells, n_types, 2), all of unit length.
+    label
+        Code of each cell's type, (n_cells,).
+    temperature
+        Divides the inner products.
+    """
+    pair = _off_diagonal(len(z), z.device)
+    own = label == torch.arange(z.shape[1], device=z.device)[:, None]  # (n_types, n_cells)
+    positive = (own[:, :, None] == own[:, None, :]) & pair
+    n_own = own.sum(dim=1, keepdim=True)
+    n_side = torch.where(own, n_own, len(z) - n_own).to(z.dtype)
+    circles = z.transpose(0, 1)
+    similarity = circles @ circles.mT / temperature
+    weighted = (similarity - n_side.log()[:, None, :]).masked_fill(~pair, -torch.inf)
+    total = weighted.logsumexp(dim=2)
+    n = positive.sum(dim=2)
+    share = (similarity - total[..., None]).masked_fill(~positive, 0.0).sum(dim=2)
+    weight = ((n > 0) & (n_own > 0)) / n_side
+    if not weight.any():
+        return z.sum() * 0
+    return -(weight * share / n.clamp_min(1)).sum() / weight.sum()
+
+
+def thin(x: Tensor, size: Tensor, depth: Tensor, target_sum: float) -> Tensor:
+    """Cells as a shallower sequencing would have seen them: binomial thinning of their counts.
+
+    Parameters
+    ----------
+    x
+        Log1p of counts scaled to ``target_sum``, (n_cells, n_genes).
+    size
+        Counts of each cell over all genes, also those that ``x`` leaves out, (n_cells,).
+    depth
+        Share of its counts that each cell keeps on average, (n_cells,) in (0, 1].
+
+    Returns
+    -------
+    Inputs on the scale of ``x``. A cell that keeps no count is 0 throughout.
+    """
+    size, depth = size[:, None], depth[:, None]
+    counts = (x.expm1() * size / target_sum).round()
+    kept = torch.binomial(counts, depth.expand_as(counts))
+    # What the genes that are left out keep is drawn as one.
+    elsewhere = (size - counts.sum(dim=1, keepdim=True)).clamp_min(0).round()
+    total = kept.sum(dim=1, keepdim=True) + torch.binomial(elsewhere, depth)
+    return (kept * target_sum / total.clamp_min(1)).log1p()

@@ -8,6 +8,7 @@ import pandas as pd
 
 SHORT = (
     "seen_accuracy",
+    "top_3_accuracy",
     "macro_f1",
     "balanced_accuracy",
     "overall_accuracy",
@@ -15,6 +16,8 @@ SHORT = (
     "novel_auroc",
     "false_novel",
     "ece",
+    "rare_recall",
+    "others_accuracy",
     "mixing",
     "seconds",
     "peak_rss_gb",

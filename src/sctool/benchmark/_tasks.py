@@ -58,6 +58,16 @@ class Task:
         Passed to the method.
     masked, n_masked, hidden, labelled, folds, groups
         See `kind`.
+    min_cells
+        Types with fewer cells leave the data first.
+    equal
+        Of an intra task: cells are drawn so that in the reference every type has as many as the
+        smallest, and in the query as well.
+    n_labelled
+        Of an intra task: cells of each seen type in the reference, instead of a share.
+    n_rare
+        Of an intra task: seed ``s`` cuts the labelled cells of the ``s``-th seen type, of those
+        with twice as many and 20 more, to this number; the others join the query.
     n_cells
         Draw this many cells with replacement first, to see what size costs; the counts in X are
         thinned, so that no two cells are alike.
@@ -75,6 +85,10 @@ class Task:
     n_masked: int = 0
     hidden: float = 0.5
     labelled: float = 0.5
+    min_cells: int = 0
+    equal: bool = False
+    n_labelled: int = 0
+    n_rare: int = 0
     n_cells: int = 0
     folds: int = 5
     groups: str | None = None
@@ -86,6 +100,11 @@ class Task:
             raise ValueError(f"task {self.name!r} must name either a file or a dataset")
         if self.kind == "masked" and bool(self.masked) == bool(self.n_masked):
             raise ValueError(f"task {self.name!r} must give either masked or n_masked")
+        if self.kind != "intra" and (self.equal or self.n_labelled or self.n_rare):
+            raise ValueError(
+                f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled and n_rare are "
+                "for 'intra'"
+            )
 
     @property
     def data(self) -> str:
@@ -169,11 +188,15 @@ class Suite:
 
 @dataclass(frozen=True)
 class Split:
-    """A reference with labels, a query without, and the truth that no method sees."""
+    """A reference with labels, a query without, and the truth that no method sees.
+
+    ``rare`` is the type whose labelled cells were cut, if one was.
+    """
 
     reference: ad.AnnData
     query: ad.AnnData
     truth: pd.Series
+    rare: str | None = None
 
     @property
     def seen(self) -> list[str]:
@@ -313,9 +336,12 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     if task.n_cells:
         adata = _resampled(adata, task.n_cells, seed)
     labels = adata.obs[task.labels_key].astype(object).map(str, na_action="ignore")
+    rare = None
+    if task.min_cells:
+        enough = (labels.map(labels.value_counts()) >= task.min_cells).to_numpy(dtype=bool)
+        adata, labels = adata[enough], labels[enough]
     if task.kind == "intra":
-        in_reference = _labelled(labels, task, seed)
-        in_query = ~in_reference
+        in_reference, in_query, rare = _labelled(labels, task, seed)
     elif task.kind == "cv":
         in_query = _held_out(adata.obs, labels, task, seed)
         in_reference = ~in_query
@@ -333,7 +359,7 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
 
     reference, query = (_bare(adata[cells], task) for cells in (in_reference, in_query))
     reference.obs[LABELS] = pd.Categorical(labels[in_reference])
-    return Split(reference, query, labels[in_query])
+    return Split(reference, query, labels[in_query], rare)
 
 
 def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:
@@ -372,8 +398,15 @@ def _masked(reference: pd.Series, query: pd.Series, task: Task, seed: int) -> li
     return task.masked or drawn.tolist()
 
 
-def _labelled(labels: pd.Series, task: Task, seed: int) -> np.ndarray:
-    """Draw the types to hide, and the cells of the other types that keep their labels."""
+def _labelled(
+    labels: pd.Series, task: Task, seed: int
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Draw the types to hide, and the cells of the other types that keep their labels.
+
+    Returns
+    -------
+    Which cells are in the reference, and in the query; the type that was made rare, if one was.
+    """
     rng = np.random.default_rng(seed)
     types = sorted(labels.dropna().unique())
     if len(types) < 2:
@@ -381,12 +414,37 @@ def _labelled(labels: pd.Series, task: Task, seed: int) -> np.ndarray:
     n_hidden = round(task.hidden * len(types))
     if task.hidden:
         n_hidden = int(np.clip(n_hidden, 1, len(types) - 1))
-    labelled = np.zeros(len(labels), dtype=bool)
-    for name in rng.permutation(types)[n_hidden:]:
+    size = labels.value_counts()
+    seen = rng.permutation(types)[n_hidden:]
+    n_labelled = {
+        name: task.n_labelled or max(1, round(task.labelled * size[name])) for name in seen
+    }
+    if short := [name for name in seen if n_labelled[name] > size[name]]:
+        raise ValueError(
+            f"task {task.name!r} labels {task.n_labelled} cells, more than {short} has"
+        )
+    n_other = {name: size[name] - n_labelled[name] for name in seen}
+    if task.equal:
+        fewest = min(n_labelled.values()), min(n_other.values())
+        n_labelled, n_other = (dict.fromkeys(seen, n) for n in fewest)
+    rare = None
+    if task.n_rare:
+        common = [name for name in sorted(seen) if n_labelled[name] >= 2 * task.n_rare + 20]
+        if not common:
+            raise ValueError(f"task {task.name!r} has no type to cut to {task.n_rare} cells")
+        rare = common[seed % len(common)]
+        n_other[rare] += n_labelled[rare] - task.n_rare
+        n_labelled[rare] = task.n_rare
+    reference = np.zeros(len(labels), dtype=bool)
+    query = ~labels.isin(seen).to_numpy()
+    for name in seen:
         cells = np.flatnonzero(labels == name)
-        n_labelled = max(1, round(task.labelled * len(cells)))
-        labelled[rng.choice(cells, n_labelled, replace=False)] = True
-    return labelled
+        reference[rng.choice(cells, n_labelled[name], replace=False)] = True
+        others = cells[~reference[cells]]
+        if n_other[name] < len(others):
+            others = rng.choice(others, n_other[name], replace=False)
+        query[others] = True
+    return reference, query, rare
 
 
 def _held_out(obs: pd.DataFrame, labels: pd.Series, task: Task, seed: int) -> np.ndarray:

@@ -76,6 +76,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         **cells,
     )
     scores |= _at_recalls(parts.truth[scored].to_numpy(), parts.seen, answer.get("classes"), cells)
+    if parts.rare is not None:
+        own = (parts.truth[scored] == parts.rare).to_numpy()
+        right = prediction[scored] == parts.truth[scored].to_numpy()
+        scores |= {"rare_recall": right[own].mean(), "others_accuracy": right[~own].mean()}
     return {
         **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},

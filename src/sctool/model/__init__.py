@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sctool.model._base import AnnotationModel, Prediction, read_saved
+from sctool.model._contrastive import ACTINN, SCDAE, ContrastiveClassifier
 from sctool.model._gate import GATE
 from sctool.model._logistic import LOGISTIC
 from sctool.model._scdet import SCDET
@@ -18,19 +19,25 @@ METHODS: dict[str, type[AnnotationModel]] = {
     "scdet": SCDET,
     "gate": GATE,
     "sskm": SSKM,
+    "contrastive": ContrastiveClassifier,
+    "actinn": ACTINN,
+    "scdae": SCDAE,
 }
 #: What ``method="auto"`` stands for.
 AUTO = "scnym"
 
 __all__ = [
+    "ACTINN",
     "AUTO",
     "GATE",
     "LOGISTIC",
     "METHODS",
+    "SCDAE",
     "SCDET",
     "SCNYM",
     "SSKM",
     "AnnotationModel",
+    "ContrastiveClassifier",
     "Prediction",
     "load",
 ]

@@ -49,9 +49,11 @@ def annotate(
         unlabelled ones.
     method
         "scnym" (semi-supervised, adapts to the query), "scdet" (semi-supervised, finds and groups
-        cells of no known type), "logistic" (logistic regression on the reference alone), "gate"
-        (logistic regression that also finds and groups cells of no known
-        type), "sskm" (k-means with centres that the reference holds, and free ones), or "auto" for
+        cells of no known type), "logistic" (logistic regression on the reference alone), "actinn"
+        and "scdae" (networks on the reference alone), each also with ``model_kwargs={"component":
+        "mls"}`` or "mlp", "contrastive" ("logistic" with "mls", for rare types), "gate" (logistic
+        regression that also finds and groups cells of no known type), "sskm" (k-means with centres
+        that the reference holds, and free ones), or "auto" for
         the one we recommend, which is "scnym".
     batch_key
         Column of both ``obs`` with donors or technologies, each a domain that "scnym" adapts to.
@@ -89,10 +91,10 @@ def annotate(
         How unlike every known type the cell is, in [0, 1]: 1 - score, or the probability of all
         novel groups if there are any.
     ``obs[f"{key}_novel"]`` : bool
-        Cells judged to be of no known type, by methods that can say so (all but
-        "logistic").
+        Cells judged to be of no known type, by methods that can say so ("scnym", "scdet", "gate",
+        "sskm").
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
-        The model's embedding; for "logistic" its logits.
+        The model's embedding, of its component if it has one; for plain "logistic" its logits.
     ``obsm[f"{key}_proba"]`` : float32, (n_cells, n_classes)
         Probability of each type, columns in the order of ``uns[key]["classes"]``.
     ``uns[key]`` : dict

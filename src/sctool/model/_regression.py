@@ -1,0 +1,94 @@
+"""Multinomial logistic regression by scikit-learn: what the linear models share."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from sctool.model._base import Settings
+
+#: What ``C`` is chosen from: where genes are seen, and where a component's few coordinates are.
+GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class LogisticSettings(Settings):
+    """Hyperparameters of the logistic regression.
+
+    Parameters
+    ----------
+    C
+        Inverse strength of the L2 penalty, as in scikit-learn.
+    max_iter
+        Iterations of L-BFGS at most.
+    """
+
+    #: Of a plain regression; :class:`~sctool.model.ContrastiveClassifier` makes settings of them.
+    backbone: ClassVar[str] = "linear"
+    component: ClassVar[str | None] = None
+    balance: ClassVar[float] = 0.0
+
+    C: float = 1.0
+    max_iter: int = 500
+
+
+def regress(
+    x: sp.csr_matrix | np.ndarray, y: np.ndarray, C: float, max_iter: int, balance: float = 0.0
+) -> tuple[LogisticRegression, list[str]]:
+    """Fit scikit-learn's regression of codes ``y`` on cells ``x``; says if it did not converge.
+
+    With ``balance=1`` every type weighs the same, however many cells it has; with 0 every cell.
+    """
+    codes, n = np.unique(y, return_counts=True)
+    weight = dict(zip(codes, (n.mean() / n) ** balance, strict=True)) if balance else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        fitted = LogisticRegression(C=C, max_iter=max_iter, class_weight=weight).fit(x, y)
+    if any(issubclass(w.category, ConvergenceWarning) for w in caught):
+        return fitted, [f"training: not converged after {max_iter} iterations of L-BFGS"]
+    return fitted, []
+
+
+def choose_C(
+    x: sp.csr_matrix | np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    max_iter: int,
+    balance: float = 0.0,
+    grid: tuple[float, ...] = GENES_GRID,
+) -> float:
+    """The ``C`` of ``grid`` with the lowest cross entropy on held-out cells; 1 without any."""
+    if not len(held_out):
+        return 1.0
+    losses = []
+    for C in grid:
+        fitted, _ = regress(x[train], y[train], C, max_iter, balance)
+        losses.append(cross_entropy(fitted, x[held_out], y[held_out]))
+    return grid[int(np.argmin(losses))]
+
+
+def cross_entropy(
+    fitted: LogisticRegression, x: sp.csr_matrix | np.ndarray, y: np.ndarray
+) -> float:
+    """Mean over cells of the negative log-probability of their type."""
+    proba = fitted.predict_proba(x)[np.arange(len(y)), np.searchsorted(fitted.classes_, y)]
+    return float(-np.log(np.clip(proba, 1e-12, None)).mean())
+
+
+def weights(fitted: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (n_types, n_genes) and biases (n_types,) of a regression, also of one on two types.
+
+    There scikit-learn has a single score, for the second type.
+    """
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(weight) == 1:
+        weight, bias = np.vstack([-weight, weight]) / 2, np.r_[-bias, bias] / 2
+    return weight, bias
