@@ -222,7 +222,7 @@ def most_confident(p: Tensor, rate: Tensor) -> Tensor:
 
 
 def student_t(h: Tensor, centroids: Tensor) -> Tensor:
-    """Soft assignment of cells to clusters, by Student's t with one degree of freedom (CICL, eq. 8).
+    """Soft assignment to clusters by Student's t with one degree of freedom (CICL, eq. 8).
 
     Parameters
     ----------

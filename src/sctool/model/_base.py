@@ -71,11 +71,12 @@ class Settings:
         Number of informative genes that the model sees, chosen on the training cells; None for
         every gene that any of them expresses.
     target_sum
-        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM.
+        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM, None for the
+        median total of the training cells.
     """
 
     n_top_genes: int | None = 2000
-    target_sum: float = 1e4
+    target_sum: float | None = 1e4
 
 
 class CellModel(BaseModelClass):
@@ -529,7 +530,7 @@ class AnnotationModel(CellModel):
                 raise KeyError(
                     f"{name}={key!r} is not in adata.obs; found {list(adata.obs.columns)!r}."
                 )
-        _check_registrable(adata, layer)
+        check_registrable(adata, layer)
         setup_method_args = cls._get_setup_method_args(
             cls=cls,
             adata=adata,
@@ -579,7 +580,7 @@ class OpenWorldModel(AnnotationModel):
         return prediction.proba.argmax(axis=1) >= len(self.classes_)
 
 
-def _check_registrable(adata: AnnData, layer: str | None) -> None:
+def check_registrable(adata: AnnData, layer: str | None) -> None:
     """Refuse a layer that is not there, and views."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(
