@@ -73,7 +73,7 @@ def pipeline(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Groups:
     within = np.asarray((weights @ member).multiply(member).sum(axis=1)).ravel()
     total = np.asarray(weights.sum(axis=1)).ravel()
     score = np.divide(within, total, out=np.zeros(len(codes)), where=total > 0)
-    return Groups(codes, score.astype(np.float32), z, resolution)
+    return Groups(codes, np.minimum(score, 1).astype(np.float32), z, resolution)
 
 
 def count(z: np.ndarray, rng: np.random.Generator) -> dict[str, int]:

@@ -36,6 +36,7 @@ __all__ = [
     "SCNYM",
     "SSKM",
     "AnnotationModel",
+    "CellModel",
     "Prediction",
     "load",
 ]

@@ -23,6 +23,7 @@ from scvi.data.fields import LayerField
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
@@ -43,8 +44,9 @@ Batch = dict[str, dict[str, Tensor]]
 
 #: More cells than this are clustered by minibatches.
 MANY_CELLS = 50_000
-#: Cells between which links are counted, at most.
-LINKED_CELLS = 20_000
+#: Cells between which links are counted, at most; cells a centroid, at least, on average; and
+#: draws of centroids, of which one is kept.
+LINKED_CELLS, MIN_MEMBERS, DRAWS = 20_000, 4, 6
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class CICLSettings(Settings):
     temperature: float = 0.5
     cluster_weight: float = 0.1
     joined: bool = True
-    n_prototypes: int = 5
+    n_prototypes: int = 8
     lr: float = 1e-3
     batch_size: int = 256
     max_epochs: int | None = None
@@ -304,35 +306,50 @@ def partition(
     """Centroids, and the cluster of each, the largest cluster first.
 
     K-means cuts a large cluster before it spares a small one. So more centroids than clusters are
-    sought, and those whose cells are neighbours are joined.
+    sought, and those whose cells are neighbours are joined; of several draws of centroids the one
+    is kept whose clusters are most like those of the others.
 
     Returns
     -------
     (n_centroids, n_latent) float32, and (n_centroids,) codes.
     """
-    found = k_means(h, n_clusters * n_prototypes, seed)
-    kept, labels = np.unique(found.labels_, return_inverse=True)
-    centroids = found.cluster_centers_[kept]
-    codes = np.arange(len(centroids))
-    if len(centroids) > n_clusters:
+    n_centroids = max(min(n_clusters * n_prototypes, len(h) // MIN_MEMBERS), n_clusters)
+    if n_centroids == n_clusters:
+        found = k_means(h, n_clusters, seed)
+        centroids, labels = _occupied(found)
+        codes = np.arange(len(centroids))
+    else:
         rng = np.random.default_rng(seed)
         some = np.sort(rng.permutation(len(h))[:LINKED_CELLS])
-        graph = neighbour_graph(h[some], _leiden.N_NEIGHBORS, seed)
-        member = sp.csr_matrix(
-            (np.ones(len(some)), (np.arange(len(some)), labels[some])),
-            shape=(len(some), len(centroids)),
-        )
-        links = (member.T @ graph.obsp["connectivities"] @ member).toarray()
-        codes = join_linked(links, centroids, n_clusters)
+        graph = neighbour_graph(h[some], _leiden.N_NEIGHBORS, seed).obsp["connectivities"]
+        draws = []
+        for _ in range(DRAWS):
+            centroids, labels = _occupied(k_means(h, n_centroids, int(rng.integers(2**31)), 1))
+            member = sp.csr_matrix(
+                (np.ones(len(some)), (np.arange(len(some)), labels[some])),
+                shape=(len(some), len(centroids)),
+            )
+            links = (member.T @ graph @ member).toarray()
+            codes = join_linked(links, centroids, n_clusters)
+            draws.append((centroids, codes, labels))
+        clusters = [codes[labels] for _, codes, labels in draws]
+        likeness = [sum(adjusted_rand_score(a, b) for b in clusters) for a in clusters]
+        centroids, codes, labels = draws[int(np.argmax(likeness))]
     by_size = np.argsort(-np.bincount(codes[labels]), kind="stable")
     return centroids.astype(np.float32), np.argsort(by_size)[codes]
+
+
+def _occupied(found: KMeans) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids that have cells, and the one of each cell."""
+    kept, labels = np.unique(found.labels_, return_inverse=True)
+    return found.cluster_centers_[kept], labels
 
 
 def join_linked(links: np.ndarray, centroids: np.ndarray, n: int) -> np.ndarray:
     """Join groups, two at a time, until ``n`` are left.
 
-    In turn the two with most links between them for the one that has fewer in all, so that what
-    hangs on to a larger group joins it, whatever the sizes; without any links left, the nearest.
+    In turn the two with most links between them for what each has in all (the geometric mean of
+    the two shares), whatever their sizes; without any links left, the nearest.
 
     Parameters
     ----------
@@ -351,7 +368,7 @@ def join_linked(links: np.ndarray, centroids: np.ndarray, n: int) -> np.ndarray:
     while len(left) > n:
         total = links[left].sum(axis=1)
         among = links[np.ix_(left, left)]
-        near = among / np.maximum(np.minimum.outer(total, total), 1e-12)
+        near = among / np.maximum(np.sqrt(np.outer(total, total)), 1e-12)
         np.fill_diagonal(near, 0)
         if not near.any():
             near = 1 / (1 + distance[np.ix_(left, left)])
