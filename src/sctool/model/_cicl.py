@@ -314,11 +314,10 @@ def partition(
     (n_centroids, n_latent) float32, and (n_centroids,) codes.
     """
     n_centroids = max(min(n_clusters * n_prototypes, len(h) // MIN_MEMBERS), n_clusters)
-    if n_centroids == n_clusters:
-        found = k_means(h, n_clusters, seed)
-        centroids, labels = _occupied(found)
-        codes = np.arange(len(centroids))
-    else:
+    n_init = 10 if n_centroids == n_clusters else 1
+    centroids, labels = _occupied(k_means(h, n_centroids, seed, n_init))
+    codes = np.arange(len(centroids))
+    if len(centroids) > n_clusters:
         rng = np.random.default_rng(seed)
         some = np.sort(rng.permutation(len(h))[:LINKED_CELLS])
         graph = neighbour_graph(h[some], _leiden.N_NEIGHBORS, seed).obsp["connectivities"]
@@ -544,8 +543,8 @@ class CICL(CellModel):
             self.n_clusters_ = {"n": n_clusters}
         near = None
         if s.n_neighbors:
-            # (the first of a cell's nearest cells is itself)
-            k = min(s.n_neighbors + 1, len(z))
+            # The nearest of all, which may be a copy of the cell, is passed over.
+            k = min(s.n_neighbors + 1, len(z) - 1)
             near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)[:, 1:]
         splitter = Splitter(
             cells, {"cells": np.arange(len(cells))}, np.array([], dtype=int), s.batch_size
