@@ -79,15 +79,16 @@ def _baseline(
 
     from sctool import _data, _leiden
     from sctool._train import seeded
+    from sctool.model._cicl import standardise
     from sctool.model._gate import principal_components
 
     private, _ = _data.alone(cells, task.layer)
     expression, _ = _data.find_expression(private, None, "data")
     n_cells = private.n_obs
     features, x, _ = _data.Features.fit(
-        expression, np.ones(n_cells, dtype=bool), np.zeros(n_cells, dtype=np.int64), 2000
+        expression, np.ones(n_cells, dtype=bool), np.zeros(n_cells, dtype=np.int64), 2000, None
     )
-    z = principal_components(x, _leiden.N_COMPONENTS, seed)
+    z = principal_components(standardise(x)[0], _leiden.N_COMPONENTS, seed)
     n_clusters = {"n": n} if n else _leiden.count(z, np.random.default_rng(seed))
     z = z[:, :N_COMPONENTS]
     if name == "scvi":
