@@ -585,6 +585,8 @@ class CICL(CellModel):
         if n_found < n_clusters:
             self.audit_.append(f"clusters: only {n_found} of {n_clusters} have cells")
             self.n_clusters_ = self.n_clusters_ | {"n": n_found}
+            if "low" in self.n_clusters_:
+                self.n_clusters_["low"] = min(self.n_clusters_["low"], n_found)
         self._n_centroids = len(centroids)
         device = self.module.centroids.device
         self.module.centroids = torch.from_numpy(centroids).to(device)
