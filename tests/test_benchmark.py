@@ -204,6 +204,30 @@ def test_the_table_sets_estimated_numbers_of_types_beside_guesses() -> None:
     assert "| as many as the seen | 3 | 1.33 | - |" in lines
 
 
+def test_seen_accuracy_is_recorded_at_each_novel_recall() -> None:
+    truth = np.array(["A"] * 4 + ["X"] * 4)
+    classes = ["A", "B", "novel_1"]
+    cells = {
+        # (what is called novel does not matter, the likeliest known name does)
+        "proba": np.array([[0.3, 0.1, 0.6]] + [[0.6, 0.3, 0.1]] * 2 + [[0.3, 0.6, 0.1]] * 5),
+        "novel_score": np.array([0.6, 0.1, 0.2, 0.0, 0.9, 0.8, 0.7, 0.15]),
+    }
+    found = _worker._at_recalls(truth, ["A", "B"], classes, cells)
+    assert list(found) == [f"seen_at_recall.{r}" for r in _worker.RECALLS]
+    assert list(found.values()) == [0.75, 0.75, 0.75, 0.75, 0.25, 0.25]
+    assert _worker._at_recalls(truth, ["A", "X"], classes, cells) == {}  # nothing is novel
+    assert _worker._at_recalls(truth, ["A", "B"], None, cells) == {}
+
+
+def test_the_table_has_the_curve_of_each_method_over_tasks() -> None:
+    rows = [("m", "a", 0.9, 0.5), ("m", "a", 0.7, 0.3), ("m", "b", 0.6, 0.2), ("k", "b", 0.5, 0.1)]
+    columns = ["method", "task", "seen_at_recall.0.0", "seen_at_recall.0.5"]
+    lines = list(_report._curves(pd.DataFrame(rows, columns=columns).assign(error=None)))
+    assert "| method | tasks | 0.0 | 0.5 |" in lines
+    assert "| m | 2 | 0.700 | 0.300 |" in lines  # not the mean over runs
+    assert "| k | 1 | 0.500 | 0.100 |" in lines
+
+
 def test_intra_keeps_a_cell_of_each_seen_type() -> None:
     parts = benchmark.split(make_adata(), task("intra", labelled=0.001), 0)
     assert (parts.reference.obs["cell_type"].value_counts() == 1).all()

@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from sklearn.metrics import adjusted_rand_score
 from synthetic import TYPES, simulate
 
 from sctool import _data
 from sctool.model import _gate
 from sctool.model import _novelty as novelty
-from sctool.model._novelty import Fineness, Surroundings, find, learn, part, surroundings
+from sctool.model._novelty import Surroundings, find, learn, surroundings
 
 RNG = np.random.default_rng
 
@@ -194,96 +193,6 @@ def test_types_are_hidden_from_one_half_and_both_are_thinned(monkeypatch):
     assert np.median(spread) > 1.5
     assert max(spread) < np.exp(1.5) * 1.5
     assert np.corrcoef(shares[::2], shares[1::2])[:10, 10:].diagonal().mean() < 0.8
-
-
-# -- how finely novel cells are parted -----------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("n", "off", "expected"),
-    [
-        (3, (1.0, 1.0, 1.0), (3, 3)),
-        (4, (0.5, 1.0, 2.0), (2, 8)),  # quantiles 0.6 and 1.8
-        (1, (0.1, 0.2), (1, 1)),  # never none, for cells were found
-        (2, (1.5, 1.5), (2, 3)),
-        (5, (0.5, 0.5), (2, 5)),
-        (10, (*[1.0] * 19, 5.0), (10, 10)),  # one in twenty is no matter
-    ],
-)
-def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expected):
-    assert novelty.number_range(n, off) == expected
-
-
-def test_the_fineness_is_one_that_parts_the_references_types(monkeypatch):
-    monkeypatch.setattr(novelty, "EPISODES", 4)
-    x, labels, _ = cells(400)
-    fineness = novelty.learn_fineness(x, labels, RNG(0))
-    z = _gate.principal_components(x, novelty.N_COMPONENTS, 0)
-    assert fineness.resolution in novelty.RESOLUTIONS
-    groups = _gate.leiden(z, (fineness.resolution,), 0)[0]
-    assert adjusted_rand_score(labels, groups) > 0.95
-    assert len(fineness.off) == 4
-    assert np.median(fineness.off) == 1
-    assert novelty.learn_fineness(x, labels, RNG(0)) == fineness
-
-
-def test_the_fineness_is_the_resolution_that_is_least_off(monkeypatch):
-    numbers = [4, 3, *[9] * (len(novelty.RESOLUTIONS) - 2)]  # groups found at each resolution
-    monkeypatch.setattr(
-        novelty,
-        "leiden",
-        lambda z, resolutions, seed: [np.arange(len(z)) % n for n in numbers],
-    )
-    x, labels, _ = cells(400)
-    # (at first all four types are taken, and the coarsest is right)
-    fineness = novelty.learn_fineness(x, labels, RNG(10))
-    assert fineness.off[0] == 4 / 3
-    assert fineness.resolution == novelty.RESOLUTIONS[1]
-    assert set(fineness.off) == {2 / 3, 1.0, 4 / 3}  # of two, three and four types
-
-
-def test_too_few_cells_leave_the_fineness_at_its_default():
-    x, labels, _ = cells(40)
-    assert novelty.learn_fineness(x, labels, RNG(0)) == Fineness()
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
-def test_as_many_groups_as_asked_for_by_size(n):
-    x, _, names = cells(400)
-    some = np.flatnonzero((names != "B") | (np.arange(400) % 8 == 0))  # one type is rarer
-    codes, low, high = part(x[some], Fineness(), n, 0)
-    sizes = np.bincount(codes)
-    assert len(codes) == len(some)
-    assert len(sizes) == n == low == high
-    assert (np.diff(sizes) <= 0).all()
-    assert sizes[-1] > 0
-    if n == 4:
-        assert adjusted_rand_score(names[some], codes) > 0.95
-
-
-def test_the_number_is_that_of_the_resolution_if_none_is_asked_for():
-    x, _, names = cells(400)
-    off = (0.5, 1.0, 2.0)
-    codes, low, high = part(x, Fineness(0.4, off), None, 0)
-    assert adjusted_rand_score(names, codes) > 0.95
-    assert (low, high) == novelty.number_range(4, off)
-    finer = part(x, Fineness(2.0, off), None, 0)[0]
-    assert finer.max() > codes.max()
-
-
-@pytest.mark.parametrize(("n_cells", "n"), [(49, None), (49, 3), (400, 1)])
-def test_few_cells_or_one_type_are_not_parted(n_cells, n):
-    codes, low, high = part(cells(400)[0][:n_cells], Fineness(2.0, (1.0,)), n, 0)
-    assert (codes == 0).all()
-    assert len(codes) == n_cells
-    assert (low, high) == (1, n or 1)
-
-
-def test_the_smallest_group_joins_the_nearest():
-    z = np.array([[0.0], [0.2], [0.1], [5.0], [5.1], [4.0]])
-    codes = np.array([2, 2, 2, 0, 0, 1])
-    joined = novelty._join_smallest(z, codes)
-    np.testing.assert_array_equal(joined, [0, 0, 0, 1, 1, 1])
 
 
 # -- the whole -----------------------------------------------------------------------------------

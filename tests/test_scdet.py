@@ -52,10 +52,11 @@ def found(hidden) -> tuple[ad.AnnData, SCDET]:
     return annotate_with_model(*hidden, **args)
 
 
-def told(names: list[int] | None, n: int):
+def told(names: list[int] | None, n: int, mixed: bool = True):
     """What looks for novel cells, when it always says the same."""
     return lambda *args: SimpleNamespace(
         n=n,
+        mixed=mixed,
         names=np.array(names),
         audit=[f"novel: types: {n}"],
         interval=lambda: {"n": n, "low": n, "high": n + 1},
@@ -676,6 +677,34 @@ def test_each_prototype_starts_where_the_cells_of_its_name_are(fitted, monkeypat
     h = (h / h.norm(dim=1, keepdim=True)).numpy()
     expected = [h[cells.arrays["name"] == code].mean(axis=0) for code in range(6)]
     np.testing.assert_allclose(fitted["prototypes"], expected, atol=1e-5)
+
+
+def test_under_a_batch_effect_scnym_names_the_known_cells(fitted, monkeypatch):
+    trained = []
+
+    def train_classifier(model, cells, **trainer_kwargs):
+        trained.append((type(model.module).__name__, trainer_kwargs["accelerator"]))
+        model.is_trained_ = True
+
+    proba = np.eye(4)[np.repeat([3, 2, 1, 0], 10)]  # of the 40 cells that are not called novel
+    monkeypatch.setattr(_novelty, "find", told(NAMES, 2, mixed=False))
+    monkeypatch.setattr(scdet, "train_classifier", train_classifier)
+    model = make_model(n_novel=None)
+    annotate_cells = model.annotate_cells
+
+    def predict(indices):
+        if not isinstance(model.module, SCDETModule):
+            np.testing.assert_array_equal(indices, 120 + np.flatnonzero(NAMES < 4))
+            return SimpleNamespace(proba=proba)
+        return annotate_cells(indices=indices)
+
+    monkeypatch.setattr(model, "annotate_cells", predict)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    assert trained == [("SCNYMModule", "cpu")]
+    expected = NAMES.copy()
+    expected[NAMES < 4] = proba.argmax(axis=1)
+    np.testing.assert_array_equal(fitted["plan"].cells.arrays["name"][120:], expected)
+    assert isinstance(model.module, SCDETModule)
 
 
 def test_unguided_takes_the_number_alone(fitted, monkeypatch):

@@ -34,6 +34,7 @@ CLUSTERS = (
 DIGITS = {"seconds": 1, "peak_rss_gb": 2, "n_types": 0} | {
     f"n_clusters_{name}": 1 for name in ("n", "low", "high")
 }
+CURVE = "seen_at_recall."
 #: The presets were chosen on data of these studies: what they say of a method is optimistic.
 TUNING = ("zheng", "pbmc3k", "pbmc68k", "kang", "paul15")
 
@@ -75,6 +76,9 @@ def _table(frame: pd.DataFrame) -> Iterator[str]:
             if (of_protocol & family).any():
                 yield f"\n### {title}\n"
                 yield from _per_method(frame[of_protocol & family], short)
+        if frame.loc[of_protocol].filter(like=CURVE).notna().any(axis=None):
+            yield "\n### Seen accuracy against novel recall\n"
+            yield from _curves(frame[of_protocol])
         if "novel_types_n" in frame and frame.loc[of_protocol, "novel_types_n"].notna().any():
             yield "\n### Number of novel types\n"
             yield from _numbers(frame[of_protocol & frame["novel_types_n"].notna()])
@@ -114,6 +118,22 @@ def _per_method(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
         tasks = means[means.index.get_level_values("method") == method]
         cells = [_number(tasks[name].mean(), name) for name in short]
         yield _row(method, _count(len(tasks), frame["task"].nunique()), *cells)
+
+
+def _curves(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per method: the seen accuracy that each novel recall leaves, over tasks."""
+    columns = list(frame.filter(like=CURVE).columns)
+    yield (
+        "Share of the seen cells with the right name, where cells are called novel by the novelty "
+        "score, from the highest on, until the share of the novel cells above each column is found."
+    )
+    yield "Mean over the tasks of the means over the seeds; at 0 no cell is called novel.\n"
+    yield _row("method", "tasks", *(column.removeprefix(CURVE) for column in columns))
+    yield _row(*["---"] * (len(columns) + 2))
+    done = frame[frame["error"].isna()].dropna(subset=columns)
+    for method, runs in done.groupby("method", sort=False):
+        tasks = runs.groupby("task")[columns].mean()
+        yield _row(method, len(tasks), *(_number(tasks[name].mean(), name) for name in columns))
 
 
 def _numbers(frame: pd.DataFrame) -> Iterator[str]:

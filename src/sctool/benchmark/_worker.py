@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("sctool", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
 KEY = "sctool"
+#: Shares of the novel cells that are to be found, at which seen accuracy is recorded.
+RECALLS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         classes=answer.get("classes"),
         **cells,
     )
+    scores |= _at_recalls(parts.truth[scored].to_numpy(), parts.seen, answer.get("classes"), cells)
     return {
         **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
@@ -98,6 +101,25 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "n_threads": _n_threads(),
         "versions": _versions() | answer.get("versions", {}),
     }
+
+
+def _at_recalls(
+    truth: np.ndarray, seen: list[str], classes: np.ndarray | None, cells: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Return the highest seen accuracy at which each share of the novel cells is found.
+
+    Cells are called novel by their novelty score, the others get their likeliest known name.
+    """
+    if np.isin(truth, seen).all() or classes is None or "novel_score" not in cells:
+        return {}
+    from sctool import metrics
+
+    names = np.asarray(classes, dtype=str)
+    known = np.isin(names, seen)
+    named = names[known][cells["proba"][:, known].argmax(axis=1)]
+    curve = metrics.seen_novel_curve(truth, named, cells["novel_score"], seen)
+    accuracy = [curve.seen_accuracy[curve.novel_recall >= recall].max() for recall in RECALLS]
+    return {f"seen_at_recall.{r}": a for r, a in zip(RECALLS, accuracy, strict=True)}
 
 
 def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,13 @@ Ours, and without a deep network: the floor that open-world methods have to beat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 from scipy.special import log_softmax
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,16 +21,18 @@ from tqdm import tqdm
 
 from sctool.model._base import OpenWorldModel
 from sctool.model._logistic import LOGISTIC, LogisticSettings
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from sctool.model._parting import (
+    group_means,
+    learn_parting,
+    leiden,
+    neighbour_graph,
+    note_on_number,
+    part,
+    principal_components,
+)
 
 #: Fewer unlabelled cells than this are not searched: their groups are of too few cells to judge.
 MIN_CELLS = 200
-#: Fewer novel cells than this are not parted into types.
-MIN_PARTED = 50
-#: Resolutions of which the one that recovers the reference's types best parts the novel cells.
-RESOLUTIONS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
 #: Standard deviations of the genes' log factors between the two sides of the episodes, in turn.
 SHIFTS = (0.0, 0.2, 0.4)
 #: Share of a group's cells whose common type is given to all of them.
@@ -91,59 +89,11 @@ class Groups:
         (n_groups, len(EVIDENCE)): the higher, the more the group resembles a known type.
     known_as
         Code of the type that each cell has if its group is known, (n_cells,).
-    z
-        Principal components of the query alone, (n_cells, n_components).
     """
 
     codes: np.ndarray
     evidence: np.ndarray
     known_as: np.ndarray
-    z: np.ndarray
-
-
-def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
-    """Scores on the first ``n`` components (fewer for small data), float32, never densified."""
-    n = min(n, min(x.shape) - 1)
-    return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
-
-
-def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int) -> AnnData:
-    """Nearest neighbours of cells (n_cells, n_latent), as scanpy keeps them."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    cells = AnnData(obs=pd.DataFrame(index=np.arange(len(z)).astype(str)), obsm={"X": z})
-    sc.pp.neighbors(cells, use_rep="X", n_neighbors=min(n_neighbors, len(z) - 1), random_state=seed)
-    return cells
-
-
-def leiden_codes(graph: AnnData, resolution: float, seed: int) -> np.ndarray:
-    """Leiden group of each cell of a graph, (n_cells,)."""
-    import scanpy as sc
-
-    sc.tl.leiden(
-        graph,
-        resolution=resolution,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-        random_state=seed,
-    )
-    return graph.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
-
-
-def leiden(z: np.ndarray, resolutions: tuple[float, ...], seed: int) -> list[np.ndarray]:
-    """Leiden groups of cells at each resolution on one neighbour graph."""
-    graph = neighbour_graph(z, 15, seed)
-    return [leiden_codes(graph, resolution, seed) for resolution in resolutions]
-
-
-def group_means(x: sp.csr_matrix | np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Mean of each group's rows, (n_groups, n_columns)."""
-    n = np.bincount(codes)
-    members = sp.csr_matrix((1 / n[codes], (codes, np.arange(len(codes)))))
-    means = members @ x
-    return means.toarray() if sp.issparse(means) else np.asarray(means)
 
 
 def _gap(values: np.ndarray, column: int) -> float:
@@ -184,7 +134,7 @@ def judge(
         :func:`regression` on the reference, if there is one already.
     """
     z = principal_components(x, settings.n_components, seed)
-    codes = leiden(z, (settings.resolution,), seed)[0]
+    codes = leiden(neighbour_graph(z, 15, seed), settings.resolution, seed)
     n_groups = codes.max() + 1
 
     if fitted is None:
@@ -252,7 +202,7 @@ def judge(
         # An anchor's connection with itself only has to be above that of any two groups.
         evidence[g, 8] = connectivity[g, own] if own != g else np.log(10)
         evidence[g, 9] = own == g
-    return Groups(codes, evidence, known_as, z)
+    return Groups(codes, evidence, known_as)
 
 
 def shifted(x: sp.csr_matrix, sd: float, rng: np.random.Generator) -> sp.csr_matrix:
@@ -312,20 +262,6 @@ def learn(
         np.concatenate(novel),
         logisticregression__sample_weight=w / w.mean(),
     )
-
-
-def resolution_of_types(
-    x: sp.csr_matrix, labels: np.ndarray, settings: GateSettings, rng: np.random.Generator
-) -> tuple[float, list[float]]:
-    """The resolution that recovers the reference's types best, and those about as good."""
-    cells = rng.permutation(len(labels))[: settings.episode_cells]
-    seed = int(rng.integers(2**31))
-    z = principal_components(x[cells], settings.n_components, seed)
-    agreement = np.array(
-        [adjusted_rand_score(labels[cells], c) for c in leiden(z, RESOLUTIONS, seed)]
-    )
-    good = [r for r, a in zip(RESOLUTIONS, agreement, strict=True) if a >= agreement.max() - 0.05]
-    return RESOLUTIONS[int(agreement.argmax())], good
 
 
 class GATE(OpenWorldModel, LOGISTIC):
@@ -410,31 +346,12 @@ class GATE(OpenWorldModel, LOGISTIC):
             self.audit_.append("novel: no group of cells was found to be of no known type")
             self.n_novel_ = {"n": 0, "low": 0, "high": 0}
             return groups.known_as
-        parts, note = self._regroup(x_ref, y, groups.z[cells], rng)
-        sizes = np.bincount(parts)
-        rank = np.empty(len(sizes), dtype=int)
-        rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+        parting = learn_parting(x_ref, y, rng)
+        parts, low, high = part(x[cells], parting, s.n_novel, int(rng.integers(2**31)))
+        n = int(parts.max()) + 1
+        if s.n_novel is None:
+            self.n_novel_ = {"n": n, "low": low, "high": high}
+        self.audit_.append(note_on_number(n, low, high, s.n_novel))
         named = groups.known_as.copy()
-        named[cells] = len(self.classes_) + rank[parts]
-        self.audit_.append(note)
+        named[cells] = len(self.classes_) + parts
         return named
-
-    def _regroup(
-        self, x_ref: sp.csr_matrix, y: np.ndarray, z: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, str]:
-        """Part the novel cells into types: codes (n_cells,), and a note on their number."""
-        s, seed = self.settings_, int(rng.integers(2**31))
-        if s.n_novel:
-            n = min(s.n_novel, len(z))
-            parts = KMeans(n, n_init=10, random_state=seed).fit_predict(z)
-            return parts, f"novel: types: {n}, of {s.n_novel} asked for"
-        if len(z) < MIN_PARTED:
-            return np.zeros(len(z), dtype=int), "novel: types: 1, of too few cells to be parted"
-        best, good = resolution_of_types(x_ref, y, s, rng)
-        groupings = leiden(z, (best, *good), seed)
-        numbers = [int(codes.max()) + 1 for codes in groupings]
-        self.n_novel_ = {"n": numbers[0], "low": min(numbers), "high": max(numbers)}
-        return groupings[0], (
-            f"novel: types: {numbers[0]}, between {min(numbers)} and {max(numbers)} at resolutions "
-            "that part the reference's types about as well"
-        )

@@ -1,7 +1,7 @@
 """Which cells of a query are of no known type, and how many types these are. Ours.
 
-All that is learnt is learnt from the reference, by hiding some of its types: what tells the cells
-of a hidden type from the others, and how finely such cells are to be parted. Steps and reasons are
+What tells the cells of a novel type from the others is learnt from the reference, by hiding some of
+its types. Steps and reasons are
 in ``docs/methods/scdet.md``.
 """
 
@@ -18,7 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from sctool.model import _gate
-from sctool.model._gate import group_means, leiden, principal_components
+from sctool.model._parting import (
+    learn_parting,
+    leiden,
+    neighbour_graph,
+    note_on_number,
+    part,
+    principal_components,
+)
 
 N_COMPONENTS = 30
 N_NEIGHBORS = 30
@@ -29,8 +36,6 @@ EPISODES, EPISODE_CELLS = 10, 2500
 #: Logarithm of the factor that each side's cells of a type are thinned by at most; less if the
 #: reference is small, and not at all if it has no more than ``ENOUGH`` cells.
 THINNED, ENOUGH = 1.5, 500
-#: Resolutions for the novel cells, of which one is learnt.
-RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 #: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
 #: sides meet, the surer they must be, so that what a technology does to a known type does not pass
 #: for a new one: above 0.5 where they meet as much as ``MET``, and 0.85 where they do not at all.
@@ -51,6 +56,8 @@ class Novelty:
         Code that each cell gets, (n_cells,): known types, then novel ones by size.
     n, low, high
         Number of novel types, and the interval of the numbers that hiding types leaves possible.
+    mixed
+        Whether query and reference lie among each other as cells of one experiment do.
     audit
         What was found, in words.
     """
@@ -61,6 +68,7 @@ class Novelty:
     n: int
     low: int
     high: int
+    mixed: bool
     audit: list[str]
 
     def interval(self) -> dict[str, int]:
@@ -106,8 +114,8 @@ def surroundings(
     """
     n_ref, n = x_ref.shape[0], x_ref.shape[0] + x.shape[0]
     z = principal_components(sp.vstack([x_ref, x], format="csr"), N_COMPONENTS, seed)
-    graph = _gate.neighbour_graph(z, N_NEIGHBORS + 1, seed)
-    codes = _gate.leiden_codes(graph, GROUPS, seed)
+    graph = neighbour_graph(z, N_NEIGHBORS + 1, seed)
+    codes = leiden(graph, GROUPS, seed)
     near = graph.obsp["distances"].astype(np.float64)
     # A cell's copies, at distance 0, are neighbours; itself, which then may be stored, is not.
     near.data[:] = near.indices != np.repeat(np.arange(n), np.diff(near.indptr))
@@ -180,97 +188,6 @@ def learn(
     )
 
 
-@dataclass(frozen=True)
-class Fineness:
-    """How finely to part novel cells.
-
-    Attributes
-    ----------
-    resolution
-        At which types of the reference were parted into the right number of groups, on average.
-    off
-        True number of types over the number found at that resolution, each time.
-    """
-
-    resolution: float = 0.3
-    off: tuple[float, ...] = (0.5, 1.0, 2.0)
-
-
-def learn_fineness(x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> Fineness:
-    """Part the cells of some types of the reference as if they were new, two fifths or more."""
-    n_types = labels.max() + 1
-    found, true = [], []
-    for _ in range(EPISODES):
-        share = rng.uniform(0.4, 1.0)
-        chosen = rng.permutation(n_types)[: max(round(share * n_types), 2)]
-        cells = rng.permutation(len(labels))[:EPISODE_CELLS]
-        cells = cells[np.isin(labels[cells], chosen)]
-        if len(cells) < _gate.MIN_PARTED:
-            continue
-        seed = int(rng.integers(2**31))
-        groupings = leiden(principal_components(x[cells], N_COMPONENTS, seed), RESOLUTIONS, seed)
-        found.append([codes.max() + 1 for codes in groupings])
-        true.append(len(np.unique(labels[cells])))
-    if not found:
-        return Fineness()
-    best = np.abs(np.array(found) - np.array(true)[:, None]).mean(axis=0).argmin()
-    return Fineness(RESOLUTIONS[best], tuple(np.array(true) / np.array(found)[:, best]))
-
-
-def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
-    """The interval about ``n`` types, from how far off the number was when types were hidden."""
-    low, high = np.quantile(off, [0.1, 0.9])
-    return max(min(int(np.floor(n * low)), n), 1), max(int(np.ceil(n * high)), n)
-
-
-def part(
-    x: sp.csr_matrix, fineness: Fineness, n_novel: int | None, seed: int
-) -> tuple[np.ndarray, int, int]:
-    """Part novel cells into types by their own neighbour graph.
-
-    Parameters
-    ----------
-    x
-        Novel cells, CSR (n_cells, n_genes).
-    fineness
-        The resolution, unless a number is asked for.
-    n_novel
-        Number of types: the resolution that gives it is looked for, or one that gives more, of
-        which the smallest are joined to the nearest of the others; None takes the one learnt.
-        There may be fewer: one of fewer than 50 cells, and as many as the finest resolution gives.
-
-    Returns
-    -------
-    Code of each cell, (n_cells,), the largest type first; lowest and highest number of types.
-    """
-    n_cells = x.shape[0]
-    if n_cells < _gate.MIN_PARTED or n_novel == 1:
-        return np.zeros(n_cells, dtype=int), 1, max(1, n_novel or 1)
-    z = principal_components(x, N_COMPONENTS, seed)
-    if n_novel is None:
-        codes = leiden(z, (fineness.resolution,), seed)[0]
-    else:
-        groupings = leiden(z, (*RESOLUTIONS, 3.0, 5.0), seed)
-        enough = [codes for codes in groupings if codes.max() + 1 >= n_novel]
-        codes = enough[0] if enough else groupings[-1]
-        while codes.max() + 1 > n_novel:
-            codes = _join_smallest(z, codes)
-    codes = _by_size(codes)
-    n = int(codes.max()) + 1
-    return codes, *((n, n) if n_novel else number_range(n, fineness.off))
-
-
-def _by_size(codes: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(-np.bincount(codes), kind="stable"))[codes]
-
-
-def _join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    codes = _by_size(codes)
-    means = group_means(z, codes)
-    nearest = ((means[:-1] - means[-1]) ** 2).sum(axis=1).argmin()
-    return np.where(codes == len(means) - 1, nearest, codes)
-
-
 def find(
     x_ref: sp.csr_matrix,
     labels: np.ndarray,
@@ -330,19 +247,15 @@ def find(
         novel[np.argsort(-proba, kind="stable")[:n_novel]] = True
     if not novel.any():
         audit.append("novel: types: 0; no cells were found to be of no known type")
-        return Novelty(proba, known_as, known_as, 0, 0, 1, audit)
+        return Novelty(proba, known_as, known_as, 0, 0, 1, around.mixed, audit)
     names = known_as.copy()
-    fineness = Fineness() if n_novel else learn_fineness(x_ref, labels, rng)
     cells = np.flatnonzero(novel)
-    codes, low, high = part(x[cells], fineness, n_novel, int(rng.integers(2**31)))
+    parting = learn_parting(x_ref, labels, rng)
+    codes, low, high = part(x[cells], parting, n_novel, int(rng.integers(2**31)))
     names[novel] = n_types + codes
     n = int(codes.max()) + 1
-    audit.append(
-        f"novel: types: {n}, of {n_novel} asked for"
-        if n_novel
-        else f"novel: types: {n}, between {low} and {high} as far as hiding known types can tell"
-    )
-    return Novelty(proba, known_as, names, n, low, high, audit)
+    audit.append(note_on_number(n, low, high, n_novel))
+    return Novelty(proba, known_as, names, n, low, high, around.mixed, audit)
 
 
 def _judge_groups(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,6 +26,7 @@ from sctool import losses
 from sctool._train import Cells, Plan, Splitter, fit
 from sctool.model import _novelty
 from sctool.model._base import OpenWorldModel, Settings, change_settings
+from sctool.model._scnym import SCNYM, SCNYMModule, train_classifier
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -516,7 +517,13 @@ class SCDET(OpenWorldModel):
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
-        n_novel = self._seek(cells, name, enable_progress_bar)
+        n_novel = self._seek(
+            cells,
+            name,
+            accelerator=accelerator,
+            devices=devices,
+            enable_progress_bar=enable_progress_bar,
+        )
         self._name_novel(n_novel)
         if s.distribution is not None and len(s.distribution) != len(self.names_):
             raise ValueError(
@@ -548,7 +555,7 @@ class SCDET(OpenWorldModel):
         )
         self._order_novel(unlabelled)
 
-    def _seek(self, cells: Cells, name: np.ndarray, progress: bool) -> int:
+    def _seek(self, cells: Cells, name: np.ndarray, **trainer_kwargs: Any) -> int:
         """Number of novel types; the names found are written into ``name``, (n_cells,)."""
         s = self.settings_
         labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
@@ -557,7 +564,12 @@ class SCDET(OpenWorldModel):
         # torch's generator is the one that annotate() seeds
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         found = _novelty.find(
-            cells.x[labelled], name[labelled], cells.x[unlabelled], s.n_novel, rng, progress
+            cells.x[labelled],
+            name[labelled],
+            cells.x[unlabelled],
+            s.n_novel,
+            rng,
+            trainer_kwargs["enable_progress_bar"],
         )
         if isinstance(found, str):
             self.audit_.append(found)
@@ -567,7 +579,20 @@ class SCDET(OpenWorldModel):
             self.n_novel_ = found.interval()
         if s.guided:
             name[unlabelled] = found.names
+            if not found.mixed:
+                known = unlabelled[found.names < len(self.classes_)]
+                name[known] = self._adapted(cells, known, **trainer_kwargs)
         return found.n
+
+    def _adapted(self, cells: Cells, indices: np.ndarray, **trainer_kwargs: Any) -> np.ndarray:
+        """Known types of cells by scNym, whose adversary makes little of a batch effect."""
+        n_genes, n_seen = len(self.features_.selected), len(self.classes_)
+        module = SCNYMModule(n_genes, n_seen, self.n_domains_, SCNYM.PRESETS["default"])
+        self.module = cast(Any, module)  # until it has given its names
+        train_classifier(self, cells, **trainer_kwargs)
+        proba = self.annotate_cells(indices=indices).proba
+        self.is_trained_ = False
+        return proba.argmax(axis=1)
 
     def _set_inputs(self, x: sp.csr_matrix) -> None:
         """Fit what stands between the genes and the network: scale, or principal components."""

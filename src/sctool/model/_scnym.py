@@ -8,14 +8,14 @@ changes, and why.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sctool._train import BestWeights, Plan, Splitter, fit, stratified_holdout
+from sctool._train import BestWeights, Cells, Plan, Splitter, fit, stratified_holdout
 from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
 from sctool.model._base import AnnotationModel, Prediction, Settings, change_settings
 from sctool.nn import mlp, reverse_gradient
@@ -214,6 +214,44 @@ class SCNYMPlan(Plan):
         return optimizers[s.optimizer](parameters, lr=s.lr, weight_decay=s.weight_decay)
 
 
+def train_classifier(
+    model: AnnotationModel,
+    cells: Cells,
+    max_epochs: int | None = None,
+    early_stopping: bool | None = None,
+    **trainer_kwargs: Any,
+) -> None:
+    """Train ``model.module``, a :class:`SCNYMModule`, on labelled and unlabelled cells.
+
+    See :meth:`SCNYM.train`.
+    """
+    module = cast(SCNYMModule, model.module)
+    s = module.settings
+    label = cells.arrays["label"]
+    labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
+    train, held_out = stratified_holdout(label[labelled], s.validation)
+    splitter = Splitter(
+        cells,
+        {"labelled": labelled[train], "unlabelled": unlabelled},
+        labelled[held_out],
+        s.batch_size,
+    )
+    per_epoch = splitter.steps_per_epoch
+    epochs = max_epochs or s.max_epochs or max(-(-s.min_steps // per_epoch), s.min_epochs)
+    risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
+    patience = None if early_stopping is False else s.patience
+    if early_stopping and patience is None:
+        patience = max(epochs // 5, 5)
+    fit(
+        model,
+        SCNYMPlan(module, s, epochs * per_epoch),
+        splitter,
+        epochs,
+        best=BestWeights("loss_validation", from_epoch=risen, patience=patience),
+        **trainer_kwargs,
+    )
+
+
 class SCNYM(AnnotationModel):
     """scNym: semi-supervised, adversarial annotation.
 
@@ -300,28 +338,11 @@ class SCNYM(AnnotationModel):
             changes["batch_size"] = batch_size
         s = change_settings(self.settings_, changes, "SCNYM")
         self.settings_ = self.module.settings = s
-        cells = self._training_cells()
-        label = cells.arrays["label"]
-        labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
-        train, held_out = stratified_holdout(label[labelled], s.validation)
-        splitter = Splitter(
-            cells,
-            {"labelled": labelled[train], "unlabelled": unlabelled},
-            labelled[held_out],
-            s.batch_size,
-        )
-        per_epoch = splitter.steps_per_epoch
-        epochs = max_epochs or s.max_epochs or max(-(-s.min_steps // per_epoch), s.min_epochs)
-        risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
-        patience = None if early_stopping is False else s.patience
-        if early_stopping and patience is None:
-            patience = max(epochs // 5, 5)
-        fit(
+        train_classifier(
             self,
-            SCNYMPlan(self.module, s, epochs * per_epoch),
-            splitter,
-            epochs,
-            best=BestWeights("loss_validation", from_epoch=risen, patience=patience),
+            self._training_cells(),
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
             accelerator=accelerator,
             devices=devices,
             **trainer_kwargs,
