@@ -80,7 +80,7 @@ def _baseline(
     from sctool import _data, _leiden
     from sctool._train import seeded
     from sctool.model._cicl import standardise
-    from sctool.model._gate import principal_components
+    from sctool.model._parting import principal_components
 
     private, _ = _data.alone(cells, task.layer)
     expression, _ = _data.find_expression(private, None, "data")
