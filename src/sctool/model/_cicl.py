@@ -41,8 +41,6 @@ from sctool.nn import TransformerLayer
 
 Batch = dict[str, dict[str, Tensor]]
 
-#: Standard deviations above its mean that a gene's value has at most.
-MAX_SCALED = 10.0
 #: More cells than this are clustered by minibatches.
 MANY_CELLS = 50_000
 #: Cells between which links are counted, at most; cells a centroid, at least, on average; and
@@ -56,13 +54,11 @@ class CICLSettings(Settings):
 
     Parameters
     ----------
-    target_sum
-        Total that each cell is scaled to before log1p; None for the cells' median.
     n_clusters
         Number of clusters; None estimates it.
     n_components
-        Principal components of the standardised genes that the network sees, no value of which
-        is above 10; None for the genes themselves, without a limit.
+        Principal components of the genes that the network sees; None for the genes themselves,
+        standardised.
     attention
         What the transformer's tokens are: the "parts" of one cell's inputs, the "cells" of a
         batch (eqs. 3 and 4), or each cell a sequence of its own ("none"), so that attention is
@@ -99,7 +95,6 @@ class CICLSettings(Settings):
         See ``max_epochs``.
     """
 
-    target_sum: float | None = None
     n_clusters: int | None = None
     n_components: int | None = 50
     attention: str = "parts"
@@ -138,6 +133,7 @@ class CICLSettings(Settings):
 #: Section 2 and table 2 of the paper; what they leave open is noted in the documentation.
 PAPER = CICLSettings(
     n_top_genes=500,
+    target_sum=None,
     n_components=None,
     attention="cells",
     n_heads=2,
@@ -215,7 +211,7 @@ class CICLModule(nn.Module):
         x = (x - self.mean) / self.scale
         if hidden is not None:
             x = x.masked_fill(hidden, 0.0)
-        return x.clamp(max=MAX_SCALED) @ self.components.T if len(self.components) else x
+        return x @ self.components.T if len(self.components) else x
 
     def view(self, x: Tensor) -> Tensor:
         """Inputs of a random view of the cells."""
@@ -290,22 +286,6 @@ class CICLModule(nn.Module):
             terms["cluster"] = cluster_contrast(z, z_other, labels, s.temperature)
             total = total + s.cluster_weight * terms["cluster"]
         return total, terms
-
-
-def standardise(x: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
-    """Genes divided by their standard deviations; what lies ten of these above the mean is cut.
-
-    Returns
-    -------
-    The values, not centred, so that they stay sparse, (n_cells, n_genes) float64; the means and the
-    standard deviations of the genes before, (n_genes,), 1 for a gene that is the same in all cells.
-    """
-    x = sp.csr_matrix(x, dtype=np.float64, copy=True)
-    mean = np.asarray(x.mean(axis=0)).ravel()
-    variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
-    scale = np.sqrt(np.where(variance > 1e-8, variance, 1))
-    x.data = np.minimum(x.data / scale[x.indices], (mean / scale + MAX_SCALED)[x.indices])
-    return x, mean, scale
 
 
 def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
@@ -594,15 +574,18 @@ class CICL(CellModel):
     def _set_inputs(self, x: sp.csr_matrix) -> np.ndarray:
         """Fit what stands between the genes and the network; returns principal components."""
         module, n = self.module, self.settings_.n_components
-        x, mean, scale = standardise(x)
-        module.mean.copy_(torch.from_numpy(mean))
-        module.scale.copy_(torch.from_numpy(scale))
+        x = x.astype(np.float64)
         k = min(n or _leiden.N_COMPONENTS, min(x.shape) - 1)
         pca = PCA(k, svd_solver="arpack", random_state=0).fit(x)
         if n:
             # The first component has a variance of 1, the others less.
             unit = max(float(np.sqrt(pca.explained_variance_[0])), 1e-6)
             module.components[:k].copy_(torch.from_numpy(pca.components_ / unit))
+        else:
+            variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - pca.mean_**2
+            # (a gene that is the same in all cells stays 0)
+            module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
+        module.mean.copy_(torch.from_numpy(pca.mean_))
         return pca.transform(x).astype(np.float32)
 
     def _embed(self, cells: Cells) -> np.ndarray:
