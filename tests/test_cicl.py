@@ -103,7 +103,7 @@ def test_noise_of_the_code_falls_on_four_fifths():
 
 def test_pseudo_labels_are_those_of_k_means_and_leave_the_network_in_training():
     net = module(width=16).train()
-    x = torch.cat([torch.randn(10, 20), torch.randn(10, 20) + 20])
+    x = torch.randn(2, 20).repeat_interleave(10, dim=0) + 0.01 * torch.randn(20, 20)
     labels = net.pseudo_labels(x, 2)
     assert metrics.ari(np.repeat(["a", "b"], 10), labels.numpy().astype(str)) == 1
     assert net.training
