@@ -12,14 +12,14 @@ from typing import Any
 
 import sctool
 from sctool import datasets, metrics, model, pl, tl
-from sctool.model import METHODS
+from sctool.model import CLUSTER_METHODS, METHODS
 
 
 def write_pages(docs: Path) -> None:
     """Write ``docs/_generated``: a table of presets per method, and the tutorials."""
     out = docs / "_generated"
     out.mkdir(exist_ok=True)
-    for name, cls in METHODS.items():
+    for name, cls in {**METHODS, **CLUSTER_METHODS}.items():
         published = docs / "methods" / f"{name}_published.toml"
         text = presets(cls, tomllib.loads(published.read_text()) if published.exists() else {})
         _write(out / f"presets_{name}.md", text)

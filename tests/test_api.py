@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from synthetic import simulate, simulate_sides
 
 import sctool
-from sctool.model import METHODS, AnnotationModel
+from sctool.model import CLUSTER_METHODS, METHODS, AnnotationModel
+from sctool.model._base import CellModel
 
 MODULES = ["datasets", "metrics", "model", "pl", "tl"]
 SECTIONS = [
@@ -50,7 +51,9 @@ def classes() -> dict[str, type]:
 
 def methods() -> Iterator[tuple[str, Callable]]:
     """What the models themselves define in public, by qualified name."""
-    for cls in dict.fromkeys([AnnotationModel, *METHODS.values()]):
+    for cls in dict.fromkeys(
+        [CellModel, AnnotationModel, *METHODS.values(), *CLUSTER_METHODS.values()]
+    ):
         for name, value in vars(cls).items():
             function = value.__func__ if isinstance(value, classmethod) else value
             if not name.startswith("_") and inspect.isfunction(function):
@@ -72,6 +75,7 @@ def documented_parameters(text: str) -> list[str]:
     return names
 
 
+MODELS = {**METHODS, **CLUSTER_METHODS}
 PUBLIC = functions(*MODULES)
 TOOLS = functions("tl")
 PLOTS = functions("pl")
@@ -84,7 +88,7 @@ def test_the_public_names_are_those_promised():
     assert set(sctool.__all__) == {"__version__", *MODULES}
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
-    assert set(TOOLS) == {"tl.annotate", "tl.explain", "tl.rename_novel"}
+    assert set(TOOLS) == {"tl.annotate", "tl.cluster", "tl.explain", "tl.rename_novel"}
     assert set(PLOTS) == {"pl.explain", "pl.mls", "pl.reliability"}
 
 
@@ -102,7 +106,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_every_method_is_a_public_class():
-    for cls in METHODS.values():
+    for cls in MODELS.values():
         assert getattr(sctool.model, cls.__name__) is cls
         assert cls.__name__ in sctool.model.__all__
         assert "default" in cls.PRESETS
@@ -158,7 +162,10 @@ def test_tools_take_what_scanpys_tools_take(name):
     if name == "tl.rename_novel":  # it reads no expression and draws nothing
         return
     assert parameters["random_state"].default == 0
-    assert parameters["key_added"].default.startswith("sctool")
+    if name == "tl.cluster":  # named after the method, as scanpy's own
+        assert parameters["key_added"].default is None
+    else:
+        assert parameters["key_added"].default.startswith("sctool")
     assert parameters["layer"].default is None
 
 
@@ -177,12 +184,15 @@ def test_everything_is_annotated(name):
         assert parameter.annotation is not parameter.empty
 
 
-@pytest.mark.parametrize("cls", list(METHODS.values()), ids=list(METHODS))
+@pytest.mark.parametrize("cls", list(MODELS.values()), ids=list(MODELS))
 def test_models_have_scvi_tools_methods(cls):
     setup = inspect.signature(cls.setup_anndata).parameters
-    expected = ["adata", "labels_key", "unlabeled_category", "batch_key", "layer"]
-    assert list(setup)[:5] == expected
-    assert setup["unlabeled_category"].default == "Unknown"
+    if cls in METHODS.values():
+        expected = ["adata", "labels_key", "unlabeled_category", "batch_key", "layer"]
+        assert list(setup)[:5] == expected
+        assert setup["unlabeled_category"].default == "Unknown"
+    else:
+        assert list(setup)[:2] == ["adata", "layer"]
     train = inspect.signature(cls.train).parameters
     assert {"max_epochs", "accelerator", "devices", "batch_size"} <= set(train)
     assert list(inspect.signature(cls.predict).parameters)[:3] == ["self", "adata", "soft"]
@@ -219,7 +229,7 @@ def test_classes_have_a_docstring(name):
     assert sections(classes()[name])[""]
 
 
-@pytest.mark.parametrize("cls", list(METHODS.values()), ids=list(METHODS))
+@pytest.mark.parametrize("cls", list(MODELS.values()), ids=list(MODELS))
 def test_every_setting_is_documented(cls):
     settings = type(cls.PRESETS["default"])
     documented: set[str] = set()

@@ -16,7 +16,7 @@ from synthetic import simulate
 import sctool.model
 import sctool.tl
 from sctool import benchmark
-from sctool.benchmark import Method, Task, _regroup, _report, _run, _worker
+from sctool.benchmark import Method, Task, _cluster, _regroup, _report, _run, _worker
 from sctool.model import _novelty
 
 TYPES = ["B", "CD4 T/NK", "DC", "Mono"]
@@ -335,6 +335,54 @@ def test_a_layer_goes_to_the_method() -> None:
     np.testing.assert_array_equal(parts.query.layers["counts"], parts.query.X + 1)
 
 
+# -- Clusters ------------------------------------------------------------------------------------
+
+
+def test_a_task_without_a_reference_has_all_cells_or_a_pairs_query() -> None:
+    for split, n in ((False, 120), (True, 60)):
+        parts = benchmark.split(make_adata(split), task("cluster"), 0)
+        assert parts.reference.n_obs == 0
+        assert parts.query.n_obs == len(parts.truth) == n
+        assert list(parts.query.obs) == []
+
+
+@pytest.mark.parametrize("method", ["cicl", "leiden", "kmeans"])
+def test_clusters_are_scored_and_tabulated(method: str, tmp_path: Path, jobs: list) -> None:
+    simulate(60).write_h5ad(tmp_path / "cells.h5ad")
+    lines = ["[[task]]", 'name = "t"', 'kind = "cluster"', f"file = '{tmp_path / 'cells.h5ad'}'"]
+    lines += ["[[method]]", 'name = "m"', f'method = "{method}"']
+    if method == "cicl":
+        lines += ["train_kwargs = { max_epochs = 2, enable_progress_bar = false }"]
+    (tmp_path / "suite.toml").write_text("\n".join(lines))
+    rows = benchmark.run(tmp_path / "suite.toml", out=tmp_path / "out").set_index("protocol")
+    assert rows["error"].isna().all()
+    assert rows.loc["paper", "n_clusters_n"] == 4
+    assert rows["n_types"].tolist() == [4, 4]
+    assert rows["ari"].between(-0.5, 1).all()
+    assert rows["nmi"].between(0, 1).all()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| task | method | runs | ari | nmi |" in table
+    assert "seen_accuracy" not in table
+
+
+def test_the_number_of_types_is_given_under_paper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def cluster(adata: ad.AnnData, **kwargs: object) -> None:
+        told.append((kwargs["n_clusters"], list(adata.obs)))
+        adata.obs["clusters"] = "0"
+        adata.uns["clusters"] = {"n_clusters": {"n": 1}}
+
+    monkeypatch.setattr(sctool.tl, "cluster", cluster)
+    for protocol in ("honest", "paper"):
+        parts = benchmark.split(make_adata(), task("cluster"), 0)
+        job = {"protocol": protocol, "seed": 0}
+        _cluster.cluster(parts, task("cluster"), Method(name="m", method="cicl"), job)
+    assert told == [(None, []), (4, [])]
+    with pytest.raises(ValueError, match="method='scnym' cannot cluster"):
+        _cluster.cluster(parts, task("cluster"), Method(name="m", method="scnym"), job)
+
+
 # -- Suites and data -----------------------------------------------------------------------------
 
 
@@ -343,8 +391,9 @@ def test_shipped_suites_parse() -> None:
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
     pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
     own = {"demo": 1, "open": 9, "number_of_types": 30, "scdet_ablation": 2, "cost": 3}
+    clusters = {"clustering": 14, "clustering_ablation": 2}
     settings = {"simple": 6, "scarce": 6, "unbalanced": 7, "rare": 6, "rare_more": 18}
-    assert n_tasks == own | pairs | settings | {"contrastive": 2, "contrastive_cost": 2}
+    assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 2}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]
     assert len(set(switches)) == 4
@@ -355,7 +404,8 @@ def test_shipped_suites_parse() -> None:
         "scnym-leiden": "leiden",
     }
     methods = [m.method for suite in suites.values() for m in suite.methods.values() if m.method]
-    assert set(methods) <= set(sctool.model.METHODS)
+    clusterers = {*sctool.model.CLUSTER_METHODS, "leiden", *_cluster.BASELINES}
+    assert set(methods) <= clusterers | set(sctool.model.METHODS)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,57 @@ def test_existing_files_are_overwritten_when_asked(files, capsys):
     assert ad.read_h5ad("out.h5ad").uns["sctool"]["params"]["random_state"] == 1
 
 
+# -- cluster -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["cicl", "leiden"])
+def test_cluster_writes_what_the_function_writes(method, files, capsys):
+    options = ["--method", method, "-n", 4, "--seed", 3, "--quiet", "--key-added", "k"]
+    options += ["--max-epochs", 3] if method == "cicl" else []
+    assert run("cluster", "query.h5ad", "-o", "out.h5ad", *options) == 0
+    out, (adata, _) = ad.read_h5ad("out.h5ad"), simulate_sides()
+    kwargs = {"train_kwargs": {"max_epochs": 3, "enable_progress_bar": False}}
+    sctool.tl.cluster(
+        adata,
+        n_clusters=4,
+        method=method,
+        key_added="k",
+        random_state=3,
+        **(kwargs if method == "cicl" else {}),
+    )
+    assert list(out.obs["k"]) == list(adata.obs["k"])
+    assert out.uns["k"]["params"]["method"] == method
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "wrote out.h5ad"
+    assert re.search(r"^  0 +\d+$", printed, flags=re.MULTILINE)
+
+
+def test_a_saved_model_clusters_again(files, capsys):
+    options = ["-n", 3, "--max-epochs", 2, "-q", "--preset", "code", "--save-model", "model"]
+    assert run("cluster", "query.h5ad", "-o", "out.h5ad", *options) == 0
+    assert run("cluster", "query.h5ad", "--model", "model", "-o", "again.h5ad") == 0
+    first, second = ad.read_h5ad("out.h5ad"), ad.read_h5ad("again.h5ad")
+    assert list(first.obs["cicl"]) == list(second.obs["cicl"])
+    assert first.uns["cicl"]["params"]["preset"] == "code"
+    assert "nothing was trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "louvain"], "method='louvain' is unknown"),
+        (["-n", 0], "n_clusters=0"),
+        (["--model", "nowhere"], "No saved sctool model"),
+        (["--method", "leiden", "--save-model", "m"], "no newly trained model to save"),
+        (["--layer", "x"], "layer='x' is not in"),
+    ],
+    ids=["method", "number", "model", "save", "layer"],
+)
+def test_what_cluster_refuses(options, message, files, capsys):
+    assert message in fails(capsys, "cluster", "query.h5ad", "-o", "out.h5ad", *options)
+    assert not Path("out.h5ad").exists()
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 

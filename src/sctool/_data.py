@@ -364,10 +364,7 @@ def join(
         audit += _duplicates(names[side], shared, side)
         x = sp.vstack(list(expression.linear(_selector(names[side], shared))), format="csr")
         if expression.scale != "counts":
-            # Cells are scaled to a common total later; a constant for the whole side changes
-            # nothing, but keeps the joint matrix recognisable as linear.
-            total = np.asarray(x.sum(axis=1)).ravel()
-            x.data *= np.float32(TARGET_SUM / np.median(total[total > 0])) if x.nnz else 1
+            x.data *= np.float32(_to_target_sum(x))
         blocks.append(x)
 
     unlabelled = unlabelled_name(labels)
@@ -401,6 +398,35 @@ def join(
         # the last for the unlabelled cells, which are no type
         joint.uns["labels_colors"] = [*(palette[name] for name in labels.categories), "#808080"]
     return joint, unlabelled, audit
+
+
+def alone(adata: AnnData, layer: str | None = None) -> tuple[AnnData, list[str]]:
+    """A private AnnData of the expression of one object's cells, and what was found.
+
+    ``X`` is CSR, float32, on a linear scale; no column of ``obs`` is in it.
+    """
+    expression, audit = find_expression(adata, layer, "data")
+    names = _clean(expression.var.index, ignore_case=False)
+    genes = pd.Index(pd.unique(names[names != ""]))
+    audit += _duplicates(names, genes, "data")
+    x = sp.vstack(list(expression.linear(_selector(names, genes))), format="csr")
+    if expression.scale != "counts":
+        x.data *= np.float32(_to_target_sum(x))
+    first = pd.Series(np.arange(len(names)), index=names)
+    first = first[~first.index.duplicated()].loc[genes].to_numpy()
+    var = identifiers(expression.var.iloc[first])
+    var.index = genes.astype(str)
+    return AnnData(x, obs=pd.DataFrame(index=adata.obs_names.astype(str)), var=var), audit
+
+
+def _to_target_sum(x: sp.csr_matrix) -> float:
+    """The factor that brings the cells' median total to ``TARGET_SUM``.
+
+    Cells are scaled to a common total later; a constant for all of them changes nothing, but keeps
+    the matrix recognisable as linear.
+    """
+    total = np.asarray(x.sum(axis=1)).ravel()
+    return TARGET_SUM / np.median(total[total > 0]) if x.nnz else 1.0
 
 
 def colors(adata: AnnData, key: str) -> dict[str, str]:
@@ -478,10 +504,13 @@ class Features:
         labelled: np.ndarray,
         domain: np.ndarray,
         n_top_genes: int | None,
-        target_sum: float = TARGET_SUM,
+        target_sum: float | None = TARGET_SUM,
         ignore_case: bool = False,
     ) -> tuple[Features, sp.csr_matrix, list[str]]:
-        """Learn from the training cells; returns also their inputs (cells x selected) and notes."""
+        """Learn from the training cells; returns also their inputs (cells x selected) and notes.
+
+        ``target_sum=None`` scales each cell to the median of their totals.
+        """
         names = _clean(expression.var.index, ignore_case)
         genes = pd.Index(pd.unique(names))
         first = ~pd.Series(names).duplicated().to_numpy()
@@ -489,6 +518,9 @@ class Features:
         table.index = genes
         x = sp.vstack(list(expression.linear(_selector(names, genes))), format="csr")
         notes = _empty_cells(x)
+        if target_sum is None:
+            total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+            target_sum = float(np.median(total[total > 0]))
         x = normalize(x, target_sum)
         if n_top_genes is not None and n_top_genes < len(genes):
             keep = informative_genes(x, domain, n_top_genes)

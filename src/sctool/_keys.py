@@ -88,6 +88,32 @@ def write_annotation(
         adata.uns[key]["n_novel"] = n_novel
 
 
+def write_clusters(
+    adata: AnnData,
+    key: str,
+    *,
+    codes: np.ndarray,
+    names: list[str],
+    score: np.ndarray,
+    latent: np.ndarray,
+    n_clusters: dict[str, int],
+    params: dict[str, Any],
+    versions: dict[str, str],
+    audit: list[str],
+) -> None:
+    """Write the slots that :func:`sctool.tl.cluster` documents."""
+    clear(adata, key)
+    adata.obs[key] = pd.Categorical.from_codes(codes, names)
+    adata.obs[f"{key}_score"] = score.astype(np.float32)
+    adata.obsm[f"X_{key}"] = latent.astype(np.float32)
+    adata.uns[key] = {
+        "n_clusters": n_clusters,
+        "params": storable(params),
+        "versions": versions,
+        "audit": np.array(audit, dtype=object),
+    }
+
+
 def unused_colors(used: list[str], n: int) -> list[str]:
     """``n`` of scanpy's colours that are not among those used, as far as there are any."""
     from scanpy.plotting.palettes import default_102

@@ -19,6 +19,8 @@ examples:
   sctool annotate query.h5ad --ref ref.h5ad -o annotated.h5ad --save-model model/
   sctool annotate other.h5ad --model model/ -o other_annotated.h5ad
       keep the trained model, and use it again without training
+  sctool cluster cells.h5ad -o clustered.h5ad
+      group cells without a reference
 
 exit codes: 0 done, 1 a run failed, 2 the input or the arguments are wrong"""
 
@@ -98,6 +100,40 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     annotate.set_defaults(run=run_annotate)
 
+    cluster = commands.add_parser(
+        "cluster",
+        help="cluster an .h5ad file",
+        description=(
+            "Group the cells of CELLS by what they express, without a reference, or with a trained "
+            "model. OUT is CELLS with the results in obs, obsm and uns, for scanpy to plot."
+        ),
+    )
+    cluster.add_argument("cells", metavar="CELLS.h5ad", type=Path, help="cells to cluster")
+    cluster.add_argument(
+        "--model", metavar="DIR", type=Path, help="saved model to use; nothing is trained"
+    )
+    cluster.add_argument(
+        "-o", "--output", metavar="OUT.h5ad", type=Path, required=True, help="file to write"
+    )
+    cluster.add_argument(
+        "-n", "--n-clusters", type=int, help="number of clusters (default: estimated)"
+    )
+    cluster.add_argument("--method", default="cicl", help="cicl or leiden (default: %(default)s)")
+    cluster.add_argument("--preset", help="preset of the method, such as paper")
+    cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: found)")
+    cluster.add_argument("--key-added", help="name of the slots written (default: the method's)")
+    cluster.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    cluster.add_argument("--max-epochs", type=int, help="epochs to train (default: the preset's)")
+    cluster.add_argument("--accelerator", default=None, help="cpu, gpu or auto (default: auto)")
+    cluster.add_argument(
+        "--save-model", metavar="DIR", type=Path, help="directory to save the trained model in"
+    )
+    cluster.add_argument(
+        "--overwrite", action="store_true", help="replace OUT and DIR if they exist"
+    )
+    cluster.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    cluster.set_defaults(run=run_cluster)
+
     demo = commands.add_parser(
         "demo",
         help="annotate bundled blood cells",
@@ -168,15 +204,7 @@ def run_annotate(args: argparse.Namespace) -> int:
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model goes with --ref: with --model nothing is trained.")
-    for path in (args.output, args.save_model):
-        if path is not None and path.exists() and not args.overwrite:
-            raise ValueError(f"{str(path)!r} exists: pass --overwrite to replace it.")
-    if not args.output.parent.is_dir():
-        raise ValueError(f"the folder {str(args.output.parent)!r} is not there.")
-    train_kwargs = {"max_epochs": args.max_epochs, "accelerator": args.accelerator}
-    if args.quiet:
-        train_kwargs["enable_progress_bar"] = False
-    train_kwargs = {k: v for k, v in train_kwargs.items() if v is not None}
+    _check_outputs(args)
     adata, model = annotate_with_model(
         _read(args.query),
         _read(args.ref) if args.ref is not None else args.model,
@@ -190,7 +218,7 @@ def run_annotate(args: argparse.Namespace) -> int:
         random_state=args.seed,
         copy=False,
         model_kwargs={"preset": args.preset} if args.preset else None,
-        train_kwargs=train_kwargs or None,
+        train_kwargs=_train_kwargs(args),
     )
     adata.write_h5ad(args.output)
     if args.save_model is not None:
@@ -210,6 +238,54 @@ def run_annotate(args: argparse.Namespace) -> int:
         print(f"  {name!s:<{width}}  {n:>7}{flagged}")
     print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
     return 0
+
+
+def run_cluster(args: argparse.Namespace) -> int:
+    """``sctool cluster``."""
+    from sctool.tl._cluster import cluster_with_model
+
+    if args.save_model is not None and (args.model is not None or args.method == "leiden"):
+        raise ValueError("--save-model: there is no newly trained model to save.")
+    _check_outputs(args)
+    adata, model = cluster_with_model(
+        _read(args.cells),
+        n_clusters=args.n_clusters,
+        method=args.method,
+        model=args.model,
+        layer=args.layer,
+        key_added=args.key_added,
+        random_state=args.seed,
+        copy=False,
+        model_kwargs={"preset": args.preset} if args.preset else None,
+        train_kwargs=_train_kwargs(args) if args.model is None and args.method == "cicl" else None,
+    )
+    adata.write_h5ad(args.output)
+    if model is not None and args.save_model is not None:
+        model.save(args.save_model, overwrite=args.overwrite)
+    key = args.key_added or args.method
+    for note in adata.uns[key]["audit"]:
+        print(f"  {note}")
+    for name, n in adata.obs[key].value_counts(sort=False).items():
+        print(f"  {name!s:<4}  {n:>7}")
+    print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
+    return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to write over files, before anything is computed."""
+    for path in (args.output, args.save_model):
+        if path is not None and path.exists() and not args.overwrite:
+            raise ValueError(f"{str(path)!r} exists: pass --overwrite to replace it.")
+    if not args.output.parent.is_dir():
+        raise ValueError(f"the folder {str(args.output.parent)!r} is not there.")
+
+
+def _train_kwargs(args: argparse.Namespace) -> dict[str, object] | None:
+    """What the options say of training."""
+    given = {"max_epochs": args.max_epochs, "accelerator": args.accelerator}
+    if args.quiet:
+        given["enable_progress_bar"] = False
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def run_demo(args: argparse.Namespace) -> int:

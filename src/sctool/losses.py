@@ -328,3 +328,73 @@ def thin(x: Tensor, size: Tensor, depth: Tensor, target_sum: float) -> Tensor:
     elsewhere = (size - counts.sum(dim=1, keepdim=True)).clamp_min(0).round()
     total = kept.sum(dim=1, keepdim=True) + torch.binomial(elsewhere, depth)
     return (kept * target_sum / total.clamp_min(1)).log1p()
+
+
+# -- CICL ----------------------------------------------------------------------------------------
+
+
+def student_t(h: Tensor, centroids: Tensor) -> Tensor:
+    """Soft assignment to clusters by Student's t with one degree of freedom (CICL, eq. 8).
+
+    Parameters
+    ----------
+    h
+        Embedding, (n_cells, n_latent).
+    centroids
+        (n_clusters, n_latent).
+
+    Returns
+    -------
+    (n_cells, n_clusters), rows sum to 1.
+    """
+    q = 1 / (1 + torch.cdist(h, centroids).square())
+    return q / q.sum(dim=1, keepdim=True)
+
+
+def instance_contrast(z: Tensor, z_other: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss that brings the two views of each cell together (CICL, eqs. 12-14).
+
+    Eq. 13 is cosine similarity (the norm around its numerator is a misprint: the text calls it
+    so), and the pair itself stays in the denominator.
+
+    Parameters
+    ----------
+    z, z_other
+        Projections of the two views, (n_cells, n_features), of any length.
+    temperature
+        Divides the similarities.
+    """
+    n = len(z)
+    v = torch.nn.functional.normalize(torch.cat([z, z_other]), dim=1)
+    views = torch.eye(n, dtype=torch.bool, device=z.device).repeat(2, 2)
+    return contrastive(v, views, temperature)
+
+
+def cluster_contrast(z: Tensor, z_other: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss that brings all views of a cluster's cells together (CICL, eqs. 15-16).
+
+    For each view, minus the logarithm of the summed similarities to its cluster's other views over
+    those to the views of other clusters; unlike in eq. 12 the former are not in the denominator, so
+    that it has no lower bound but ``-2 / temperature`` less the log ratio of the two counts. It
+    compares no identities: any renaming of the clusters gives the same. If all cells are of one
+    cluster there is nothing to contrast, and it is 0.
+
+    Parameters
+    ----------
+    z, z_other
+        Projections of the two views, (n_cells, n_features), of any length.
+    labels
+        Cluster of each cell, (n_cells,); both views have it.
+    temperature
+        Divides the similarities.
+    """
+    v = torch.nn.functional.normalize(torch.cat([z, z_other]), dim=1)
+    labels = labels.repeat(2)
+    same = labels[:, None] == labels
+    if bool(same.all()):
+        return v.sum() * 0
+    itself = torch.eye(len(v), dtype=torch.bool, device=v.device)
+    similarity = v @ v.T / temperature
+    near = similarity.masked_fill(~same | itself, -torch.inf).logsumexp(dim=1)
+    far = similarity.masked_fill(same, -torch.inf).logsumexp(dim=1)
+    return (far - near).mean()

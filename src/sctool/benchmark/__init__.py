@@ -7,6 +7,7 @@ source of truth, one run a line), ``results.csv`` and ``table.md``.
 ===============  ================================================================================
 ``_tasks.py``    what a suite may say, and how a task parts cells into reference and query
 ``_worker.py``   one run: predict, then score
+``_cluster.py``  one run without a reference
 ``_regroup.py``  for a floor: cluster the cells that a method rejects
 ``_run.py``      all runs: plan, resume, report progress; the command line
 ``_report.py``   the tables

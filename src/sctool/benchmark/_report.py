@@ -22,8 +22,22 @@ SHORT = (
     "seconds",
     "peak_rss_gb",
 )
+#: Of tasks without a reference.
+CLUSTERS = (
+    "ari",
+    "nmi",
+    "clustering_accuracy",
+    "n_types",
+    "n_clusters_n",
+    "n_clusters_low",
+    "n_clusters_high",
+    "seconds",
+    "peak_rss_gb",
+)
+DIGITS = {"seconds": 1, "peak_rss_gb": 2, "n_types": 0} | {
+    f"n_clusters_{name}": 1 for name in ("n", "low", "high")
+}
 CURVE = "seen_at_recall."
-DIGITS = {"seconds": 1, "peak_rss_gb": 2}
 #: The presets were chosen on data of these studies: what they say of a method is optimistic.
 TUNING = ("zheng", "pbmc3k", "pbmc68k", "kang", "paul15")
 
@@ -45,14 +59,16 @@ def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
 
 def _table(frame: pd.DataFrame) -> Iterator[str]:
     """Yield the lines of the table: one block per protocol, then how it was made."""
-    frame = frame.assign(**frame.reindex(columns=list(SHORT)).astype(float))
+    clusters = "kind" in frame and bool((frame["kind"] == "cluster").all())
+    short = CLUSTERS if clusters else SHORT
+    frame = frame.assign(**frame.reindex(columns=list(short)).astype(float))
     tuned = frame["data"].map(lambda data: any(family in data for family in TUNING))
     yield "# Benchmark"
     for protocol in sorted(frame["protocol"].unique()):
         of_protocol = frame["protocol"] == protocol
         yield f"\n## Protocol `{protocol}`\n"
         yield "Mean ± standard deviation over the seeds.\n"
-        yield from _per_task(frame[of_protocol])
+        yield from _per_task(frame[of_protocol], short)
         for title, family in (
             (
                 f"Mean over the tasks whose data may choose presets ({', '.join(TUNING)})",
@@ -62,7 +78,7 @@ def _table(frame: pd.DataFrame) -> Iterator[str]:
         ):
             if (of_protocol & family).any():
                 yield f"\n### {title}\n"
-                yield from _per_method(frame[of_protocol & family])
+                yield from _per_method(frame[of_protocol & family], short)
         if frame.loc[of_protocol].filter(like=CURVE).notna().any(axis=None):
             yield "\n### Seen accuracy against novel recall\n"
             yield from _curves(frame[of_protocol])
@@ -86,24 +102,24 @@ def _table(frame: pd.DataFrame) -> Iterator[str]:
         yield f"- {column.removeprefix('versions.')} {', '.join(versions)}"
 
 
-def _per_task(frame: pd.DataFrame) -> Iterator[str]:
+def _per_task(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
     """Yield one row per task and method."""
-    yield _row("task", "method", "runs", *SHORT)
-    yield _row(*["---"] * (len(SHORT) + 3))
+    yield _row("task", "method", "runs", *short)
+    yield _row(*["---"] * (len(short) + 3))
     for (task, method), runs in frame.groupby(["task", "method"], sort=False):
-        cells = [_mean_sd(runs[name]) for name in SHORT]
+        cells = [_mean_sd(runs[name]) for name in short]
         yield _row(task, method, _count(runs["error"].isna().sum(), len(runs)), *cells)
 
 
-def _per_method(frame: pd.DataFrame) -> Iterator[str]:
+def _per_method(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
     """Yield one row per method: the mean over tasks of the means over seeds."""
     done = frame[frame["error"].isna()]
-    means = done.groupby(["method", "task"], sort=False)[list(SHORT)].mean()
-    yield _row("method", "tasks", *SHORT)
-    yield _row(*["---"] * (len(SHORT) + 2))
+    means = done.groupby(["method", "task"], sort=False)[list(short)].mean()
+    yield _row("method", "tasks", *short)
+    yield _row(*["---"] * (len(short) + 2))
     for method in frame["method"].unique():
         tasks = means[means.index.get_level_values("method") == method]
-        cells = [_number(tasks[name].mean(), name) for name in SHORT]
+        cells = [_number(tasks[name].mean(), name) for name in short]
         yield _row(method, _count(len(tasks), frame["task"].nunique()), *cells)
 
 

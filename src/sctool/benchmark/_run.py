@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sctool.benchmark._cluster import BASELINES
 from sctool.benchmark._report import write_reports
 from sctool.benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate, shipped_suites
 
@@ -58,7 +59,8 @@ def run(
     protocols
         ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``,
         or the variant's own where there is none, told whether there are novel types and, for
-        methods that take it, how many; commands are left out.
+        methods that take it, how many; commands are left out.  Tasks of the kind "cluster" keep
+        the variant's preset under both, and are told the number of types under ``"paper"``.
     seeds
         Number of seeds, from 0; by default what the suite says.
     out
@@ -165,14 +167,17 @@ def _presets(method: Method) -> Mapping[str, Any]:
     """Return the presets of a method; a command has none but its own way."""
     if method.command:
         return {}
-    from sctool.model import METHODS
+    from sctool.model import CLUSTER_METHODS, METHODS
 
-    if method.method not in METHODS:
+    models = {**METHODS, **CLUSTER_METHODS}
+    if method.method in ("leiden", *BASELINES):
+        return {}
+    if method.method not in models:
         raise ValueError(
             f"variant {method.name!r} is of the unknown method {method.method!r}: "
-            f"choose from {list(METHODS)}"
+            f"choose from {[*models, 'leiden', *BASELINES]}"
         )
-    return getattr(METHODS[method.method], "PRESETS", {})
+    return getattr(models[method.method], "PRESETS", {})
 
 
 def _plan(
@@ -186,7 +191,7 @@ def _plan(
     plan = []
     for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
         preset = method.model_kwargs.get("preset", "default")
-        if protocol == "paper":
+        if protocol == "paper" and task.kind != "cluster":  # which is only told the number
             if not presets[method.name]:
                 continue
             preset = "paper" if "paper" in presets[method.name] else preset

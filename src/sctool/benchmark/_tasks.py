@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
 PROTOCOLS = ("honest", "paper")
-KINDS = ("pair", "masked", "intra", "cv")
+KINDS = ("pair", "masked", "intra", "cv", "cluster")
 REGROUP = ("leiden", "kmeans")
 SUITES = Path(__file__).parent / "suites"
 
@@ -45,6 +45,8 @@ class Task:
         ``"cv"``
             Seed ``s`` holds out fold ``s`` of `folds` stratified folds (shuffled anew after each
             round), or batch ``s`` of the column `groups` of obs.
+        ``"cluster"``
+            No reference: all cells, or of a pair the query, are to be clustered.
     file
         Name of an .h5ad file in the data folder, or a path.
     dataset
@@ -74,7 +76,7 @@ class Task:
     """
 
     name: str
-    kind: Literal["pair", "masked", "intra", "cv"]
+    kind: Literal["pair", "masked", "intra", "cv", "cluster"]
     file: str | None = None
     dataset: str | None = None
     raw: bool = False
@@ -121,9 +123,11 @@ class Method:
     name
         Name in the results.
     method
-        Name in `sctool.model.METHODS`.
+        Name in `sctool.model.METHODS`; for tasks of the kind "cluster" a method of
+        `sctool.tl.cluster`, or one of the baselines "kmeans" (on principal components) and
+        "scvi" (k-means on the embedding of scVI).
     model_kwargs, train_kwargs
-        Passed to `sctool.tl.annotate`.
+        Passed to `sctool.tl.annotate` or `sctool.tl.cluster`.
     regroup
         Reject, then cluster the rejected: the cells that `method` flags as novel or, where it
         flags none, those whose score is below `reject_below` lose their names and are grouped
@@ -345,6 +349,11 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     elif task.kind == "cv":
         in_query = _held_out(adata.obs, labels, task, seed)
         in_reference = ~in_query
+    elif task.kind == "cluster":
+        in_query = np.ones(len(labels), dtype=bool)
+        if "split" in adata.obs:
+            in_query = adata.obs["split"].astype(str).to_numpy() == "query"
+        in_reference = np.zeros(len(labels), dtype=bool)
     else:
         if "split" not in adata.obs:
             raise ValueError(f'task {task.name!r} needs obs["split"], which its data lack')
@@ -354,7 +363,7 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
             masked = _masked(labels[in_reference], labels[in_query], task, seed)
             in_reference &= ~labels.isin(masked).to_numpy()
     in_reference &= labels.notna().to_numpy()
-    if not (in_reference.any() and in_query.any()):
+    if not (in_query.any() and (in_reference.any() or task.kind == "cluster")):
         raise ValueError(f"task {task.name!r} leaves the reference or the query without cells")
 
     reference, query = (_bare(adata[cells], task) for cells in (in_reference, in_query))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
+from sctool.benchmark._cluster import cluster, cluster_scores
 from sctool.benchmark._regroup import regroup
 from sctool.benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
 
@@ -57,6 +58,21 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "n_types": len(parts.seen),
         "n_novel_types": len(parts.novel),
     }
+    if task.kind == "cluster":
+        answer = cluster(parts, task, method, job)
+        peak, scored = _peak_rss_gb(), parts.truth.notna().to_numpy()
+        prediction = np.asarray(answer["prediction"], dtype=str)[scored]
+        return {
+            **sizes,
+            "n_types": int(parts.truth.nunique()),
+            "n_novel_types": 0,
+            **cluster_scores(parts.truth[scored].to_numpy(), prediction),
+            **{f"n_clusters_{name}": n for name, n in answer["n_clusters"].items()},
+            "seconds": answer["seconds"],
+            "peak_rss_gb": peak,
+            "n_threads": _n_threads(),
+            "versions": _versions(),
+        }
     answer = (_command if method.command else _annotate)(parts, task, method, job)
 
     scored = parts.truth.notna().to_numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sctool.model._base import AnnotationModel, Prediction, read_saved
+from sctool.model._base import AnnotationModel, CellModel, Prediction, read_saved
+from sctool.model._cicl import CICL
 from sctool.model._contrastive import ACTINN, SCDAE, ContrastiveClassifier
 from sctool.model._gate import GATE
 from sctool.model._logistic import LOGISTIC
@@ -23,12 +24,16 @@ METHODS: dict[str, type[AnnotationModel]] = {
     "actinn": ACTINN,
     "scdae": SCDAE,
 }
+#: Name of each method of :func:`sctool.tl.cluster` that is a model of ours to that model.
+CLUSTER_METHODS: dict[str, type[CICL]] = {"cicl": CICL}
 #: What ``method="auto"`` stands for.
 AUTO = "scnym"
 
 __all__ = [
     "ACTINN",
     "AUTO",
+    "CICL",
+    "CLUSTER_METHODS",
     "GATE",
     "LOGISTIC",
     "METHODS",
@@ -37,13 +42,14 @@ __all__ = [
     "SCNYM",
     "SSKM",
     "AnnotationModel",
+    "CellModel",
     "ContrastiveClassifier",
     "Prediction",
     "load",
 ]
 
 
-def load(dir_path: str | Path) -> AnnotationModel:
+def load(dir_path: str | Path) -> CellModel:
     """Read a saved model of whichever class.
 
     Parameters
@@ -53,7 +59,7 @@ def load(dir_path: str | Path) -> AnnotationModel:
 
     Returns
     -------
-    The model, ready to annotate.
+    The model, ready to annotate or to cluster.
 
     Raises
     ------
@@ -63,8 +69,9 @@ def load(dir_path: str | Path) -> AnnotationModel:
         An unknown class, or files that hold more than JSON and plain tensors.
     """
     name = read_saved(dir_path)[0]["model"]
-    for model in METHODS.values():
+    models: dict[str, type[CellModel]] = {**METHODS, **CLUSTER_METHODS}
+    for model in models.values():
         if model.__name__ == name:
             return model.load(dir_path)
-    known = sorted(m.__name__ for m in METHODS.values())
+    known = sorted(m.__name__ for m in models.values())
     raise ValueError(f"{str(dir_path)!r} holds a {name!r}; this sctool knows {known!r}.")

@@ -9,10 +9,11 @@ import itertools
 import json
 import logging
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -70,22 +71,227 @@ class Settings:
         Number of informative genes that the model sees, chosen on the training cells; None for
         every gene that any of them expresses.
     target_sum
-        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM.
+        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM, None for the
+        median total of the training cells.
     """
 
     n_top_genes: int | None = 2000
-    target_sum: float = 1e4
+    target_sum: float | None = 1e4
 
 
-class AnnotationModel(BaseModelClass):
+class CellModel(BaseModelClass):
+    """What every model has: presets, inputs by gene name, safe saving, release of its cells.
+
+    Subclasses set :attr:`PRESETS`, and implement ``setup_anndata``, ``train``, :meth:`_build`,
+    :meth:`_outputs` and :meth:`_set_outputs`.
+    """
+
+    #: Name of the preset to its settings; "default" is the best honest one we know.
+    PRESETS: ClassVar[dict[str, Any]]
+
+    features_: _data.Features
+    audit_: list[str]
+    _adata: AnnData | None
+    _adata_manager: Any
+    _cells: Cells | None
+
+    def __init__(self, adata: AnnData, preset: str, settings: dict[str, Any]):
+        super().__init__(adata)
+        self.preset_ = preset
+        self.settings_ = self._resolve(preset, settings)
+
+    @classmethod
+    def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
+        if preset not in cls.PRESETS:
+            raise ValueError(
+                f"preset={preset!r} is unknown; {cls.__name__} has {sorted(cls.PRESETS)!r}."
+            )
+        return change_settings(cls.PRESETS[preset], changes, cls.__name__)
+
+    def _build(self) -> None:
+        """Make ``module``, the network."""
+        raise NotImplementedError
+
+    # -- cells ---------------------------------------------------------------------------------
+
+    def _training_cells(self) -> Cells:
+        if self._cells is None:
+            raise RuntimeError("This model holds no cells of its own (it was loaded): pass adata.")
+        return self._cells
+
+    def _read(
+        self, adata: AnnData | None, layer: str | None, indices: np.ndarray | None = None
+    ) -> tuple[Iterator[Cells], list[str]]:
+        """Inputs of any cells, or of (some of) the model's own, in chunks.
+
+        Returns
+        -------
+        The chunks, and an audit, which is complete once they are read.
+        """
+        if adata is None:
+            cells = self._training_cells()
+            x = cells.x if indices is None else cells.x[indices]
+            return iter([Cells(x, {}, cells.fill)]), list(self.audit_)
+        chunks, fill, audit = self.features_.transform(adata, layer)
+        return (Cells(x, {}, fill) for x in chunks), audit
+
+    def inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
+        """What the network sees of ``adata``, for attribution.
+
+        Returns
+        -------
+        The cells, (n_cells, n_genes) log1p CP10k; and for each of ``adata``'s genes its position
+        among them, -1 for those that the model does not see.
+        """
+        chunks, fill, _ = self.features_.transform(adata, layer)
+        x = sp.vstack(list(chunks), format="csr")
+        return Cells(x, {}, fill), self.features_.positions(adata.var)
+
+    def release(self) -> None:
+        """Drop the training cells, which scvi-tools' class-level stores otherwise keep alive."""
+        if self._adata is not None:
+            self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
+        self._per_instance_manager_store.pop(self.id, None)
+        self._adata = self._adata_manager = self._cells = None
+        self.trainer = None  # it holds the cells that it trained on
+
+    @classmethod
+    def forget(cls, adata: AnnData) -> None:
+        """Drop what scvi-tools' class-level stores hold of an AnnData, and of models on it."""
+        manager = cls._get_most_recent_anndata_manager(adata)
+        if manager is None:
+            return
+        cls._setup_adata_manager_store.pop(manager.adata_uuid, None)
+        for name, managers in list(cls._per_instance_manager_store.items()):
+            if manager.adata_uuid in managers:
+                del cls._per_instance_manager_store[name]
+
+    # -- saving --------------------------------------------------------------------------------
+
+    def save(self, dir_path: str | Path, overwrite: bool = False) -> None:  # type: ignore[override]
+        """Write ``model.json`` and ``weights.pt`` (tensors only) into a directory.
+
+        The training cells are not saved. What is saved loads under other versions of Python and
+        of the dependencies.
+
+        Raises
+        ------
+        FileExistsError
+            The directory exists and ``overwrite`` is False.
+        RuntimeError
+            The model is not trained.
+        """
+        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
+        path = Path(dir_path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{str(path)!r} exists: pass overwrite=True to replace it.")
+        path.mkdir(parents=True, exist_ok=True)
+        features = self.features_
+        state = {
+            "format": FORMAT,
+            "model": type(self).__name__,
+            "versions": versions(),
+            "preset": self.preset_,
+            "settings": asdict(self.settings_),
+            "genes": list(features.genes.index),
+            "gene_identifiers": {c: list(features.genes[c]) for c in features.genes},
+            "selected": list(features.selected),
+            "ignore_case": features.ignore_case,
+            "target_sum": features.target_sum,
+            "registry": self.registry,
+            "audit": self.audit_,
+            "attributes": self._attributes(),
+            **self._outputs(),
+        }
+        tensors = {f"module.{k}": v.cpu() for k, v in self.module.state_dict().items()}
+        tensors["features.mean"] = torch.from_numpy(features.mean)
+        torch.save(tensors, path / "weights.pt")
+        with open(path / "model.json", "w", encoding="utf-8") as file:
+            json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
+
+    def _outputs(self) -> dict[str, Any]:
+        """JSON values that say what the network puts out; :meth:`_set_outputs` restores them."""
+        raise NotImplementedError
+
+    def _set_outputs(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`_outputs` said, before the network is built."""
+        raise NotImplementedError
+
+    def _attributes(self) -> dict[str, Any]:
+        """Further JSON values to save; restored by :meth:`_set_attributes`."""
+        return {}
+
+    def _set_attributes(self, attributes: dict[str, Any]) -> None:
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    @classmethod
+    def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> Self:  # type: ignore[override]
+        """Read a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            What :meth:`save` wrote.
+        adata
+            Cells for :meth:`predict` to use by default. They are registered in the way the training
+            cells were (see :meth:`setup_anndata`) and need the same columns.
+
+        Raises
+        ------
+        FileNotFoundError
+            No model there.
+        ValueError
+            A model of another class, written by a newer version, or files that hold more than
+            plain tensors (such as a pickle).
+        """
+        state, tensors = read_saved(dir_path)
+        if state["model"] != cls.__name__:
+            raise ValueError(
+                f"{str(dir_path)!r} holds a {state['model']}, not a {cls.__name__}: load it with "
+                f"sctool.model.load or sctool.model.{state['model']}.load."
+            )
+        model = cls.__new__(cls)
+        BaseModelClass.__init__(model, registry=state["registry"])
+        model.preset_ = state["preset"]
+        known = {f.name for f in fields(cls.PRESETS["default"])}
+        settings = {k: v for k, v in state["settings"].items() if k in known}
+        model.settings_ = replace(cls.PRESETS["default"], **settings)
+        model.audit_ = state["audit"]
+        model._set_outputs(state)
+        model.features_ = _data.Features(
+            pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),
+            pd.Index(state["selected"], dtype=object),
+            tensors.pop("features.mean").numpy(),
+            state.get("target_sum", model.settings_.target_sum),
+            state["ignore_case"],
+        )
+        model._cells = None
+        model._build()
+        model.module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items()})
+        model.module.eval()
+        model._set_attributes(state["attributes"])
+        model.is_trained_ = True
+        if adata is not None:
+            cls.setup_anndata(adata, **state["registry"]["setup_args"])
+            model._adata = adata
+            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
+            model._register_manager_for_instance(model._adata_manager)
+            chunks, fill, notes = model.features_.transform(
+                adata, state["registry"]["setup_args"]["layer"]
+            )
+            model._cells = Cells(sp.vstack(list(chunks), format="csr"), {}, fill)
+            model.audit_ = model.audit_ + notes
+        return model
+
+
+class AnnotationModel(CellModel):
     """A model that names cells: a network over log1p CP10k of selected genes.
 
     Subclasses set :attr:`PRESETS` and implement :meth:`_make_module` and :meth:`train`. Their
     module maps inputs (n_cells, n_genes) to ``(logits, latent)``.
     """
 
-    #: Name of the preset to its settings; "default" is the best honest one we know.
-    PRESETS: ClassVar[dict[str, Any]]
     #: Whether training looks at the unlabelled cells that are to be annotated.
     transductive: ClassVar[bool] = False
 
@@ -94,10 +300,6 @@ class AnnotationModel(BaseModelClass):
     #: If their number was estimated: "n", and the interval from "low" to "high".
     n_novel_: dict[str, int] | None = None
 
-    _adata: AnnData | None
-    _adata_manager: Any
-    _cells: Cells | None
-
     def __init__(
         self,
         adata: AnnData,
@@ -105,9 +307,7 @@ class AnnotationModel(BaseModelClass):
         ignore_case: bool = False,
         **settings: Any,
     ):
-        super().__init__(adata)
-        self.preset_ = preset
-        self.settings_ = self._resolve(preset, settings)
+        super().__init__(adata, preset, settings)
         manager = self.adata_manager
         layer = self.registry["setup_args"]["layer"]
         expression, audit = _data.find_expression(adata, layer, "training data")
@@ -145,16 +345,6 @@ class AnnotationModel(BaseModelClass):
         )
         self._build()
 
-    # -- settings ------------------------------------------------------------------------------
-
-    @classmethod
-    def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
-        if preset not in cls.PRESETS:
-            raise ValueError(
-                f"preset={preset!r} is unknown; {cls.__name__} has {sorted(cls.PRESETS)!r}."
-            )
-        return change_settings(cls.PRESETS[preset], changes, cls.__name__)
-
     @classmethod
     def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
         """Changes to a preset that answer to ``novel`` ("auto", or a number of types)."""
@@ -188,10 +378,18 @@ class AnnotationModel(BaseModelClass):
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         raise NotImplementedError
 
-    def _training_cells(self) -> Cells:
-        if self._cells is None:
-            raise RuntimeError("This model holds no cells of its own (it was loaded): pass adata.")
-        return self._cells
+    def _outputs(self) -> dict[str, Any]:
+        return {
+            "classes": self.classes_,
+            "class_colors": self.class_colors_,
+            "novel_classes": self.novel_classes_,
+            "n_domains": self.n_domains_,
+        }
+
+    def _set_outputs(self, state: dict[str, Any]) -> None:
+        self.classes_, self.class_colors_ = state["classes"], state["class_colors"]
+        self.novel_classes_ = state.get("novel_classes", [])
+        self.n_domains_ = state["n_domains"]
 
     # -- prediction ----------------------------------------------------------------------------
 
@@ -225,34 +423,16 @@ class AnnotationModel(BaseModelClass):
             Less than half of the model's genes are there, or no usable values.
         """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        if adata is None:
-            cells = self._training_cells()
-            x = cells.x if indices is None else cells.x[indices]
-            chunks, fill, audit = iter([x]), cells.fill, list(self.audit_)
-        else:
-            chunks, fill, audit = self.features_.transform(adata, layer)
+        chunks, audit = self._read(adata, layer, indices)
         self.module.eval()
         device = next(self.module.parameters()).device
         proba, latent = [], []
-        for x in chunks:
-            cells = Cells(x, {}, fill)
+        for cells in chunks:
             for start in range(0, len(cells), batch_size):
                 logits, z = self.module(cells[start : start + batch_size]["x"].to(device))
                 proba.append(logits.softmax(dim=1).cpu().numpy())
                 latent.append(z.cpu().numpy())
         return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
-
-    def inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
-        """What the network sees of ``adata``, for attribution.
-
-        Returns
-        -------
-        The cells, (n_cells, n_genes) log1p CP10k; and for each of ``adata``'s genes its position
-        among them, -1 for those that the model does not see.
-        """
-        chunks, fill, _ = self.features_.transform(adata, layer)
-        x = sp.vstack(list(chunks), format="csr")
-        return Cells(x, {}, fill), self.features_.positions(adata.var)
 
     def predict(
         self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
@@ -350,12 +530,7 @@ class AnnotationModel(BaseModelClass):
                 raise KeyError(
                     f"{name}={key!r} is not in adata.obs; found {list(adata.obs.columns)!r}."
                 )
-        if layer is not None and layer not in adata.layers:
-            raise KeyError(
-                f"layer={layer!r} is not in adata.layers; found {[*filter(None, adata.layers)]!r}."
-            )
-        if adata.is_view:
-            raise ValueError("adata is a view, which cannot be registered: pass adata.copy().")
+        check_registrable(adata, layer)
         setup_method_args = cls._get_setup_method_args(
             cls=cls,
             adata=adata,
@@ -384,138 +559,6 @@ class AnnotationModel(BaseModelClass):
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    def release(self) -> None:
-        """Drop the training cells, which scvi-tools' class-level stores otherwise keep alive."""
-        if self._adata is not None:
-            self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
-        self._per_instance_manager_store.pop(self.id, None)
-        self._adata = self._adata_manager = self._cells = None
-        self.trainer = None  # it holds the cells that it trained on
-
-    @classmethod
-    def forget(cls, adata: AnnData) -> None:
-        """Drop what scvi-tools' class-level stores hold of an AnnData, and of models on it."""
-        manager = cls._get_most_recent_anndata_manager(adata)
-        if manager is None:
-            return
-        cls._setup_adata_manager_store.pop(manager.adata_uuid, None)
-        for name, managers in list(cls._per_instance_manager_store.items()):
-            if manager.adata_uuid in managers:
-                del cls._per_instance_manager_store[name]
-
-    # -- saving --------------------------------------------------------------------------------
-
-    def save(self, dir_path: str | Path, overwrite: bool = False) -> None:  # type: ignore[override]
-        """Write ``model.json`` and ``weights.pt`` (tensors only) into a directory.
-
-        The training cells are not saved. What is saved loads under other versions of Python and
-        of the dependencies.
-
-        Raises
-        ------
-        FileExistsError
-            The directory exists and ``overwrite`` is False.
-        RuntimeError
-            The model is not trained.
-        """
-        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        path = Path(dir_path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{str(path)!r} exists: pass overwrite=True to replace it.")
-        path.mkdir(parents=True, exist_ok=True)
-        features = self.features_
-        state = {
-            "format": FORMAT,
-            "model": type(self).__name__,
-            "versions": versions(),
-            "preset": self.preset_,
-            "settings": asdict(self.settings_),
-            "classes": self.classes_,
-            "class_colors": self.class_colors_,
-            "novel_classes": self.novel_classes_,
-            "n_domains": self.n_domains_,
-            "genes": list(features.genes.index),
-            "gene_identifiers": {c: list(features.genes[c]) for c in features.genes},
-            "selected": list(features.selected),
-            "ignore_case": features.ignore_case,
-            "registry": self.registry,
-            "audit": self.audit_,
-            "attributes": self._attributes(),
-        }
-        tensors = {f"module.{k}": v.cpu() for k, v in self.module.state_dict().items()}
-        tensors["features.mean"] = torch.from_numpy(features.mean)
-        torch.save(tensors, path / "weights.pt")
-        with open(path / "model.json", "w", encoding="utf-8") as file:
-            json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
-
-    def _attributes(self) -> dict[str, Any]:
-        """Further JSON values to save; restored by :meth:`_set_attributes`."""
-        return {}
-
-    def _set_attributes(self, attributes: dict[str, Any]) -> None:
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    @classmethod
-    def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> AnnotationModel:  # type: ignore[override]
-        """Read a saved model.
-
-        Parameters
-        ----------
-        dir_path
-            What :meth:`save` wrote.
-        adata
-            Cells for :meth:`predict` to use by default. They are registered in the way the training
-            cells were (see :meth:`setup_anndata`) and need the same columns.
-
-        Raises
-        ------
-        FileNotFoundError
-            No model there.
-        ValueError
-            A model of another class, written by a newer version, or files that hold more than
-            plain tensors (such as a pickle).
-        """
-        state, tensors = read_saved(dir_path)
-        if state["model"] != cls.__name__:
-            raise ValueError(
-                f"{str(dir_path)!r} holds a {state['model']}, not a {cls.__name__}: load it with "
-                f"sctool.model.load or sctool.model.{state['model']}.load."
-            )
-        model = cls.__new__(cls)
-        BaseModelClass.__init__(model, registry=state["registry"])
-        model.preset_ = state["preset"]
-        known = {f.name for f in fields(cls.PRESETS["default"])}
-        settings = {k: v for k, v in state["settings"].items() if k in known}
-        model.settings_ = replace(cls.PRESETS["default"], **settings)
-        model.classes_, model.class_colors_ = state["classes"], state["class_colors"]
-        model.novel_classes_ = state.get("novel_classes", [])
-        model.n_domains_, model.audit_ = state["n_domains"], state["audit"]
-        model.features_ = _data.Features(
-            pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),
-            pd.Index(state["selected"], dtype=object),
-            tensors.pop("features.mean").numpy(),
-            model.settings_.target_sum,
-            state["ignore_case"],
-        )
-        model._cells = None
-        model._build()
-        model.module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items()})
-        model.module.eval()
-        model._set_attributes(state["attributes"])
-        model.is_trained_ = True
-        if adata is not None:
-            cls.setup_anndata(adata, **state["registry"]["setup_args"])
-            model._adata = adata
-            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
-            model._register_manager_for_instance(model._adata_manager)
-            chunks, fill, notes = model.features_.transform(
-                adata, state["registry"]["setup_args"]["layer"]
-            )
-            model._cells = Cells(sp.vstack(list(chunks), format="csr"), {}, fill)
-            model.audit_ = model.audit_ + notes
-        return model
-
 
 class OpenWorldModel(AnnotationModel):
     """A model that looks for novel types among the unlabelled cells, and groups them.
@@ -535,6 +578,16 @@ class OpenWorldModel(AnnotationModel):
         if self.settings_.n_novel == 0:
             return None
         return prediction.proba.argmax(axis=1) >= len(self.classes_)
+
+
+def check_registrable(adata: AnnData, layer: str | None) -> None:
+    """Refuse a layer that is not there, and views."""
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"layer={layer!r} is not in adata.layers; found {[*filter(None, adata.layers)]!r}."
+        )
+    if adata.is_view:
+        raise ValueError("adata is a view, which cannot be registered: pass adata.copy().")
 
 
 def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:

@@ -1,7 +1,8 @@
 """Tools: AnnData in, named slots out."""
 
 from sctool.tl._annotate import annotate
+from sctool.tl._cluster import cluster
 from sctool.tl._explain import explain
 from sctool.tl._rename_novel import rename_novel
 
-__all__ = ["annotate", "explain", "rename_novel"]
+__all__ = ["annotate", "cluster", "explain", "rename_novel"]

@@ -1,0 +1,710 @@
+"""CICL: clusters without a reference, by contrastive learning that knows the clusters so far.
+
+Jiang, Wang, Guan and Zhou, "scRNA-seq Data Clustering by Cluster-aware Iterative Contrastive
+Learning". ``docs/methods/cicl.md`` has the maths, what the default preset changes, and why.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from scipy.spatial.distance import cdist
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import LayerField
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+
+from sctool import _data, _leiden
+from sctool._train import Cells, Plan, Splitter, fit
+from sctool.losses import cluster_contrast, instance_contrast, student_t
+from sctool.model._base import (
+    CellModel,
+    Prediction,
+    Settings,
+    change_settings,
+    check_registrable,
+)
+from sctool.nn import TransformerLayer
+
+Batch = dict[str, dict[str, Tensor]]
+
+#: More cells than this are clustered by minibatches.
+MANY_CELLS = 50_000
+#: Cells between which links are counted, at most; cells a centroid, at least, on average; and
+#: draws of centroids, of which one is kept.
+LINKED_CELLS, MIN_MEMBERS, DRAWS = 20_000, 4, 6
+
+
+@dataclass(frozen=True)
+class CICLSettings(Settings):
+    """Hyperparameters of CICL; the values here are the default preset's.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters; None estimates it.
+    n_components
+        Principal components of the genes that the network sees; None for the genes themselves,
+        standardised.
+    attention
+        What the transformer's tokens are: the "parts" of one cell's inputs, the "cells" of a
+        batch (eqs. 3 and 4), or each cell a sequence of its own ("none"), so that attention is
+        a linear map.
+    n_parts, width
+        With ``attention="parts"``: tokens a cell, and the width of each, which is that of the
+        embedding. Otherwise a token is a cell's inputs as they are.
+    n_layers, n_heads, d_head, n_hidden, dropout
+        Of the transformer: layers, heads, width of each, hidden units, dropout.
+    projection
+        Units of the projection head's two layers.
+    masked
+        Share of the genes that a view hides.
+    noisy, noise
+        Share of the inputs that a view adds noise to, and its standard deviation.
+    rescaled
+        Map the noise of each minibatch to [0, 1].
+    n_neighbors
+        A cell's second view is that of one of so many nearest cells; 0 for its own.
+    temperature
+        Of both contrastive losses.
+    cluster_weight
+        Of the cluster-aware loss: lambda of eq. 17.
+    joined
+        Cluster the encoder's output beside its inputs, each with a total variance of 1.
+    n_prototypes
+        K-means finds as many centroids for each cluster, which are then joined by the links
+        between their cells. 1 is plain k-means.
+    lr, batch_size
+        Of Adam; cells per step at most.
+    max_epochs
+        Passes over the cells. None: as many as make ``min_steps`` steps.
+    min_steps
+        See ``max_epochs``.
+    """
+
+    n_clusters: int | None = None
+    n_components: int | None = 50
+    attention: str = "parts"
+    n_parts: int = 4
+    width: int = 32
+    n_layers: int = 4
+    n_heads: int = 4
+    d_head: int = 8
+    n_hidden: int = 64
+    dropout: float = 0.1
+    projection: tuple[int, int] = (32, 32)
+    masked: float = 0.3
+    noisy: float = 0.0
+    noise: float = 0.0
+    rescaled: bool = False
+    n_neighbors: int = 15
+    temperature: float = 0.5
+    cluster_weight: float = 0.1
+    joined: bool = True
+    n_prototypes: int = 8
+    lr: float = 1e-3
+    batch_size: int = 256
+    max_epochs: int | None = None
+    min_steps: int = 200
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "projection", tuple(self.projection))  # JSON has lists
+        if self.attention not in (known := ("parts", "cells", "none")):
+            raise ValueError(f"attention={self.attention!r} is unknown; known: {known!r}.")
+        for name in ("n_clusters", "n_prototypes", "min_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value!r} must be 1 or more.")
+
+
+#: Section 2 and table 2 of the paper; what they leave open is noted in the documentation.
+PAPER = CICLSettings(
+    n_top_genes=500,
+    target_sum=None,
+    n_components=None,
+    attention="cells",
+    n_heads=2,
+    d_head=512,
+    n_hidden=1024,
+    dropout=0.0,
+    projection=(1024, 512),
+    masked=0.0,
+    noisy=1.0,
+    noise=1.0,
+    rescaled=True,
+    n_neighbors=0,
+    joined=False,
+    n_prototypes=1,
+    lr=1e-5,
+    batch_size=6000,
+    max_epochs=1000,
+)
+#: What the authors' program does otherwise.
+CODE = change_settings(
+    PAPER,
+    {"attention": "none", "dropout": 0.2, "noisy": 0.8, "noise": 0.5, "rescaled": False},
+    "CICL",
+)
+
+
+class CICLModule(nn.Module):
+    """Transformer encoder, projection head, and the clustering head's centroids.
+
+    Parameters
+    ----------
+    n_input
+        Genes.
+    n_centroids
+        Centroids of the clustering head.
+    settings
+        Hyperparameters.
+    """
+
+    mean: Tensor  # of each gene, (n_input,)
+    scale: Tensor  # what genes are divided by, (n_input,)
+    components: Tensor  # (n_components, n_input), or (0, n_input) if the network sees the genes
+    blocks: Tensor  # what the two parts of the embedding are multiplied by, (2,)
+    centroids: Tensor  # (n_centroids, n_latent)
+    cluster_of: Tensor  # cluster of each centroid, (n_centroids,)
+
+    def __init__(self, n_input: int, n_centroids: int, settings: CICLSettings):
+        super().__init__()
+        self.settings = s = settings
+        self.register_buffer("mean", torch.zeros(n_input))
+        self.register_buffer("scale", torch.ones(n_input))
+        self.register_buffer("components", torch.zeros(s.n_components or 0, n_input))
+        n = s.n_components or n_input
+        self.width = width = s.width if s.attention == "parts" else n
+        self.n_latent = width + n if s.joined else width
+        self.register_buffer("blocks", torch.ones(2))
+        self.register_buffer("centroids", torch.zeros(n_centroids, self.n_latent))
+        self.register_buffer("cluster_of", torch.zeros(n_centroids, dtype=torch.long))
+        self.tokens = nn.Linear(n, s.n_parts * width) if s.attention == "parts" else nn.Identity()
+        self.layers = nn.Sequential(
+            *(
+                TransformerLayer(width, s.n_heads, s.d_head, s.n_hidden, s.dropout)
+                for _ in range(s.n_layers)
+            )
+        )
+        # No biases: eqs. 10 and 11
+        self.projector = nn.Sequential(
+            nn.Linear(width, s.projection[0], bias=False),
+            nn.ReLU(),
+            nn.Linear(*s.projection, bias=False),
+        )
+
+    def inputs(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """What the network sees of log1p values, but for the genes that are hidden."""
+        x = (x - self.mean) / self.scale
+        if hidden is not None:
+            x = x.masked_fill(hidden, 0.0)
+        return x @ self.components.T if len(self.components) else x
+
+    def view(self, x: Tensor) -> Tensor:
+        """Inputs of a random view of the cells."""
+        s = self.settings
+        inputs = self.inputs(x, torch.rand_like(x) < s.masked if s.masked else None)
+        if not s.noise:
+            return inputs
+        noise = s.noise * torch.randn_like(inputs)
+        if s.rescaled:
+            noise = (noise - noise.min()) / (noise.max() - noise.min())
+        return inputs + noise * (torch.rand_like(inputs) < s.noisy)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """What the transformer makes of inputs, (n_cells, width) (section 2.2.2)."""
+        attention = self.settings.attention
+        if attention == "cells":
+            return self.layers(inputs[None])[0]
+        if attention == "none":
+            return self.layers(inputs[:, None])[:, 0]
+        return self.layers(self.tokens(inputs).unflatten(1, (-1, self.width))).mean(dim=1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embedding of log1p values, (n_cells, n_latent)."""
+        inputs = self.inputs(x)
+        h = self.encode(inputs)
+        if not self.settings.joined:
+            return h
+        return torch.cat([h * self.blocks[0], inputs * self.blocks[1]], dim=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability of each cluster (n_cells, n_clusters), and embedding of log1p values.
+
+        A cluster is as near as the nearest of its centroids; with one a cluster it is eq. 8.
+        """
+        h = self.embed(x)
+        q = student_t(h, self.centroids)
+        index = self.cluster_of.expand(len(q), -1)
+        nearest = q.new_zeros(len(q), int(self.cluster_of.max()) + 1)
+        nearest = nearest.scatter_reduce(1, index, q, "amax")
+        return nearest / nearest.sum(dim=1, keepdim=True), h
+
+    @torch.no_grad()
+    def pseudo_labels(self, x: Tensor, n_clusters: int) -> Tensor:
+        """Cluster of each cell of a minibatch, (n_cells,) (eqs. 8 and 9)."""
+        training = self.training
+        self.eval()
+        h = self.encode(self.inputs(x))
+        self.train(training)
+        # torch's generator is the one that is seeded
+        seed = int(torch.randint(2**31, (1,)))
+        centroids = k_means(h.cpu().numpy(), n_clusters, seed, n_init=1).cluster_centers_
+        return student_t(h, torch.from_numpy(centroids).to(h)).argmax(dim=1)
+
+    def loss(self, x: Tensor, other: Tensor, n_clusters: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on one minibatch (eq. 17), and its terms.
+
+        Parameters
+        ----------
+        x
+            Log1p values, (n_cells, n_genes).
+        other
+            Of the cells whose views are to be like those of ``x``, (n_cells, n_genes).
+        """
+        s = self.settings
+        views = self.view(x), self.view(other)
+        # Two batches, for in one the views of a cell would attend to each other.
+        z, z_other = (self.projector(self.encode(inputs)) for inputs in views)
+        terms = {"instance": instance_contrast(z, z_other, s.temperature)}
+        total = terms["instance"]
+        if s.cluster_weight:
+            labels = self.pseudo_labels(x, n_clusters)
+            terms["cluster"] = cluster_contrast(z, z_other, labels, s.temperature)
+            total = total + s.cluster_weight * terms["cluster"]
+        return total, terms
+
+
+def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
+    """K-means with ``n`` centroids, or as many as there are cells; by minibatches if many."""
+    n = min(n, len(h))
+    with warnings.catch_warnings():
+        # Fewer distinct cells than clusters: some stay empty.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if len(h) > MANY_CELLS:
+            return MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=seed).fit(h)
+        return KMeans(n, n_init=n_init, random_state=seed).fit(h)
+
+
+def partition(
+    h: np.ndarray, n_clusters: int, n_prototypes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids, and the cluster of each, the largest cluster first.
+
+    K-means cuts a large cluster before it spares a small one. So more centroids than clusters are
+    sought, and those whose cells are neighbours are joined; of several draws of centroids the one
+    is kept whose clusters are most like those of the others.
+
+    Returns
+    -------
+    (n_centroids, n_latent) float32, and (n_centroids,) codes.
+    """
+    n_centroids = max(min(n_clusters * n_prototypes, len(h) // MIN_MEMBERS), n_clusters)
+    n_init = 10 if n_centroids == n_clusters else 1
+    centroids, labels = _occupied(k_means(h, n_centroids, seed, n_init))
+    codes = np.arange(len(centroids))
+    if len(centroids) > n_clusters:
+        rng = np.random.default_rng(seed)
+        some = np.sort(rng.permutation(len(h))[:LINKED_CELLS])
+        graph = _leiden.neighbour_graph(h[some], seed).obsp["connectivities"]
+        draws = []
+        for _ in range(DRAWS):
+            centroids, labels = _occupied(k_means(h, n_centroids, int(rng.integers(2**31)), 1))
+            member = sp.csr_matrix(
+                (np.ones(len(some)), (np.arange(len(some)), labels[some])),
+                shape=(len(some), len(centroids)),
+            )
+            links = (member.T @ graph @ member).toarray()
+            codes = join_linked(links, centroids, n_clusters)
+            draws.append((centroids, codes, labels))
+        clusters = [codes[labels] for _, codes, labels in draws]
+        likeness = [sum(adjusted_rand_score(a, b) for b in clusters) for a in clusters]
+        centroids, codes, labels = draws[int(np.argmax(likeness))]
+    by_size = np.argsort(-np.bincount(codes[labels]), kind="stable")
+    return centroids.astype(np.float32), np.argsort(by_size)[codes]
+
+
+def _occupied(found: KMeans) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids that have cells, and the one of each cell."""
+    kept, labels = np.unique(found.labels_, return_inverse=True)
+    return found.cluster_centers_[kept], labels
+
+
+def join_linked(links: np.ndarray, centroids: np.ndarray, n: int) -> np.ndarray:
+    """Join groups, two at a time, until ``n`` are left.
+
+    In turn the two with most links between them for what each has in all (the geometric mean of
+    the two shares), whatever their sizes; without any links left, the nearest.
+
+    Parameters
+    ----------
+    links
+        Summed weights of the links between the groups' cells, symmetric, (n_groups, n_groups).
+    centroids
+        (n_groups, n_latent).
+
+    Returns
+    -------
+    Codes from 0, (n_groups,).
+    """
+    links, codes = links.copy(), np.arange(len(links))
+    distance = cdist(centroids, centroids)
+    left = list(range(len(links)))
+    while len(left) > n:
+        total = links[left].sum(axis=1)
+        among = links[np.ix_(left, left)]
+        near = among / np.maximum(np.sqrt(np.outer(total, total)), 1e-12)
+        np.fill_diagonal(near, 0)
+        if not near.any():
+            near = 1 / (1 + distance[np.ix_(left, left)])
+            np.fill_diagonal(near, 0)
+        first, second = sorted(np.unravel_index(near.argmax(), near.shape))
+        a, b = left[first], left.pop(second)
+        links[a] += links[b]
+        links[:, a] += links[:, b]
+        links[b] = links[:, b] = 0
+        codes[codes == b] = a
+    return np.unique(codes, return_inverse=True)[1].ravel()
+
+
+class CICLPlan(Plan):
+    """Algorithm 1 of the paper."""
+
+    module: CICLModule
+
+    def __init__(
+        self,
+        module: CICLModule,
+        settings: CICLSettings,
+        cells: Cells,
+        near: np.ndarray | None,
+        n_clusters: int,
+    ):
+        super().__init__(module, lr=settings.lr)
+        self.settings, self.cells, self.near = settings, cells, near
+        self.n_clusters = n_clusters
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on a minibatch, and the cells beside it."""
+        x, index = batch["cells"]["x"], batch["cells"]["index"]
+        other = x
+        if self.near is not None:
+            column = torch.randint(self.near.shape[1], (len(index),)).numpy()
+            other = self.cells[self.near[index.cpu().numpy(), column]]["x"].to(x)
+        total, terms = self.module.loss(x, other, self.n_clusters)
+        self.log_losses({"loss": total, **terms}, "train", len(x))
+        return total
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.module.parameters(), lr=self.settings.lr)
+
+
+class CICL(CellModel):
+    """CICL: clusters of cells by cluster-aware contrastive learning.
+
+    The encoder learns to tell cells apart whatever genes are hidden, and its own clusters apart
+    while they form.
+
+    Parameters
+    ----------
+    adata
+        The cells, registered with :meth:`setup_anndata`.
+    preset
+        "default" (principal components in tokens, neighbours as views, a few hundred steps, and
+        centroids that are joined), "paper" (section 2 of the paper: attention over the cells of a
+        batch, 1,000 epochs) or "code" (one token a cell, as in the authors' program).
+    ignore_case
+        Compare gene names without regard to case.
+    **settings
+        Changes to the preset, such as ``n_clusters``: see ``sctool.model._cicl.CICLSettings``.
+
+    Examples
+    --------
+    >>> CICL.setup_anndata(adata)  # doctest: +SKIP
+    >>> model = CICL(adata, n_clusters=8)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obs["cluster"] = model.predict()  # doctest: +SKIP
+    """
+
+    PRESETS: ClassVar[dict[str, CICLSettings]] = {
+        "default": CICLSettings(),
+        "paper": PAPER,
+        "code": CODE,
+    }
+    settings_: CICLSettings
+    module: CICLModule
+
+    #: Number of clusters "n", and if it was estimated the interval from "low" to "high".
+    n_clusters_: dict[str, int]
+
+    def __init__(
+        self,
+        adata: AnnData,
+        preset: str = "default",
+        ignore_case: bool = False,
+        **settings: Any,
+    ):
+        super().__init__(adata, preset, settings)
+        n, s = adata.n_obs, self.settings_
+        if n < max(_leiden.MIN_CELLS, s.n_clusters or 1):
+            raise ValueError(
+                f"{n} cells are too few for {s.n_clusters or 'an unknown number of'} clusters: at "
+                f"least {_leiden.MIN_CELLS} are needed, and one a cluster."
+            )
+        layer = self.registry["setup_args"]["layer"]
+        expression, audit = _data.find_expression(adata, layer, "training data")
+        self.features_, x, notes = _data.Features.fit(
+            expression,
+            np.ones(n, dtype=bool),
+            np.zeros(n, dtype=np.int64),
+            s.n_top_genes,
+            s.target_sum,
+            ignore_case,
+        )
+        if x.shape[1] < _leiden.MIN_CELLS:
+            raise ValueError(
+                f"{x.shape[1]} genes are too few: at least {_leiden.MIN_CELLS} are needed."
+            )
+        self.audit_ = audit + notes
+        self._cells = Cells(x, {"index": np.arange(n)})
+        self._n_centroids = 1
+        self._build()
+
+    def _build(self) -> None:
+        self.module = CICLModule(len(self.features_.selected), self._n_centroids, self.settings_)
+        self._model_summary_string = (
+            f"CICL with {len(self.features_.selected)} genes, preset {self.preset_!r}"
+        )
+
+    # -- training ------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the encoder, then cluster what it makes of the cells; the last weights are kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the cells. Default: the preset's.
+        accelerator, devices
+            As in Lightning; "auto" takes a GPU if there is one.
+        batch_size
+            Cells per step at most; default: the preset's.
+        plan_kwargs
+            Changes to the settings that concern training, such as ``lr``.
+        **trainer_kwargs
+            Passed on to scvi-tools' ``Trainer``, such as ``enable_progress_bar=False``.
+
+        Raises
+        ------
+        TypeError
+            ``plan_kwargs`` names an unknown setting.
+        """
+        changes = dict(plan_kwargs or {})
+        if batch_size is not None:
+            changes["batch_size"] = batch_size
+        s = self.settings_ = self.module.settings = change_settings(self.settings_, changes, "CICL")
+        cells = self._training_cells()
+        # torch's generator is the one that is seeded
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+        z = self._set_inputs(cells.x)
+        n_clusters = s.n_clusters
+        if n_clusters is None:
+            self.n_clusters_ = _leiden.count(z, rng)
+            n_clusters = self.n_clusters_["n"]
+            self.audit_.append(
+                "clusters: {n} is an estimate; draws of cells gave {low} to {high}".format(
+                    **self.n_clusters_
+                )
+            )
+        else:
+            self.n_clusters_ = {"n": n_clusters}
+        near = None
+        if s.n_neighbors:
+            # The nearest of all, which may be a copy of the cell, is passed over.
+            k = min(s.n_neighbors + 1, len(z) - 1)
+            near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)[:, 1:]
+        splitter = Splitter(
+            cells, {"cells": np.arange(len(cells))}, np.array([], dtype=int), s.batch_size
+        )
+        fit(
+            self,
+            CICLPlan(self.module, s, cells, near, n_clusters),
+            splitter,
+            max_epochs or s.max_epochs or -(-s.min_steps // splitter.steps_per_epoch),
+            best=None,
+            accelerator=accelerator,
+            devices=devices,
+            **trainer_kwargs,
+        )
+        seed = int(rng.integers(2**31))
+        centroids, codes = partition(self._embed(cells), n_clusters, s.n_prototypes, seed)
+        n_found = int(codes.max()) + 1
+        if n_found < n_clusters:
+            self.audit_.append(f"clusters: only {n_found} of {n_clusters} have cells")
+            self.n_clusters_ = self.n_clusters_ | {"n": n_found}
+            if "low" in self.n_clusters_:
+                self.n_clusters_["low"] = min(self.n_clusters_["low"], n_found)
+        self._n_centroids = len(centroids)
+        device = self.module.centroids.device
+        self.module.centroids = torch.from_numpy(centroids).to(device)
+        self.module.cluster_of = torch.from_numpy(codes).to(device)
+
+    def _set_inputs(self, x: sp.csr_matrix) -> np.ndarray:
+        """Fit what stands between the genes and the network; returns principal components."""
+        module, n = self.module, self.settings_.n_components
+        x = x.astype(np.float64)
+        k = min(n or _leiden.N_COMPONENTS, min(x.shape) - 1)
+        pca = PCA(k, svd_solver="arpack", random_state=0).fit(x)
+        if n:
+            # The first component has a variance of 1, the others less.
+            unit = max(float(np.sqrt(pca.explained_variance_[0])), 1e-6)
+            module.components[:k].copy_(torch.from_numpy(pca.components_ / unit))
+        else:
+            variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - pca.mean_**2
+            # (a gene that is the same in all cells stays 0)
+            module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
+        module.mean.copy_(torch.from_numpy(pca.mean_))
+        return pca.transform(x).astype(np.float32)
+
+    def _embed(self, cells: Cells) -> np.ndarray:
+        """Embedding of the training cells, its two parts given the same total variance."""
+        blocks = self.module.blocks
+        h = np.concatenate([h for _, h in self._forward(cells)])
+        if not self.settings_.joined:
+            return h
+        width = self.module.width
+        for i, part in enumerate((h[:, :width], h[:, width:])):
+            unit = max(float(np.sqrt(part.var(axis=0).sum())), 1e-6)
+            part /= unit
+            blocks[i] /= unit
+        return h
+
+    # -- clusters ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _forward(self, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Probabilities and embedding of cells, in even batches of a fixed order."""
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        size = self.settings_.batch_size if self.settings_.attention == "cells" else 2048
+        for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
+            proba, h = self.module(cells[batch]["x"].to(device))
+            yield proba.cpu().numpy(), h.cpu().numpy()
+
+    def cluster_cells(self, adata: AnnData | None = None, layer: str | None = None) -> Prediction:
+        """Probabilities of the clusters, and embedding of cells in one pass.
+
+        With the preset "paper" cells attend to each other: a cell's embedding depends on the cells
+        that it is given with.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData: counts, linear or log1p values; genes in any order, matched by name; it
+            may be backed, and is not changed. Default: the cells the model was set up with.
+        layer
+            Where the values are, if not in ``X``.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained, or has no data of its own and was given none.
+        ValueError
+            Less than half of the model's genes are there, or no usable values.
+        """
+        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
+        chunks, audit = self._read(adata, layer)
+        proba, latent = zip(
+            *(pair for cells in chunks for pair in self._forward(cells)), strict=True
+        )
+        return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
+
+    @property
+    def clusters_(self) -> list[str]:
+        """Names of the clusters, "0" the largest."""
+        return [str(code) for code in range(int(self.module.cluster_of.max()) + 1)]
+
+    def predict(
+        self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
+    ) -> np.ndarray | pd.DataFrame:
+        """Names of the cells' clusters, or with ``soft=True`` the probability of each.
+
+        Parameters
+        ----------
+        adata, layer
+            As in :meth:`cluster_cells`.
+        soft
+            Return probabilities.
+
+        Returns
+        -------
+        Names, (n_cells,) of str; or a DataFrame (n_cells, n_clusters), rows summing to 1.
+        """
+        proba = self.cluster_cells(adata, layer).proba
+        if soft:
+            index = (self.adata if adata is None else adata).obs_names
+            return pd.DataFrame(proba, index=index, columns=pd.Index(self.clusters_))
+        return np.array(self.clusters_, dtype=object)[proba.argmax(axis=1)]
+
+    def get_latent_representation(
+        self, adata: AnnData | None = None, layer: str | None = None
+    ) -> np.ndarray:
+        """Embedding of the cells, (n_cells, n_latent) float32."""
+        return self.cluster_cells(adata, layer).latent
+
+    # -- registration and saving ---------------------------------------------------------------
+
+    @classmethod
+    def setup_anndata(cls, adata: AnnData, layer: str | None = None, **kwargs: Any) -> None:
+        """Register the cells to cluster.
+
+        Parameters
+        ----------
+        adata
+            Counts, linear or log1p values in ``X`` or ``layer``. Not a view. No label is read. As
+            with every scvi-tools model, columns (``_scvi_*``) and keys are added.
+        layer
+            Layer with the values.
+
+        Raises
+        ------
+        KeyError
+            The layer is not there.
+        ValueError
+            ``adata`` is a view.
+        """
+        check_registrable(adata, layer)
+        manager = AnnDataManager(
+            fields=[LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)],
+            setup_method_args=cls._get_setup_method_args(cls=cls, adata=adata, layer=layer),
+        )
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _outputs(self) -> dict[str, Any]:
+        return {"n_clusters": self.n_clusters_, "n_centroids": self._n_centroids}
+
+    def _set_outputs(self, state: dict[str, Any]) -> None:
+        self.n_clusters_, self._n_centroids = state["n_clusters"], state["n_centroids"]

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from sctool import _data, _keys, _leiden
+from sctool._train import seeded
+from sctool.model import CLUSTER_METHODS, load
+from sctool.model._base import Settings, versions
+from sctool.model._cicl import CICL
+
+
+def cluster(
+    adata: AnnData,
+    *,
+    n_clusters: int | None = None,
+    method: str = "cicl",
+    model: CICL | str | Path | None = None,
+    layer: str | None = None,
+    key_added: str | None = None,
+    random_state: int = 0,
+    copy: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+    train_kwargs: dict[str, Any] | None = None,
+) -> AnnData | None:
+    """Group the cells of ``adata`` by what they express, without a reference.
+
+    Values may be counts, linear (CPM, TPM) or log1p; they are found in ``X``, or where ``X`` cannot
+    be used in ``raw`` or a layer of counts, and brought to log1p in a private copy. What was found
+    and repaired is in ``uns[key]["audit"]``.
+
+    Parameters
+    ----------
+    adata
+        The cells, (n_cells, n_genes). May be backed or a view; labels in it are never read.
+    n_clusters
+        Number of clusters; None estimates it. "leiden" comes as near to a number as resolutions
+        can.
+    method
+        "cicl" (contrastive learning of an embedding in which the clusters part), or "leiden"
+        (scanpy's pipeline with its default settings: informative genes, principal components,
+        neighbours, Leiden).
+    model
+        A trained :class:`sctool.model.CICL`, or the directory of a saved one: the cells go to its
+        clusters, and nothing is trained.
+    layer
+        Layer with the values ("raw" for ``.raw``). Default: found as said above.
+    key_added
+        Name of the slots; default: the method's name.
+    random_state
+        Seed; the same seed on the same machine gives the same result.
+    copy
+        Return a clustered copy and leave ``adata`` as it is.
+    model_kwargs
+        Passed on to the model, such as ``preset="paper"`` or any of its settings.
+    train_kwargs
+        Passed on to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
+
+    Returns
+    -------
+    None, or with ``copy=True`` the clustered copy. Written, with ``key`` for ``key_added``:
+
+    ``obs[key]`` : categorical
+        The cluster, "0" the largest of those that were trained on.
+    ``obs[f"{key}_score"]`` : float32
+        How sure that is, in [0, 1]: for "cicl" Student's t assignment, for "leiden" the share of
+        the cell's neighbours that are in its cluster.
+    ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
+        The embedding, for ``scanpy.pp.neighbors(adata, use_rep=...)``; for "leiden" the principal
+        components.
+    ``uns[key]`` : dict
+        ``n_clusters``, with their number ``n`` and, if it was estimated, the interval from ``low``
+        to ``high``; ``params``, ``versions`` and ``audit`` (sentences on what was found).
+
+    Raises
+    ------
+    KeyError
+        The layer is not there.
+    ValueError
+        An unknown method or preset; values that cannot be used (scaled values alone, NaN, only
+        zeros); too few cells or genes; arguments for training where nothing is trained.
+    TypeError
+        ``adata`` or ``model`` is something else, or a setting is unknown.
+
+    See Also
+    --------
+    sctool.tl.annotate : with a labelled reference.
+
+    Notes
+    -----
+    The interval says how far the number of clusters that Leiden sees depends on the draw of cells
+    and on the resolution (0.5 to 2), not how far it is from the number of types: no data without
+    labels can say that. Time grows linearly with the number of cells, but for the neighbours.
+
+    Examples
+    --------
+    >>> import sctool
+    >>> adata, _ = sctool.datasets.blood()
+    >>> sctool.tl.cluster(adata, method="leiden", n_clusters=5)
+    >>> adata.obs["leiden"].cat.categories.tolist()
+    ['0', '1', '2', '3', '4']
+    """
+    result, _ = cluster_with_model(
+        adata,
+        n_clusters=n_clusters,
+        method=method,
+        model=model,
+        layer=layer,
+        key_added=key_added,
+        random_state=random_state,
+        copy=copy,
+        model_kwargs=model_kwargs,
+        train_kwargs=train_kwargs,
+    )
+    return result if copy else None
+
+
+def cluster_with_model(
+    adata: AnnData,
+    *,
+    n_clusters: int | None,
+    method: str,
+    model: CICL | str | Path | None,
+    layer: str | None,
+    key_added: str | None,
+    random_state: int,
+    copy: bool,
+    model_kwargs: dict[str, Any] | None,
+    train_kwargs: dict[str, Any] | None,
+) -> tuple[AnnData, CICL | None]:
+    """:func:`cluster`, returning also the model, if there is one, without its training cells."""
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
+    if method not in (known := ["leiden", *CLUSTER_METHODS]):
+        raise ValueError(f"method={method!r} is unknown; known methods: {known!r}.")
+    if n_clusters is not None and (
+        not isinstance(n_clusters, int | np.integer)
+        or isinstance(n_clusters, bool)
+        or n_clusters < 1
+    ):
+        raise ValueError(f"n_clusters={n_clusters!r}: pass the number of clusters, or None.")
+    given = {"n_clusters": n_clusters, "model_kwargs": model_kwargs, "train_kwargs": train_kwargs}
+    params: dict[str, Any] = {"method": method, "layer": layer, "random_state": random_state}
+    found: dict[str, Any]
+    trained: CICL | None = None
+    if model is not None:
+        if isinstance(model, str | Path):
+            model = load(model)  # type: ignore[assignment]
+        if not isinstance(model, CICL):
+            raise TypeError(
+                "model must be a sctool model that clusters, or the path of one, not "
+                f"{type(model).__name__}."
+            )
+        _refuse("model is trained, nothing is trained", given)
+        if method != "cicl":
+            raise ValueError(f"method={method!r}, but model is a trained CICL.")
+        prediction = model.cluster_cells(adata, layer)
+        prediction.audit.append("model: a CICL trained before; nothing was trained")
+        found, trained = _of_model(model, prediction), model
+    elif method == "leiden":
+        _refuse("method='leiden' has no settings", given, "model_kwargs", "train_kwargs")
+        found = _leiden_clusters(adata, layer, n_clusters, random_state)
+    else:
+        found, trained = _train(
+            adata,
+            layer,
+            n_clusters,
+            random_state,
+            CLUSTER_METHODS[method],
+            model_kwargs,
+            train_kwargs,
+        )
+    if trained is not None:
+        params["preset"] = trained.preset_
+    target = _keys.writable(adata, copy)
+    _keys.write_clusters(
+        target, key_added or method, params=params | given, versions=versions(), **found
+    )
+    return target, trained
+
+
+def _train(
+    adata: AnnData,
+    layer: str | None,
+    n_clusters: int | None,
+    seed: int,
+    cls: type[CICL],
+    model_kwargs: dict[str, Any] | None,
+    train_kwargs: dict[str, Any] | None,
+) -> tuple[dict[str, Any], CICL]:
+    settings = dict(model_kwargs or {})
+    if n_clusters is not None:
+        settings = {"n_clusters": int(n_clusters)} | settings
+    private, audit = _data.alone(adata, layer)
+    with seeded(seed):
+        cls.setup_anndata(private)
+        try:
+            model = cls(private, **settings)
+            model.train(**(train_kwargs or {}))
+            prediction = model.cluster_cells()
+            model.release()
+        finally:
+            cls.forget(private)
+    # The private object is ours: of its audit only what training added concerns the user.
+    prediction.audit[:] = audit + [
+        note for note in model.audit_ if not note.startswith("training data:")
+    ]
+    return _of_model(model, prediction), model
+
+
+def _of_model(model: CICL, prediction: Any) -> dict[str, Any]:
+    return {
+        "codes": prediction.proba.argmax(axis=1),
+        "names": model.clusters_,
+        "score": prediction.proba.max(axis=1),
+        "latent": prediction.latent,
+        "n_clusters": model.n_clusters_,
+        "audit": prediction.audit,
+    }
+
+
+def _leiden_clusters(
+    adata: AnnData, layer: str | None, n_clusters: int | None, seed: int
+) -> dict[str, Any]:
+    private, audit = _data.alone(adata, layer)
+    expression, _ = _data.find_expression(private, None, "data")
+    everyone, domain = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
+    _, x, notes = _data.Features.fit(expression, everyone, domain, Settings().n_top_genes)
+    if min(x.shape) < _leiden.MIN_CELLS:
+        raise ValueError(
+            f"{x.shape[0]} cells and {x.shape[1]} genes are too few: at least "
+            f"{_leiden.MIN_CELLS} of both are needed."
+        )
+    with seeded(seed):
+        groups = _leiden.pipeline(x, n_clusters, seed)
+        n = {"n": int(groups.codes.max()) + 1}
+        if n_clusters is None:
+            counted = _leiden.count(groups.z, np.random.default_rng(seed))
+            n |= {"low": min(counted["low"], n["n"]), "high": max(counted["high"], n["n"])}
+    audit += [*notes, f"clusters: Leiden with resolution {groups.resolution:.4g}"]
+    if n_clusters is not None and n["n"] != n_clusters:
+        audit.append(f"clusters: no resolution was found that gives {n_clusters}; {n['n']} instead")
+    return {
+        "codes": groups.codes,
+        "names": [str(code) for code in range(n["n"])],
+        "score": groups.score,
+        "latent": groups.z,
+        "n_clusters": n,
+        "audit": audit,
+    }
+
+
+def _refuse(why: str, given: dict[str, Any], *names: str) -> None:
+    """Refuse arguments that would have no effect."""
+    used = [name for name, value in given.items() if value and (not names or name in names)]
+    if used:
+        raise ValueError(f"{why}: {used!r} cannot be used.")

@@ -1,0 +1,362 @@
+"""``tl.cluster``: what every method of it keeps to, and what it writes."""
+
+import gc
+import re
+import weakref
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+import torch
+from synthetic import TYPES, simulate, simulate_joint
+
+import sctool
+from sctool import _data, metrics
+from sctool.model import CICL, CLUSTER_METHODS, LOGISTIC
+from sctool.tl._cluster import cluster_with_model
+
+pytestmark = pytest.mark.usefixtures("empty_cwd")
+METHODS = ["leiden", *CLUSTER_METHODS]
+every_method = pytest.mark.parametrize("method", METHODS)
+FAST = {"max_epochs": 4, "enable_progress_bar": False}
+
+
+def blobs(n_cells: int = 80, seed: int = 0) -> ad.AnnData:
+    """Cells whose types are easily told apart, of the genes that do so."""
+    adata = simulate(n_cells, seed)[:, :60].copy()
+    x = adata.X.toarray()
+    for i in range(len(TYPES)):
+        x[np.ix_(np.arange(n_cells) % len(TYPES) == i, np.arange(8 * i, 8 * i + 8))] *= 8
+    adata.X = sp.csr_matrix(x)
+    return adata
+
+
+def cluster(adata: ad.AnnData, method: str, **kwargs) -> ad.AnnData:
+    """Return a clustered copy, trained in a moment."""
+    if method != "leiden" and kwargs.get("model") is None:
+        kwargs = {"train_kwargs": FAST, **kwargs}
+    return sctool.tl.cluster(adata, method=method, copy=True, **({"n_clusters": 4} | kwargs))
+
+
+def train(adata: ad.AnnData) -> CICL:
+    return cluster_with_model(
+        adata,
+        n_clusters=4,
+        method="cicl",
+        model=None,
+        layer=None,
+        key_added=None,
+        random_state=0,
+        copy=True,
+        model_kwargs=None,
+        train_kwargs=FAST,
+    )[1]
+
+
+@pytest.fixture(scope="module")
+def baseline() -> dict[str, ad.AnnData]:
+    """Return the synthetic cells, clustered with nothing out of the ordinary, by method."""
+    return {method: cluster(blobs(), method) for method in METHODS}
+
+
+@pytest.fixture(scope="module")
+def model() -> CICL:
+    """Return a trained model."""
+    return train(blobs())
+
+
+def assert_same(result: ad.AnnData, expected: ad.AnnData, method: str) -> None:
+    assert list(result.obs[method]) == list(expected.obs[method])
+    for slot in (f"X_{method}",):
+        np.testing.assert_allclose(result.obsm[slot], expected.obsm[slot], rtol=0, atol=1e-3)
+
+
+# -- what must not matter ------------------------------------------------------------------------
+
+
+@every_method
+def test_types_that_lie_apart_are_found(method, baseline):
+    result = baseline[method]
+    found = metrics.ari(result.obs["cell_type"].astype(str), result.obs[method].astype(str))
+    assert found > 0.95
+
+
+@every_method
+def test_the_same_seed_gives_the_same_result(method, baseline):
+    torch.rand(7)
+    np.random.rand(7)  # noqa: NPY002
+    assert_same(cluster(blobs(), method), baseline[method], method)
+
+
+@every_method
+def test_the_order_of_the_genes_is_irrelevant(method, baseline):
+    adata = blobs()
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    assert_same(cluster(adata[:, order].copy(), method), baseline[method], method)
+
+
+@every_method
+@pytest.mark.parametrize("given", ["permuted", "wrong", "missing", "none"])
+def test_labels_are_irrelevant(method, given, baseline):
+    adata = blobs()
+    truth = adata.obs.pop("cell_type").astype(str)
+    if given != "none":
+        adata.obs["cell_type"] = {
+            "permuted": np.random.default_rng(0).permutation(truth),
+            "wrong": "no such type",
+            "missing": np.nan,
+        }[given]
+        adata.obs[method] = adata.obs["cell_type"]
+    assert_same(cluster(adata, method), baseline[method], method)
+
+
+CONTAINERS: dict[str, Callable[[sp.csr_matrix], object]] = {
+    "csc_matrix": sp.csc_matrix,
+    "csr_array": sp.csr_array,
+    "csr-float64": lambda x: x.astype(np.float64),
+    "dense-float32": lambda x: x.toarray(),
+    "dense-int64": lambda x: x.toarray().astype(np.int64),
+}
+
+
+@every_method
+@pytest.mark.parametrize("container", list(CONTAINERS))
+def test_the_container_of_the_values_is_irrelevant(method, container, baseline):
+    adata = blobs()
+    adata = ad.AnnData(CONTAINERS[container](adata.X), obs=adata.obs, var=adata.var)
+    assert_same(cluster(adata, method), baseline[method], method)
+
+
+@every_method
+def test_a_file_need_not_be_in_memory(method, baseline, tmp_path):
+    blobs().write_h5ad(tmp_path / "cells.h5ad")
+    adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    assert_same(cluster(adata, method), baseline[method], method)
+    assert adata.isbacked
+    adata.file.close()
+
+
+@every_method
+@pytest.mark.parametrize("where", ["layer", "raw", "named"])
+def test_values_are_found_where_they_are(method, where, baseline):
+    adata = blobs()
+    kwargs = {}
+    if where == "raw":
+        adata.raw = adata
+    else:
+        name = "counts" if where == "layer" else "mine"
+        adata.layers[name] = adata.X.copy()
+        kwargs = {"layer": "mine"} if where == "named" else {}
+    adata.X = adata.X.toarray() - 3
+    assert_same(cluster(adata, method, **kwargs), baseline[method], method)
+
+
+@every_method
+def test_log1p_values_are_recognised(method, baseline):
+    adata = blobs()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    result = cluster(adata, method)
+    assert "data: read log1p values from X" in result.uns[method]["audit"]
+    assert list(result.obs[method]) == list(baseline[method].obs[method])
+
+
+# -- what is written -----------------------------------------------------------------------------
+
+
+@every_method
+def test_the_slots_are_those_documented(method):
+    text = sctool.tl.cluster.__doc__.split("Returns\n")[1].split("Raises\n")[0]
+    slots = set(re.findall(r"``((?:obs|obsm|uns)\[.+\])`` :", text))
+    assert slots == {"obs[key]", 'obs[f"{key}_score"]', 'obsm[f"X_{key}"]', "uns[key]"}
+    adata = blobs()
+    before = adata.copy()
+    kwargs = {} if method == "leiden" else {"train_kwargs": FAST}
+    assert sctool.tl.cluster(adata, n_clusters=4, method=method, key_added="my", **kwargs) is None
+    assert set(adata.obs) == {"cell_type", "my", "my_score"}
+    assert set(adata.obsm) == {"X_my"}
+    assert set(adata.uns) == {"my"}
+    assert not adata.varm
+    assert not adata.layers
+    assert not adata.obsp
+    np.testing.assert_array_equal(adata.X.toarray(), before.X.toarray())
+    pd.testing.assert_frame_equal(adata.var, before.var)
+    assert list(adata.obs["my"].cat.categories) == ["0", "1", "2", "3"]
+    sizes = adata.obs["my"].value_counts(sort=False).to_numpy()
+    assert (np.diff(sizes) <= 0).all()
+    assert adata.obs["my_score"].dtype == np.float32
+    assert adata.obs["my_score"].between(0, 1).all()
+    assert adata.obsm["X_my"].dtype == np.float32
+    uns = adata.uns["my"]
+    assert set(uns) == {"n_clusters", "params", "versions", "audit"}
+    assert uns["n_clusters"] == {"n": 4}
+    assert uns["params"]["method"] == method
+
+
+@every_method
+def test_a_number_that_is_estimated_has_an_interval(method):
+    result = cluster(blobs(120), method, n_clusters=None)
+    n = result.uns[method]["n_clusters"]
+    assert n["low"] <= n["n"] <= n["high"]
+    assert n["n"] == result.obs[method].nunique()
+
+
+@every_method
+def test_the_result_is_kept_in_a_file(method, baseline, tmp_path):
+    baseline[method].write_h5ad(tmp_path / "out.h5ad")
+    again = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert_same(again, baseline[method], method)
+    assert again.uns[method]["n_clusters"]["n"] == 4
+
+
+@every_method
+def test_a_second_call_replaces_the_first(method, baseline):
+    adata = baseline[method].copy()
+    adata.uns[f"{method}_colors"] = np.array(["#ff0000"] * 4)
+    result = cluster(adata, method)
+    assert f"{method}_colors" not in result.uns
+    assert_same(result, baseline[method], method)
+
+
+@every_method
+def test_the_embedding_serves_scanpys_neighbours(method, baseline):
+    adata = baseline[method].copy()
+    sc.pp.neighbors(adata, use_rep=f"X_{method}")
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, resolution=0.5)
+    truth = adata.obs["cell_type"].astype(str)
+    assert metrics.ari(truth, adata.obs["leiden"].astype(str)) > 0.9
+
+
+def test_a_view_becomes_an_object_of_its_own():
+    adata = ad.concat([blobs(), blobs()], index_unique="-")
+    view = adata[:80]
+    sctool.tl.cluster(view, method="leiden", n_clusters=4)
+    assert not view.is_view
+    assert "leiden" not in adata.obs
+
+
+def test_nothing_of_the_cells_stays_behind():
+    def run() -> weakref.ref:
+        adata = blobs()
+        sctool.tl.cluster(adata, n_clusters=4, train_kwargs=FAST)
+        return weakref.ref(adata)
+
+    reference = run()
+    gc.collect()
+    assert reference() is None
+    assert not CICL._setup_adata_manager_store
+    assert not CICL._per_instance_manager_store
+
+
+# -- sizes ---------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("n_clusters", [1, None])
+def test_few_cells_are_enough(method, n_clusters):
+    result = cluster(blobs(12), method, n_clusters=n_clusters)
+    assert result.obs[method].notna().all()
+    assert np.isfinite(result.obs[f"{method}_score"]).all()
+    if n_clusters == 1:
+        assert result.obs[method].nunique() == 1
+
+
+@every_method
+def test_too_few_cells_are_refused(method):
+    with pytest.raises(ValueError, match="too few"):
+        cluster(blobs(8), method)
+
+
+def test_one_cell_more_than_full_batches():
+    result = cluster(blobs(33), "cicl", train_kwargs=FAST | {"batch_size": 16})
+    assert np.isfinite(result.obsm["X_cicl"]).all()
+
+
+# -- trained models ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["model", "path"])
+def test_a_trained_model_clusters_new_cells(how, model, tmp_path):
+    adata = blobs(40, seed=5)
+    given = model
+    if how == "path":
+        model.save(tmp_path / "model")
+        given = tmp_path / "model"
+    assert sctool.tl.cluster(adata, model=given) is None
+    truth = adata.obs["cell_type"].astype(str)
+    assert metrics.ari(truth, adata.obs["cicl"].astype(str)) > 0.9
+    assert adata.uns["cicl"]["audit"][-1].endswith("nothing was trained")
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    assert_same(
+        cluster(adata[:, order].copy(), "cicl", model=given, n_clusters=None), adata, "cicl"
+    )
+
+
+def test_the_model_gives_what_training_gave(model, baseline):
+    result = cluster(blobs(), "cicl", model=model, n_clusters=None)
+    assert_same(result, baseline["cicl"], "cicl")
+
+
+def test_a_trained_model_takes_one_cell(model):
+    assert cluster(blobs(1), "cicl", model=model, n_clusters=None).obs["cicl"].notna().all()
+
+
+def test_a_model_that_annotates_cannot_cluster(tmp_path):
+    joint = simulate_joint()
+    LOGISTIC.setup_anndata(joint, "cell_type")
+    logistic = LOGISTIC(joint)
+    logistic.train()
+    with pytest.raises(TypeError, match="sctool model that clusters.* not LOGISTIC"):
+        sctool.tl.cluster(blobs(), model=logistic)
+    with pytest.raises(TypeError, match="ref must be an AnnData, a sctool model or a path"):
+        sctool.tl.annotate(blobs(), train(blobs()))
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_refused_by_name(model):
+    adata = blobs()
+    with pytest.raises(TypeError, match="adata must be an AnnData, not list"):
+        sctool.tl.cluster([1])
+    with pytest.raises(ValueError, match=r"method='louvain' is unknown; known methods: \['leiden'"):
+        sctool.tl.cluster(adata, method="louvain")
+    for n in (0, -1, 2.5, True, "auto"):
+        with pytest.raises(ValueError, match=f"n_clusters={n!r}"):
+            sctool.tl.cluster(adata, n_clusters=n)
+    with pytest.raises(ValueError, match=r"nothing is trained: \['n_clusters'\] cannot be used"):
+        sctool.tl.cluster(adata, model=model, n_clusters=3)
+    with pytest.raises(ValueError, match="method='leiden', but model is a trained CICL"):
+        sctool.tl.cluster(adata, model=model, method="leiden")
+    with pytest.raises(ValueError, match=r"'leiden' has no settings: \['model_kwargs'\]"):
+        sctool.tl.cluster(adata, method="leiden", model_kwargs={"preset": "paper"})
+    with pytest.raises(KeyError, match="layer='counts' is not in"):
+        sctool.tl.cluster(adata, layer="counts")
+    with pytest.raises(TypeError, match="CICL has no settings"):
+        sctool.tl.cluster(adata, model_kwargs={"clusters": 3})
+    assert list(adata.obs) == ["cell_type"]
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("values", "what"), [(-1.0, "scaled values"), (np.nan, "missing"), (0.0, "only zeros")]
+)
+def test_values_that_cannot_be_used_are_refused(method, values, what):
+    adata = blobs()
+    adata.X = np.full(adata.shape, values, dtype=np.float32)
+    with pytest.raises(ValueError, match=what):
+        cluster(adata, method)
+
+
+@every_method
+def test_an_error_leaves_nothing_behind(method, monkeypatch):
+    monkeypatch.setattr(_data.Features, "fit", lambda *a, **k: 1 / 0)
+    adata = blobs()
+    with pytest.raises(ZeroDivisionError):
+        cluster(adata, method)
+    assert list(adata.obs) == ["cell_type"]
+    assert not CICL._setup_adata_manager_store
