@@ -160,18 +160,18 @@ def test_few_cells_or_one_type_are_not_parted(n_cells, n, learnt):
     codes, low, high = part(cells(400)[0][:n_cells], learnt, n, 0)
     assert (codes == 0).all()
     assert len(codes) == n_cells
-    assert (low, high) == (1, n or 1)
+    assert (low, high) == ((1, n) if n else parting.number_range(1, learnt.off))
 
 
 @pytest.mark.parametrize(
     ("n", "off", "expected"),
     [
-        (3, (1.0, 1.0, 1.0), (3, 3)),
-        (4, (0.5, 1.0, 2.0), (2, 8)),  # quantiles 0.55 and 1.9
-        (1, (0.1, 0.2), (1, 1)),  # never none, for cells were found
-        (2, (1.5, 1.5), (2, 3)),
-        (5, (0.5, 0.5), (2, 5)),
-        (10, (*[1.0] * 39, 5.0), (10, 10)),  # one in forty is no matter
+        (3, (1.0, 1.0, 1.0), (2, 4)),
+        (4, (0.5, 1.0, 2.0), (1, 9)),  # quantiles 0.55 and 1.9
+        (1, (0.1, 0.2), (0, 2)),  # few cells may be known ones
+        (2, (1.5, 1.5), (1, 4)),
+        (5, (0.5, 0.5), (1, 6)),
+        (10, (*[1.0] * 39, 5.0), (9, 11)),  # one in forty is no matter
     ],
 )
 def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expected):

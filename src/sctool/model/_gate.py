@@ -345,7 +345,7 @@ class GATE(OpenWorldModel, LOGISTIC):
         cells = np.flatnonzero(accepted[groups.codes])
         if not len(cells):
             self.audit_.append("novel: no group of cells was found to be of no known type")
-            self.n_novel_ = {"n": 0, "low": 0, "high": 0}
+            self.n_novel_ = {"n": 0, "low": 0, "high": 1}
             return groups.known_as
         parting = learn_parting(x_ref, y, rng)
         parts, low, high = part(x[cells], parting, s.n_novel, int(rng.integers(2**31)))

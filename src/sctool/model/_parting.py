@@ -247,9 +247,13 @@ def learn_parting(x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
 
 
 def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
-    """The interval about ``n`` types, from how far off the number was when types were hidden."""
+    """The interval about ``n`` types, from how far off the number was when types were hidden.
+
+    One more either way, for types that were not found and known cells taken for novel ones, of
+    which parting cells of the reference knows nothing.
+    """
     low, high = np.quantile(off, [0.05, 0.95])
-    return max(min(int(np.floor(n * low)), n), 1), max(int(np.ceil(n * high)), n)
+    return max(min(int(np.floor(n * low)), n) - 1, 0), max(int(np.ceil(n * high)), n) + 1
 
 
 def part(
@@ -271,7 +275,8 @@ def part(
     """
     n_cells = x.shape[0]
     if n_cells < MIN_PARTED or n == 1:
-        return np.zeros(n_cells, dtype=int), 1, max(1, n or 1)
+        low, high = (1, max(n, 1)) if n else number_range(1, parting.off)
+        return np.zeros(n_cells, dtype=int), low, high
     groups = small_groups(x, seed, n or 1)
     codes = by_size(parting.types(x, groups, n and min(n, int(groups.max()) + 1)))
     found = int(codes.max()) + 1
