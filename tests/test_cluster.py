@@ -354,6 +354,15 @@ def test_values_that_cannot_be_used_are_refused(method, values, what):
 
 
 @every_method
+def test_clusters_are_numbered_by_size(method):
+    adata = blobs()
+    some = adata[~((adata.obs["cell_type"] == "B") & (np.arange(adata.n_obs) % 3 > 0))].copy()
+    sizes = cluster(some, method).obs[method].value_counts(sort=False)
+    assert list(sizes.index) == [str(i) for i in range(len(sizes))]
+    assert (np.diff(sizes) <= 0).all()
+
+
+@every_method
 def test_an_error_leaves_nothing_behind(method, monkeypatch):
     monkeypatch.setattr(_data.Features, "fit", lambda *a, **k: 1 / 0)
     adata, before = blobs(), set(CICL._setup_adata_manager_store)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
-from anndata import AnnData
 
-from sctool.model._parting import leiden, principal_components
+from sctool.model._parting import by_size, leiden, neighbour_graph, principal_components
 
 #: Scanpy's own defaults, and Leiden's default resolution.
 N_COMPONENTS, N_NEIGHBORS, RESOLUTION = 50, 15, 1.0
@@ -43,16 +41,6 @@ class Groups:
     resolution: float
 
 
-def neighbour_graph(z: np.ndarray, seed: int) -> AnnData:
-    """Nearest neighbours of cells (n_cells, n_latent), by scanpy's default search and weights."""
-    import scanpy as sc
-
-    cells = AnnData(obs=pd.DataFrame(index=np.arange(len(z)).astype(str)), obsm={"X": z})
-    n_neighbors = min(N_NEIGHBORS, len(z) - 1)
-    sc.pp.neighbors(cells, use_rep="X", n_neighbors=n_neighbors, random_state=seed)
-    return cells
-
-
 def pipeline(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Groups:
     """Principal components, neighbours and Leiden with scanpy's default settings.
 
@@ -65,21 +53,22 @@ def pipeline(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Groups:
         near as resolutions can.
     """
     z = principal_components(x, N_COMPONENTS, seed)
-    graph = neighbour_graph(z, seed)
+    graph = neighbour_graph(z, N_NEIGHBORS, seed, "umap")
     resolution = RESOLUTION
     codes = leiden(graph, resolution, seed)
     if n_clusters is not None:
-        low, high, best = 1e-3, 1e2, codes
+        low, high, best = 1e-3, 1e2, (codes, resolution)
         for _ in range(STEPS):
             n = codes.max() + 1
-            if abs(n - n_clusters) < abs(best.max() + 1 - n_clusters):
-                best = codes
+            if abs(n - n_clusters) < abs(best[0].max() + 1 - n_clusters):
+                best = codes, resolution
             if n == n_clusters:
                 break
             low, high = (resolution, high) if n < n_clusters else (low, resolution)
             resolution = float(np.sqrt(low * high))
             codes = leiden(graph, resolution, seed)
-        codes = best
+        codes, resolution = best
+    codes = by_size(codes)
     weights = graph.obsp["connectivities"]
     member = sp.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
     within = np.asarray((weights @ member).multiply(member).sum(axis=1)).ravel()
@@ -107,7 +96,8 @@ def count(z: np.ndarray, rng: np.random.Generator) -> dict[str, int]:
     for resolution in np.geomspace(LOWEST, HIGHEST, DRAWS):
         drawn = np.sort(rng.permutation(len(z))[:size])
         seed = int(rng.integers(2**31))
-        counts.append(leiden(neighbour_graph(z[drawn], seed), resolution, seed))
+        graph = neighbour_graph(z[drawn], N_NEIGHBORS, seed, "umap")
+        counts.append(leiden(graph, resolution, seed))
     n = [int(codes.max()) + 1 for codes in counts]
     low, median, high = np.quantile(n, [0.1, 0.5, 0.9])
     return {"n": round(median), "low": int(np.floor(low)), "high": int(np.ceil(high))}

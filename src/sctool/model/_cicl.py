@@ -37,6 +37,7 @@ from sctool.model._base import (
     change_settings,
     check_registrable,
 )
+from sctool.model._parting import neighbour_graph
 from sctool.nn import TransformerLayer
 
 Batch = dict[str, dict[str, Tensor]]
@@ -319,7 +320,7 @@ def partition(
     if len(centroids) > n_clusters:
         rng = np.random.default_rng(seed)
         some = np.sort(rng.permutation(len(h))[:LINKED_CELLS])
-        graph = _leiden.neighbour_graph(h[some], seed).obsp["connectivities"]
+        graph = neighbour_graph(h[some], _leiden.N_NEIGHBORS, seed, "umap").obsp["connectivities"]
         draws = []
         for _ in range(DRAWS):
             centroids, labels = _occupied(k_means(h, n_centroids, int(rng.integers(2**31)), 1))
