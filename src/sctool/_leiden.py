@@ -60,13 +60,13 @@ def pipeline(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Groups:
         low, high, best = 1e-3, 1e2, (codes, resolution)
         for _ in range(STEPS):
             n = codes.max() + 1
-            if abs(n - n_clusters) < abs(best[0].max() + 1 - n_clusters):
-                best = codes, resolution
             if n == n_clusters:
                 break
             low, high = (resolution, high) if n < n_clusters else (low, resolution)
             resolution = float(np.sqrt(low * high))
             codes = leiden(graph, resolution, seed)
+            if abs(codes.max() + 1 - n_clusters) < abs(best[0].max() + 1 - n_clusters):
+                best = codes, resolution
         codes, resolution = best
     codes = by_size(codes)
     weights = graph.obsp["connectivities"]

@@ -143,7 +143,8 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
             model_kwargs["preset"] = "paper"
         novel = _as_told(METHODS[name], n_novel, model_kwargs.get("preset", "default"))
     if model_kwargs.get("prior") == "oracle":
-        model_kwargs["distribution"] = _distribution(parts)
+        # (who is told the shares of all types is told their number)
+        model_kwargs["distribution"], novel = _distribution(parts), len(parts.novel)
     query = parts.query
     start = time.perf_counter()
     _, model = annotate_with_model(

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from sctool.model._base import OpenWorldModel
-from sctool.model._logistic import LOGISTIC, LogisticSettings
+from sctool.model._logistic import LOGISTIC
 from sctool.model._parting import (
     group_means,
     learn_parting,
@@ -30,6 +30,7 @@ from sctool.model._parting import (
     part,
     principal_components,
 )
+from sctool.model._regression import LogisticSettings
 
 #: Fewer unlabelled cells than this are not searched: their groups are of too few cells to judge.
 MIN_CELLS = 200

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from sctool.model._contrastive import ContrastiveClassifier, ContrastiveSettings
-from sctool.model._regression import LogisticSettings, regress, weights
-
-__all__ = ["LOGISTIC", "LogisticSettings", "regress", "weights"]
 
 
 class LOGISTIC(ContrastiveClassifier):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sctool.model import _novelty
 from sctool.model._base import OpenWorldModel
-from sctool.model._logistic import LogisticSettings, regress, weights
+from sctool.model._regression import LogisticSettings, regress, weights
 
 #: Rounds of k-means at most; it ends as soon as no cell changes its group.
 MAX_ROUNDS = 100
