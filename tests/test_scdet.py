@@ -504,7 +504,7 @@ def make_plan(**settings) -> SCDETPlan:
     model._build()
     model._set_inputs(model._cells.x)
     cells = Cells(model._cells.x, model._cells.arrays | {"name": model._cells.arrays["label"]})
-    return SCDETPlan(model.module, model.settings_, cells)
+    return SCDETPlan(model.module, model.settings_, cells, mixed=True)
 
 
 def test_a_balanced_prior_is_the_same_for_all_types():
@@ -641,6 +641,18 @@ def test_the_first_estimate_is_of_the_names_given_if_all_cells_have_one(given, m
     if given == "all":
         sizes = np.array([40, 40, 40, 40, 30, 10])  # of the 120 labelled ones and the others
         np.testing.assert_allclose(recorder.pi[0], sizes / 200, rtol=1e-5)
+
+
+def test_under_a_batch_effect_the_distribution_is_of_the_names_given_to_the_end(monkeypatch):
+    monkeypatch.setattr(_novelty, "find", told([0, 1, 2, 3, 4, 4, 4, 5] * 10, 2, mixed=False))
+    monkeypatch.setattr(
+        SCDET, "_adapted", lambda self, cells, known, **_: np.arange(len(known)) % 4
+    )
+    monkeypatch.setattr(SCDETPlan, "_estimate", lambda plan: pytest.fail("k-means was asked"))
+    recorder = Recorder()
+    make_model(n_novel=2, estimate_every=2).train(**FAST, callbacks=[recorder])
+    sizes = np.array([40, 40, 40, 40, 30, 10])
+    np.testing.assert_allclose(recorder.pi[-1], sizes / 200, rtol=1e-5)
 
 
 # -- what is known before training ---------------------------------------------------------------

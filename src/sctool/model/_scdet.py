@@ -373,20 +373,21 @@ class SCDETPlan(Plan):
 
     module: SCDETModule
 
-    def __init__(self, module: SCDETModule, settings: SCDETSettings, cells: Cells):
+    def __init__(self, module: SCDETModule, settings: SCDETSettings, cells: Cells, mixed: bool):
         super().__init__(module, lr=settings.lr)
-        self.settings, self.cells = settings, cells
+        self.settings, self.cells, self.mixed = settings, cells, mixed
         self.labels = cells.arrays["label"]
         self.share = float((self.labels >= 0).mean())
 
     def on_train_epoch_start(self) -> None:
         """Estimate the distribution, if it is time."""
         s = self.settings
-        # (the names given before training say it best at first)
+        # The names given before training say it best at first; and under a batch effect to the
+        # end, for clusters then are of one technology: the query's would count as novel types.
         known = (
             s.guided
             and s.prior == "estimated"
-            and self.current_epoch == 0
+            and (self.current_epoch == 0 or not self.mixed)
             and (self.cells.arrays["name"] >= 0).all()
         )
         if self.current_epoch % s.estimate_every == 0:
@@ -517,7 +518,7 @@ class SCDET(OpenWorldModel):
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
-        n_novel = self._seek(
+        n_novel, mixed = self._seek(
             cells,
             name,
             accelerator=accelerator,
@@ -544,7 +545,7 @@ class SCDET(OpenWorldModel):
         steps = splitter.steps_per_epoch
         fit(
             self,
-            SCDETPlan(self.module, s, cells),
+            SCDETPlan(self.module, s, cells, mixed),
             splitter,
             max_epochs or s.max_epochs or max(-(-s.min_steps // steps), s.min_epochs),
             best=None,
@@ -555,12 +556,15 @@ class SCDET(OpenWorldModel):
         )
         self._order_novel(unlabelled)
 
-    def _seek(self, cells: Cells, name: np.ndarray, **trainer_kwargs: Any) -> int:
-        """Number of novel types; the names found are written into ``name``, (n_cells,)."""
+    def _seek(self, cells: Cells, name: np.ndarray, **trainer_kwargs: Any) -> tuple[int, bool]:
+        """Number of novel types, and whether there is no batch effect, as far as is known.
+
+        The names found are written into ``name``, (n_cells,).
+        """
         s = self.settings_
         labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
         if s.n_novel == 0 or (s.n_novel is not None and not s.guided):
-            return s.n_novel
+            return s.n_novel, True
         # torch's generator is the one that annotate() seeds
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         found = _novelty.find(
@@ -573,7 +577,7 @@ class SCDET(OpenWorldModel):
         )
         if isinstance(found, str):
             self.audit_.append(found)
-            return 0
+            return 0, True
         self.audit_ += found.audit
         if s.n_novel is None:
             self.n_novel_ = found.interval()
@@ -582,7 +586,7 @@ class SCDET(OpenWorldModel):
             if not found.mixed:
                 known = unlabelled[found.names < len(self.classes_)]
                 name[known] = self._adapted(cells, known, **trainer_kwargs)
-        return found.n
+        return found.n, found.mixed
 
     def _adapted(self, cells: Cells, indices: np.ndarray, **trainer_kwargs: Any) -> np.ndarray:
         """Known types of cells by scNym, whose adversary makes little of a batch effect."""
