@@ -88,16 +88,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--key-added", default="sctool", help="name of the slots written (default: %(default)s)"
     )
-    annotate.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    annotate.add_argument("--max-epochs", type=int, help="epochs to train (default: the preset's)")
-    annotate.add_argument("--accelerator", default=None, help="cpu, gpu or auto (default: auto)")
-    annotate.add_argument(
-        "--save-model", metavar="DIR", type=Path, help="directory to save the trained model in"
-    )
-    annotate.add_argument(
-        "--overwrite", action="store_true", help="replace OUT and DIR if they exist"
-    )
-    annotate.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    _add_run_arguments(annotate)
     annotate.set_defaults(run=run_annotate)
 
     cluster = commands.add_parser(
@@ -122,16 +113,7 @@ def parser() -> argparse.ArgumentParser:
     cluster.add_argument("--preset", help="preset of the method, such as paper")
     cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: found)")
     cluster.add_argument("--key-added", help="name of the slots written (default: the method's)")
-    cluster.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    cluster.add_argument("--max-epochs", type=int, help="epochs to train (default: the preset's)")
-    cluster.add_argument("--accelerator", default=None, help="cpu, gpu or auto (default: auto)")
-    cluster.add_argument(
-        "--save-model", metavar="DIR", type=Path, help="directory to save the trained model in"
-    )
-    cluster.add_argument(
-        "--overwrite", action="store_true", help="replace OUT and DIR if they exist"
-    )
-    cluster.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    _add_run_arguments(cluster)
     cluster.set_defaults(run=run_cluster)
 
     demo = commands.add_parser(
@@ -167,6 +149,20 @@ def parser() -> argparse.ArgumentParser:
     benchmark.add_arguments(bench)
     bench.set_defaults(run=benchmark.main)
     return top
+
+
+def _add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what every command that trains and writes takes."""
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument("--max-epochs", type=int, help="epochs to train (default: the preset's)")
+    command.add_argument("--accelerator", default=None, help="cpu, gpu or auto (default: auto)")
+    command.add_argument(
+        "--save-model", metavar="DIR", type=Path, help="directory to save the trained model in"
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace OUT and DIR if they exist"
+    )
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,8 +38,8 @@ EPISODES, EPISODE_CELLS = 10, 2500
 THINNED, ENOUGH = 1.5, 500
 #: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
 #: sides meet, the surer they must be, so that what a technology does to a known type does not pass
-#: for a new one: above 0.5 where they meet as much as ``MET``, and 0.9 where they do not at all.
-JUDGEMENTS, SURER, MET = 4, 0.4, 0.1
+#: for a new one: above 0.5 where they meet as much as ``MET``, and 0.8 where they do not at all.
+JUDGEMENTS, SURER, MET = 4, 0.3, 0.1
 
 
 @dataclass(frozen=True)
