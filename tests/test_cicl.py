@@ -1,5 +1,7 @@
 """CICL: its parts, its presets, and what must not matter to it."""
 
+import itertools
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from sctool.model import CICL, load
 from sctool.model._cicl import (
     CICLModule,
     CICLSettings,
-    join_linked,
+    join_alike,
     k_means,
     partition,
 )
@@ -159,35 +161,59 @@ def test_inputs_are_components_or_standardised_genes(n_components):
 # -- clusters ------------------------------------------------------------------------------------
 
 
-def test_groups_with_links_are_joined_before_near_ones():
-    centroids = np.array([[0.0], [1.0], [10.0], [11.0]])
-    links = np.zeros((4, 4))
-    links[0, 2] = links[2, 0] = 5
-    links[1, 3] = links[3, 1] = 1
-    links += np.diag([9.0, 9, 9, 9])
-    assert join_linked(links, centroids, 3).tolist() == [0, 1, 0, 2]
-    assert join_linked(links, centroids, 2).tolist() == [0, 1, 0, 1]
-    assert join_linked(links, centroids, 1).tolist() == [0, 0, 0, 0]
+def slow_join(expression: np.ndarray, encoded: np.ndarray, n: int) -> set[frozenset[int]]:
+    """Average linkage by hand, on the geometric mean of both distances."""
+
+    def apart(a: int, b: int) -> float:
+        r = np.corrcoef(expression[a], expression[b])[0, 1]
+        return float(np.sqrt((1 - r) * np.linalg.norm(encoded[a] - encoded[b])))
+
+    groups = [frozenset([i]) for i in range(len(expression))]
+    while len(groups) > n:
+        _, a, b = min(
+            (np.mean([apart(i, j) for i in a for j in b]), sorted(a), sorted(b))
+            for a, b in itertools.combinations(groups, 2)
+        )
+        groups = [g for g in groups if not g & {*a, *b}] + [frozenset([*a, *b])]
+    return set(groups)
 
 
-def test_without_links_the_nearest_groups_are_joined():
-    centroids = np.array([[0.0], [3.0], [10.0], [11.0]])
-    assert join_linked(np.eye(4), centroids, 3).tolist() == [0, 1, 2, 2]
-    assert join_linked(np.eye(4), centroids, 2).tolist() == [0, 0, 1, 1]
+@pytest.mark.parametrize("n", [1, 2, 4, 7])
+def test_groups_are_joined_by_what_they_express_and_by_their_code(n):
+    rng = np.random.default_rng(n)
+    expression, encoded = rng.random((9, 20)), rng.normal(size=(9, 3))
+    codes = join_alike(expression, encoded, n)
+    found = {frozenset(np.flatnonzero(codes == code).tolist()) for code in np.unique(codes)}
+    assert sorted(np.unique(codes)) == list(range(n))
+    assert found == slow_join(expression, encoded, n)
+
+
+def test_few_groups_and_groups_that_express_nothing_are_no_trouble():
+    expression = np.array([[0.0, 0, 0], [0, 0, 0], [1, 2, 3], [1, 2, 3.1]])
+    encoded = np.array([[0.0], [0.1], [5], [5.1]])
+    assert join_alike(expression, encoded, 4).tolist() == [0, 1, 2, 3]
+    assert join_alike(expression, encoded, 9).tolist() == [0, 1, 2, 3]
+    codes = join_alike(expression, encoded, 2)
+    assert codes[0] == codes[1] != codes[2] == codes[3]
+
+
+def spread(sizes: list[int], centres: list[list[float]], sd: list[float]):
+    """Cells about some centres: positions, expression by which the centres differ, and truth."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    h = np.array(centres)[truth] + rng.normal(size=(len(truth), 2)) * sd
+    profiles = np.random.default_rng(1).random((len(sizes), 50))
+    x = sp.csr_matrix(profiles[truth] + 0.3 * rng.random((len(truth), 50)))
+    return h.astype(np.float32), x, truth
 
 
 def test_a_small_cluster_is_spared_where_k_means_cuts_a_large_one():
-    rng = np.random.default_rng(0)
-    sizes, centres = [600, 30], np.array([[0.0, 0], [9, 0]])
-    h = np.concatenate(
-        [c + rng.normal(size=(n, 2)) * [1, 6] for n, c in zip(sizes, centres, strict=True)]
-    )
-    truth = np.repeat(["large", "small"], sizes)
+    h, x, truth = spread([600, 30], [[0.0, 0], [9, 0]], [1, 6])
 
     def score(n_prototypes: int) -> float:
-        centroids, codes = partition(h.astype(np.float32), 2, n_prototypes, 0)
+        centroids, codes = partition(h, h, x, 2, n_prototypes, 0)
         nearest = ((h[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
-        return metrics.ari(truth, codes[nearest].astype(str))
+        return metrics.ari(truth.astype(str), codes[nearest].astype(str))
 
     assert score(1) < 0.5
     assert score(8) > 0.9
@@ -195,15 +221,15 @@ def test_a_small_cluster_is_spared_where_k_means_cuts_a_large_one():
 
 @pytest.mark.parametrize("n_prototypes", [1, 8])
 def test_the_largest_cluster_comes_first(n_prototypes):
-    rng = np.random.default_rng(0)
-    h = np.repeat([[0.0, 0], [50, 0], [0, 50]], [20, 60, 40], axis=0) + rng.normal(size=(120, 2))
-    centroids, codes = partition(h.astype(np.float32), 3, n_prototypes, 0)
+    h, x, _ = spread([20, 60, 40], [[0.0, 0], [50, 0], [0, 50]], [1, 1])
+    centroids, codes = partition(h, h, x, 3, n_prototypes, 0)
     nearest = codes[((h[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)]
     assert np.bincount(nearest).tolist() == [60, 40, 20]
 
 
 def test_cells_that_are_all_alike_are_one_cluster():
-    centroids, codes = partition(np.ones((30, 4), dtype=np.float32), 3, 8, 0)
+    h = np.ones((30, 4), dtype=np.float32)
+    centroids, codes = partition(h, h, sp.csr_matrix(h), 3, 8, 0)
     assert len(centroids) == 1
     assert codes.tolist() == [0]
 

@@ -16,7 +16,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from scipy.spatial.distance import cdist
+from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.spatial.distance import pdist
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
@@ -37,16 +38,15 @@ from sctool.model._base import (
     change_settings,
     check_registrable,
 )
-from sctool.model._parting import neighbour_graph
+from sctool.model._parting import group_means
 from sctool.nn import TransformerLayer
 
 Batch = dict[str, dict[str, Tensor]]
 
 #: More cells than this are clustered by minibatches.
 MANY_CELLS = 50_000
-#: Cells between which links are counted, at most; cells a centroid, at least, on average; and
-#: draws of centroids, of which one is kept.
-LINKED_CELLS, MIN_MEMBERS, DRAWS = 20_000, 4, 6
+#: Cells a centroid, at least, on average; and draws of centroids, of which one is kept.
+MIN_MEMBERS, DRAWS = 4, 6
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class CICLSettings(Settings):
     joined
         Cluster the encoder's output beside its inputs, each with a total variance of 1.
     n_prototypes
-        K-means finds as many centroids for each cluster, which are then joined by the links
-        between their cells. 1 is plain k-means.
+        K-means finds as many centroids for each cluster, which are then joined by what their
+        cells express and by what the encoder makes of them. 1 is plain k-means.
     lr, batch_size
         Of Adam; cells per step at most.
     max_epochs
@@ -115,7 +115,7 @@ class CICLSettings(Settings):
     temperature: float = 0.5
     cluster_weight: float = 0.1
     joined: bool = True
-    n_prototypes: int = 8
+    n_prototypes: int = 4
     lr: float = 1e-3
     batch_size: int = 256
     max_epochs: int | None = None
@@ -301,35 +301,41 @@ def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
 
 
 def partition(
-    h: np.ndarray, n_clusters: int, n_prototypes: int, seed: int
+    h: np.ndarray,
+    encoded: np.ndarray,
+    x: sp.csr_matrix,
+    n_clusters: int,
+    n_prototypes: int,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centroids, and the cluster of each, the largest cluster first.
 
     K-means cuts a large cluster before it spares a small one. So more centroids than clusters are
-    sought, and those whose cells are neighbours are joined; of several draws of centroids the one
-    is kept whose clusters are most like those of the others.
+    sought, and those whose cells are alike are joined; of several draws of centroids the one is
+    kept whose clusters are most like those of the others.
+
+    Parameters
+    ----------
+    h
+        Embedding that centroids are sought in, (n_cells, n_latent).
+    encoded, x
+        What the encoder makes of the cells, (n_cells, width), and their log1p values, CSR
+        (n_cells, n_genes): by both centroids are joined.
 
     Returns
     -------
     (n_centroids, n_latent) float32, and (n_centroids,) codes.
     """
     n_centroids = max(min(n_clusters * n_prototypes, len(h) // MIN_MEMBERS), n_clusters)
-    n_init = 10 if n_centroids == n_clusters else 1
-    centroids, labels = _occupied(k_means(h, n_centroids, seed, n_init))
-    codes = np.arange(len(centroids))
-    if len(centroids) > n_clusters:
+    if n_centroids == n_clusters:
+        centroids, labels = _occupied(k_means(h, n_centroids, seed))
+        codes = np.arange(len(centroids))
+    else:
         rng = np.random.default_rng(seed)
-        some = np.sort(rng.permutation(len(h))[:LINKED_CELLS])
-        graph = neighbour_graph(h[some], _leiden.N_NEIGHBORS, seed, "umap").obsp["connectivities"]
         draws = []
         for _ in range(DRAWS):
             centroids, labels = _occupied(k_means(h, n_centroids, int(rng.integers(2**31)), 1))
-            member = sp.csr_matrix(
-                (np.ones(len(some)), (np.arange(len(some)), labels[some])),
-                shape=(len(some), len(centroids)),
-            )
-            links = (member.T @ graph @ member).toarray()
-            codes = join_linked(links, centroids, n_clusters)
+            codes = join_alike(group_means(x, labels), group_means(encoded, labels), n_clusters)
             draws.append((centroids, codes, labels))
         clusters = [codes[labels] for _, codes, labels in draws]
         likeness = [sum(adjusted_rand_score(a, b) for b in clusters) for a in clusters]
@@ -344,41 +350,30 @@ def _occupied(found: KMeans) -> tuple[np.ndarray, np.ndarray]:
     return found.cluster_centers_[kept], labels
 
 
-def join_linked(links: np.ndarray, centroids: np.ndarray, n: int) -> np.ndarray:
-    """Join groups, two at a time, until ``n`` are left.
+def join_alike(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndarray:
+    """Join groups until ``n`` are left (average linkage), whatever their sizes.
 
-    In turn the two with most links between them for what each has in all (the geometric mean of
-    the two shares), whatever their sizes; without any links left, the nearest.
+    The distance of two groups is the geometric mean of two: one minus the correlation of their
+    mean expression, which knows no direction that few genes span, and the distance of their means
+    in the encoder's output.
 
     Parameters
     ----------
-    links
-        Summed weights of the links between the groups' cells, symmetric, (n_groups, n_groups).
-    centroids
-        (n_groups, n_latent).
+    expression, encoded
+        Means of each group, (n_groups, n_genes) and (n_groups, width).
 
     Returns
     -------
     Codes from 0, (n_groups,).
     """
-    links, codes = links.copy(), np.arange(len(links))
-    distance = cdist(centroids, centroids)
-    left = list(range(len(links)))
-    while len(left) > n:
-        total = links[left].sum(axis=1)
-        among = links[np.ix_(left, left)]
-        near = among / np.maximum(np.sqrt(np.outer(total, total)), 1e-12)
-        np.fill_diagonal(near, 0)
-        if not near.any():
-            near = 1 / (1 + distance[np.ix_(left, left)])
-            np.fill_diagonal(near, 0)
-        first, second = sorted(np.unravel_index(near.argmax(), near.shape))
-        a, b = left[first], left.pop(second)
-        links[a] += links[b]
-        links[:, a] += links[:, b]
-        links[b] = links[:, b] = 0
-        codes[codes == b] = a
-    return np.unique(codes, return_inverse=True)[1].ravel()
+    if len(expression) <= n:
+        return np.arange(len(expression))
+    # (rounding may leave a little less than 0)
+    apart = np.maximum(pdist(expression, "correlation"), 0)
+    # A group that expresses nothing, or all genes alike, correlates with none.
+    apart[np.isnan(apart)] = 1
+    tree = linkage(np.sqrt(apart * pdist(encoded)), "average")
+    return cut_tree(tree, n_clusters=n).ravel()
 
 
 class CICLPlan(Plan):
@@ -560,7 +555,10 @@ class CICL(CellModel):
             **trainer_kwargs,
         )
         seed = int(rng.integers(2**31))
-        centroids, codes = partition(self._embed(cells), n_clusters, s.n_prototypes, seed)
+        h = self._embed(cells)
+        centroids, codes = partition(
+            h, h[:, : self.module.width], cells.x, n_clusters, s.n_prototypes, seed
+        )
         n_found = int(codes.max()) + 1
         if n_found < n_clusters:
             self.audit_.append(f"clusters: only {n_found} of {n_clusters} have cells")
