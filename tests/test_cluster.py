@@ -370,3 +370,11 @@ def test_an_error_leaves_nothing_behind(method, monkeypatch):
         cluster(adata, method)
     assert list(adata.obs) == ["cell_type"]
     assert set(CICL._setup_adata_manager_store) == before
+
+
+@every_method
+def test_cells_that_are_all_alike_are_refused(method):
+    adata = simulate(40)
+    adata.X = np.repeat(adata.X[:1].toarray(), adata.n_obs, axis=0)
+    with pytest.raises(ValueError, match="same values"):
+        sctool.tl.cluster(adata, method=method)

@@ -41,6 +41,25 @@ class Groups:
     resolution: float
 
 
+def check(x: sp.csr_matrix) -> None:
+    """Refuse cells (n_cells, n_genes) that cannot be clustered.
+
+    Raises
+    ------
+    ValueError
+        Too few cells or genes, or all cells are alike.
+    """
+    if min(x.shape) < MIN_CELLS:
+        raise ValueError(
+            f"{x.shape[0]} cells and {x.shape[1]} genes are too few: at least {MIN_CELLS} of both "
+            "are needed."
+        )
+    if (x.max(axis=0) != x.min(axis=0)).nnz == 0:
+        raise ValueError(
+            f"All {x.shape[0]} cells have the same values: there is nothing to cluster."
+        )
+
+
 def pipeline(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Groups:
     """Principal components, neighbours and Leiden with scanpy's default settings.
 

@@ -471,10 +471,7 @@ class CICL(CellModel):
             s.target_sum,
             ignore_case,
         )
-        if x.shape[1] < _leiden.MIN_CELLS:
-            raise ValueError(
-                f"{x.shape[1]} genes are too few: at least {_leiden.MIN_CELLS} are needed."
-            )
+        _leiden.check(x)
         self.audit_ = audit + notes
         self._cells = Cells(x, {"index": np.arange(n)})
         self._n_centroids = 1

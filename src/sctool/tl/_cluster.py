@@ -81,7 +81,8 @@ def cluster(
         The layer is not there.
     ValueError
         An unknown method or preset; values that cannot be used (scaled values alone, NaN, only
-        zeros); too few cells or genes; arguments for training where nothing is trained.
+        zeros); too few cells or genes; cells that are all alike; arguments for training where
+        nothing is trained.
     TypeError
         ``adata`` or ``model`` is something else, or a setting is unknown.
 
@@ -229,11 +230,7 @@ def _leiden_clusters(
     expression, _ = _data.find_expression(private, None, "data")
     everyone, domain = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
     _, x, notes = _data.Features.fit(expression, everyone, domain, Settings().n_top_genes)
-    if min(x.shape) < _leiden.MIN_CELLS:
-        raise ValueError(
-            f"{x.shape[0]} cells and {x.shape[1]} genes are too few: at least "
-            f"{_leiden.MIN_CELLS} of both are needed."
-        )
+    _leiden.check(x)
     with seeded(seed):
         groups = _leiden.pipeline(x, n_clusters, seed)
         n = {"n": int(groups.codes.max()) + 1}
