@@ -547,7 +547,7 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
 
         @staticmethod
         def settings_for_novel(novel: int, preset: str) -> dict:
-            assert preset == "paper"
+            told.append((preset, novel))
             return {"n_novel": novel}
 
     class Closed:
@@ -562,7 +562,7 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
                 raise ValueError("no number")
             return {}
 
-    calls = []
+    calls, told = [], []
 
     class Model:
         history: ClassVar = {"loss_train": range(7)}
@@ -588,20 +588,34 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(sctool.model, "METHODS", methods, raising=False)
     monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", annotate)
     text = suite.read_text() + '\n[[method]]\nname="variant"\nmethod="deep"\nmodel_kwargs={a=1}'
-    suite.write_text(text)
+    keeper = '\n[[method]]\nname="keeper"\nmethod="deep"\nmodel_kwargs={preset="default"}'
+    suite.write_text(text + keeper)
 
-    names = ["plain", "deep", "variant", "losing", "closed"]
+    names = ["plain", "deep", "variant", "keeper", "losing", "closed"]
     rows = benchmark.run(suite, names, seeds=1, out=tmp_path / "o")
-    assert len(rows) == 2 * (5 + 3)
+    assert len(rows) == 2 * (6 + 4)
     assert rows["error"].isna().all()
     paper = rows[rows["protocol"] == "paper"]
-    assert set(paper["method"]) == {"deep", "variant", "closed"}
+    assert set(paper["method"]) == {"deep", "variant", "keeper", "closed"}
     of_open = rows[(rows["task"] == "open") & (rows["method"] == "deep")]
     assert (of_open["epochs"] == 7).all()
     assert (of_open["novel_auroc"] > 0).all()
     assert of_open["false_novel"].between(0.4, 0.6).all()
     deep = [call for call in calls if call["method"] == "deep"]
-    assert [call["model_kwargs"] for call in deep[:3]] == [None, {"a": 1}, {"preset": "paper"}]
+    kept = {"preset": "default"}  # which a variant names holds under both protocols
+    assert [call["model_kwargs"] for call in deep[:4]] == [
+        None,
+        {"a": 1},
+        kept,
+        {"preset": "paper"},
+    ]
+    assert [call["novel"] for call in deep if call["model_kwargs"] == kept] == [
+        "auto",
+        0,
+        "auto",
+        2,
+    ]
+    assert told == [("paper", 0)] * 2 + [("default", 0)] + [("paper", 2)] * 2 + [("default", 2)]
     assert {call["novel"] for call in deep if call["model_kwargs"] in (None, {"a": 1})} == {"auto"}
     assert [call["novel"] for call in deep if call["model_kwargs"] == {"preset": "paper"}] == [0, 2]
     closed = [call for call in calls if call["method"] == "closed"]

@@ -57,10 +57,10 @@ def run(
         Names of variants in the suite or of registered methods.  By default the variants of the
         suite or, where it has none, all registered methods.
     protocols
-        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``,
-        or the variant's own where there is none, told whether there are novel types and, for
-        methods that take it, how many; commands are left out.  Tasks of the kind "cluster" keep
-        the variant's preset under both, and are told the number of types under ``"paper"``.
+        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``
+        where there is one, told whether there are novel types and, for methods that take it, how
+        many; commands are left out.  A variant keeps the preset that it names.  Tasks of the kind
+        "cluster" keep the default preset, and are told the number of types under ``"paper"``.
     seeds
         Number of seeds, from 0; by default what the suite says.
     out
@@ -190,11 +190,12 @@ def _plan(
     presets = {method.name: _presets(method) for method in methods}
     plan = []
     for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
-        preset = method.model_kwargs.get("preset", "default")
+        usual = "default"
         if protocol == "paper" and task.kind != "cluster":  # which is only told the number
             if not presets[method.name]:
                 continue
-            preset = "paper" if "paper" in presets[method.name] else preset
+            usual = "paper" if "paper" in presets[method.name] else usual
+        preset = method.model_kwargs.get("preset", usual)
         config = _hash(asdict(task), asdict(method), protocol, presets[method.name].get(preset))
         row = {
             "id": f"{task.name}/{method.name}/{protocol}/{seed}/{config}",

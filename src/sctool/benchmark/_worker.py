@@ -140,7 +140,7 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
     if job["protocol"] == "paper":
         n_novel = len(parts.novel)
         if "paper" in METHODS[name].PRESETS:
-            model_kwargs["preset"] = "paper"
+            model_kwargs.setdefault("preset", "paper")
         novel = _as_told(METHODS[name], n_novel, model_kwargs.get("preset", "default"))
     if model_kwargs.get("prior") == "oracle":
         # (who is told the shares of all types is told their number)
