@@ -374,15 +374,15 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
 def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:
     """Draw cells with replacement, with four fifths of their counts, so that no two are alike."""
     rng = np.random.default_rng(seed)
-    drawn = adata[np.sort(rng.choice(adata.n_obs, n_cells))].copy()
-    counts = sp.csr_matrix(drawn.X)
+    drawn = np.sort(rng.choice(adata.n_obs, n_cells))
+    counts = sp.csr_matrix(adata.X)[drawn]
     if (counts.data != np.round(counts.data)).any():
         raise ValueError("n_cells needs counts in X, to thin them")
     counts.data = rng.binomial(counts.data.astype(np.int64), 0.8).astype(np.float32)
     counts.eliminate_zeros()
-    drawn.X = counts
-    drawn.obs_names = [f"{name}-{i}" for i, name in enumerate(drawn.obs_names)]
-    return drawn
+    obs = adata.obs.iloc[drawn]
+    obs.index = [f"{name}-{i}" for i, name in enumerate(obs.index)]
+    return ad.AnnData(counts, obs, adata.var)
 
 
 def _bare(part: ad.AnnData, task: Task) -> ad.AnnData:
