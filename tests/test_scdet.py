@@ -619,7 +619,7 @@ def test_the_estimate_is_made_before_the_first_step_and_every_few_epochs(monkeyp
         return np.full(4, 0.25)
 
     monkeypatch.setattr(SCDETPlan, "_estimate", estimate)
-    make_model(estimate_every=2).train(**FAST)
+    make_model(guided=False, estimate_every=2).train(**FAST)
     steps = 8  # of 120 labelled cells, 16 each
     assert made == [(0, 0), (2, 2 * steps), (4, 4 * steps)]
 
@@ -952,6 +952,16 @@ def test_a_closed_set_seeks_nothing_and_flags_nothing(hidden, monkeypatch):
     assert list(result.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono"]
     assert {"novel", "novel_classes", "n_novel"}.isdisjoint(result.uns["sctool"])
     assert not any(note.startswith("novel:") for note in result.uns["sctool"]["audit"])
+
+
+@pytest.mark.parametrize("n_cells", [1, 5, 20])
+def test_a_handful_of_cells_is_named_as_well_as_a_multitude(n_cells):
+    # They are in every minibatch: without a guide their first, random names are learnt by heart.
+    adata, ref = simulate(n_cells, seed=1), simulate(300, seed=0)
+    args = {"method": "scdet", "train_kwargs": {"enable_progress_bar": False}, "copy": True}
+    result = sctool.tl.annotate(adata, ref, **args)
+    assert (result.obs["sctool"].astype(str) == result.obs["cell_type"].astype(str)).all()
+    assert any("too few to form groups" in note for note in result.uns["sctool"]["audit"])
 
 
 def test_unguided_and_told_how_many_it_finds_the_hidden_type_itself(hidden, monkeypatch):

@@ -354,8 +354,8 @@ def join_alike(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndarra
     """Join groups until ``n`` are left (average linkage), whatever their sizes.
 
     The distance of two groups is the geometric mean of two: one minus the correlation of their
-    mean expression, which knows no direction that few genes span, and the distance of their means
-    in the encoder's output.
+    mean expression, to which every gene counts, and the distance of their means in the encoder's
+    output.
 
     Parameters
     ----------

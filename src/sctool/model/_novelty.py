@@ -188,6 +188,11 @@ def learn(
     )
 
 
+def known_types(x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix) -> np.ndarray:
+    """Code of the known type that each cell of ``x`` resembles, (n_cells,), by regression."""
+    return LogisticRegression(max_iter=300, tol=1e-3).fit(x_ref, labels).predict(x)
+
+
 def find(
     x_ref: sp.csr_matrix,
     labels: np.ndarray,
@@ -233,8 +238,7 @@ def find(
     if around.mixed:
         audit = ["novel: judged by cell, as query and reference mix like one experiment"]
         proba = model.predict_proba(around.evidence)[:, 1]
-        regression = LogisticRegression(max_iter=300, tol=1e-3).fit(x_ref, labels)
-        known_as, threshold = regression.predict(x), 0.5
+        known_as, threshold = known_types(x_ref, labels, x), 0.5
     else:
         audit = ["novel: judged by group, as query and reference differ by a batch effect"]
         judged = _judge_groups(x_ref, labels, x, rng, progress)
