@@ -46,7 +46,7 @@ Batch = dict[str, dict[str, Tensor]]
 #: More cells than this are clustered by minibatches.
 MANY_CELLS = 50_000
 #: Cells a centroid, at least, on average; and draws of centroids, of which one is kept.
-MIN_MEMBERS, DRAWS = 4, 6
+MIN_MEMBERS, DRAWS = 4, 12
 
 
 @dataclass(frozen=True)
