@@ -4,16 +4,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from sklearn.metrics import roc_auc_score
-from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
+from synthetic import FAST, MARKERS, TYPES, simulate, simulate_joint, simulate_sides
 from torch.utils.data import DataLoader
 
 import sctool
-from sctool._train import Cells, seeded
+from sctool._train import Cells, TypeBatches, TypeSplitter, seeded
 from sctool.model import ACTINN, LOGISTIC, SCDAE, ContrastiveClassifier, load
-from sctool.model import _contrastive as contrastive
-from sctool.model._contrastive import Circles, ContrastiveSettings, Sphere, TypeBatches, deal
+from sctool.model._contrastive import Circles, ContrastiveSettings, Sphere, deal, marker_genes
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
 BACKBONES = {"linear": LOGISTIC, "actinn": ACTINN, "scdae": SCDAE}
@@ -210,6 +210,52 @@ def test_actinns_filter_ignores_the_query():
     assert 200 < len(selected[0]) < 300
 
 
+def test_marker_genes_are_those_of_the_highest_f_statistic():
+    rng = np.random.default_rng(0)
+    y = np.array([0] * 3 + [1] * 30 + [2] * 40)
+    x = rng.poisson(1.0, (len(y), 6)).astype(float)
+    x[:, 1] += 3 * (y == 2)
+    x[:, 3] = 0.0
+    x[:, 4] += 6 * (y == 1)
+    score = []
+    for gene in x.T[[0, 1, 2, 4, 5]]:
+        parts = [gene[y == k] for k in range(3)]
+        between = sum(len(p) * (p.mean() - gene.mean()) ** 2 for p in parts) / 2
+        within = sum(((p - p.mean()) ** 2).sum() for p in parts) / (len(y) - 3)
+        score.append(between / within)
+    order = np.array([0, 1, 2, 4, 5])[np.argsort(score)[::-1]]
+    assert set(order[:2]) == {1, 4}
+    for n in range(1, 6):
+        np.testing.assert_array_equal(
+            marker_genes(sp.csr_matrix(x), y, n), np.sort(order[:n]), str(n)
+        )
+    assert len(marker_genes(sp.csr_matrix(x), y, 100)) == 6
+
+
+def test_marker_genes_of_types_with_a_cell_each_are_those_that_vary():
+    x = np.tile([1.0, 2.0, 0.0, 5.0], (4, 1))
+    x[:, 1] += [0.0, 1.0, 2.0, 3.0]
+    x[:, 3] += [0.0, 0.0, 0.0, 1.0]
+    np.testing.assert_array_equal(marker_genes(sp.csr_matrix(x), np.arange(4), 2), [1, 3])
+
+
+def test_marker_genes_ignore_the_query():
+    joint = simulate_joint()
+    changed = joint.copy()
+    query = (changed.obs["cell_type"] == "Unknown").to_numpy()
+    values = changed.X.toarray()
+    values[query] = values[query][:, ::-1]
+    changed.X = sp.csr_matrix(values)
+    selected = []
+    for cells in (joint, changed):
+        ContrastiveClassifier.setup_anndata(cells, "cell_type", "Unknown")
+        model = ContrastiveClassifier(cells, n_marker_genes=40)
+        selected.append(list(model.features_.selected))
+        assert len(model.features_.mean) == len(selected[-1]) == 40
+    assert selected[0] == selected[1]
+    assert set().union(*MARKERS.values()) <= set(selected[0])
+
+
 @pytest.mark.parametrize("backbone", ["actinn", "linear"])
 def test_a_head_may_count_types_the_same(backbone):
     ref, adata = with_few("DC", 6), simulate_sides()[0]
@@ -364,7 +410,7 @@ def test_every_combination_annotates_saves_and_is_blind_to_the_order_of_genes(
 def test_held_out_cells_come_in_the_same_minibatches_each_time():
     label = np.repeat([0, 1], 10)
     cells = Cells(simulate(20).X, {"label": label})
-    splitter = contrastive.TypeSplitter(cells, {"labelled": np.arange(20)}, np.arange(20), 8)
+    splitter = TypeSplitter(cells, {"labelled": np.arange(20)}, np.arange(20), 8)
     loaders: list[DataLoader] = [*splitter.val_dataloader(), *splitter.val_dataloader()]
     first, second = ([batch["x"] for batch in loader] for loader in loaders)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -91,6 +91,48 @@ class EvenBatches(Sampler[np.ndarray]):
         return iter(np.array_split(order, self.n_batches))
 
 
+class TypeBatches(Sampler[np.ndarray]):
+    """Batches in which the types have equal shares, as far as they have cells.
+
+    Of every type in a batch there are two cells at least, unless it has a single one, and no cell
+    twice: so rare types have positives. Where a batch cannot hold two of every type, it holds some
+    types, drawn anew each time.
+
+    Parameters
+    ----------
+    indices
+        Positions of the cells, (n_cells,).
+    label
+        Their codes, (n_cells,).
+    batch_size
+        Cells in a batch, at most.
+    """
+
+    def __init__(self, indices: np.ndarray, label: np.ndarray, batch_size: int):
+        order = np.argsort(label, kind="stable")
+        self.indices = indices[order]
+        _, self.start, self.size = np.unique(label[order], return_index=True, return_counts=True)
+        self.n_types = min(len(self.size), max(batch_size // 2, 1))
+        self.quota = max(batch_size // self.n_types, 2)
+        self.n_batches = -(-len(indices) // batch_size)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        # Within each type in a new order, of which every batch takes a run from a random place.
+        shuffled = torch.randperm(len(self.indices)).numpy()
+        type_of = np.repeat(np.arange(len(self.size)), self.size)
+        order = shuffled[np.argsort(type_of[shuffled], kind="stable")]
+        for _ in range(self.n_batches):
+            types = torch.randperm(len(self.size))[: self.n_types].numpy()
+            size = self.size[types, None]
+            first = (torch.rand(len(types), 1).numpy() * size).astype(int)
+            run = np.arange(self.quota)
+            place = self.start[types, None] + (first + run) % size
+            yield self.indices[order[place[run < size]]]
+
+
 def stratified_holdout(codes: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Positions for training and for validation, ``share`` of each type (rounded down) held out.
 
@@ -148,6 +190,26 @@ class Splitter(pl.LightningDataModule):
             return []
         n = -(-len(self.val_idx) // 1024)
         return [self._loader(np.array_split(self.val_idx, n))]
+
+
+class TypeSplitter(Splitter):
+    """Minibatches by :class:`TypeBatches`, for training and of the held-out cells."""
+
+    def _batches(self, indices: np.ndarray) -> TypeBatches:
+        return TypeBatches(indices, self.cells.arrays["label"][indices], self.batch_size)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """One minibatch per step."""
+        batches = self._batches(self.populations["labelled"])
+        return CombinedLoader({"labelled": self._loader(batches)}, mode="max_size_cycle")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Held-out cells, in the same minibatches after each epoch."""
+        if not len(self.val_idx):
+            return []
+        if not hasattr(self, "_held_out"):
+            self._held_out = list(self._batches(self.val_idx))
+        return [self._loader(self._held_out)]
 
 
 class Plan(TrainingPlan):

@@ -10,7 +10,8 @@ head that stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +21,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import CombinedLoader
+from sklearn.feature_selection import f_classif
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from sctool._train import (
@@ -31,6 +31,7 @@ from sctool._train import (
     NamedBar,
     Plan,
     Splitter,
+    TypeSplitter,
     fit,
     stratified_holdout,
 )
@@ -64,6 +65,9 @@ class ContrastiveSettings(LogisticSettings):
         "linear" (the encoder is the identity), "actinn" or "scdae".
     component
         None, "mlp" (MLP-CC, eq. 5) or "mls" (MLS-CC, a circle for each type, eq. 6).
+    n_marker_genes
+        Of the ``n_top_genes``, keep so many: those that the types of the labelled cells differ in
+        most, by the F statistic. None keeps all.
     C
         Inverse strength of the L2 penalty of the regression on genes. "auto": of a grid, the one
         with the lowest cross entropy on held-out cells, as always for that on a component.
@@ -108,6 +112,7 @@ class ContrastiveSettings(LogisticSettings):
 
     backbone: str = "linear"  # type: ignore[misc]
     component: str | None = None  # type: ignore[misc]
+    n_marker_genes: int | None = None  # type: ignore[misc]
     C: float | str = 1.0  # type: ignore[assignment]
     balance: float = 0.0  # type: ignore[misc]
     positives: str = "own"
@@ -146,12 +151,13 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     """The presets of one backbone; what the paper leaves open is noted in the documentation."""
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":
-        default = replace(default, C=0.1, balance=0.5)
+        default = replace(default, n_top_genes=None, n_marker_genes=2000, C=0.1, balance=0.5)
     if backbone == "actinn":
         default = replace(default, n_top_genes=None)
     paper = replace(
         default,
         n_top_genes=None,
+        n_marker_genes=None,
         positives="shared",
         guided=False,
         n_latent=None,
@@ -176,6 +182,41 @@ def deal(y: np.ndarray, n_folds: int) -> np.ndarray:
             members = members[torch.randperm(len(members)).numpy()]
             fold[members] = (np.arange(len(members)) + code) % n_folds
     return fold
+
+
+def marker_genes(x: sp.csr_matrix, y: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` genes that types differ in most, by the F statistic.
+
+    Parameters
+    ----------
+    x, y
+        Log1p values, CSR (n_cells, n_genes), and codes of the types, (n_cells,).
+    """
+    x = x.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of genes that are the same in all cells
+        score = np.nan_to_num(f_classif(x, y)[0], posinf=np.inf)
+    # Where the types have a single cell each, nothing varies within them.
+    variance = np.asarray(x.multiply(x).mean(axis=0) - np.square(x.mean(axis=0))).ravel()
+    return np.sort(np.lexsort((-variance, -score))[:n])
+
+
+def middling_genes(x: sp.csr_matrix) -> np.ndarray:
+    """Positions of the genes that ACTINN sees.
+
+    Of the expressed ones, those between the 1st and the 99th percentile, first of total
+    expression, then of the coefficient of variation.
+    """
+    x = x.astype(np.float64)
+    total = np.asarray(x.sum(axis=0)).ravel()
+    square = np.asarray(x.multiply(x).sum(axis=0)).ravel()
+    mean = total / x.shape[0]
+    deviation = np.sqrt(np.clip(square / x.shape[0] - mean**2, 0, None))
+    keep = np.flatnonzero(total > 0)
+    for value in (total, deviation / np.where(mean > 0, mean, 1)):
+        low, high = np.percentile(value[keep], [1, 99])
+        keep = keep[(value[keep] >= low) & (value[keep] <= high)]
+    return keep
 
 
 # -- networks ------------------------------------------------------------------------------------
@@ -326,71 +367,6 @@ class ContrastiveModule(nn.Module):
         return F.cross_entropy(self(batch["x"])[0], batch["label"], type_weights)
 
 
-# -- batches -------------------------------------------------------------------------------------
-
-
-class TypeBatches(Sampler[np.ndarray]):
-    """Batches in which the types have equal shares, as far as they have cells.
-
-    Of every type in a batch there are two cells at least, unless it has a single one, and no cell
-    twice: so rare types have positives. Where a batch cannot hold two of every type, it holds some
-    types, drawn anew each time.
-
-    Parameters
-    ----------
-    indices
-        Positions of the cells, (n_cells,).
-    label
-        Their codes, (n_cells,).
-    batch_size
-        Cells in a batch, at most.
-    """
-
-    def __init__(self, indices: np.ndarray, label: np.ndarray, batch_size: int):
-        order = np.argsort(label, kind="stable")
-        self.indices = indices[order]
-        _, self.start, self.size = np.unique(label[order], return_index=True, return_counts=True)
-        self.n_types = min(len(self.size), max(batch_size // 2, 1))
-        self.quota = max(batch_size // self.n_types, 2)
-        self.n_batches = -(-len(indices) // batch_size)
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        # Within each type in a new order, of which every batch takes a run from a random place.
-        shuffled = torch.randperm(len(self.indices)).numpy()
-        type_of = np.repeat(np.arange(len(self.size)), self.size)
-        order = shuffled[np.argsort(type_of[shuffled], kind="stable")]
-        for _ in range(self.n_batches):
-            types = torch.randperm(len(self.size))[: self.n_types].numpy()
-            size = self.size[types, None]
-            first = (torch.rand(len(types), 1).numpy() * size).astype(int)
-            run = np.arange(self.quota)
-            place = self.start[types, None] + (first + run) % size
-            yield self.indices[order[place[run < size]]]
-
-
-class TypeSplitter(Splitter):
-    """Minibatches by :class:`TypeBatches`, for training and of the held-out cells."""
-
-    def _batches(self, indices: np.ndarray) -> TypeBatches:
-        return TypeBatches(indices, self.cells.arrays["label"][indices], self.batch_size)
-
-    def train_dataloader(self) -> CombinedLoader:
-        """One minibatch per step."""
-        batches = self._batches(self.populations["labelled"])
-        return CombinedLoader({"labelled": self._loader(batches)}, mode="max_size_cycle")
-
-    def val_dataloader(self) -> list[DataLoader]:
-        """Held-out cells, in the same minibatches after each epoch."""
-        if not len(self.val_idx):
-            return []
-        if not hasattr(self, "_held_out"):
-            self._held_out = list(self._batches(self.val_idx))
-        return [self._loader(self._held_out)]
-
-
 # -- training ------------------------------------------------------------------------------------
 
 
@@ -483,8 +459,13 @@ class ContrastiveClassifier(AnnotationModel):
         **settings: Any,
     ):
         super().__init__(adata, preset, ignore_case, **settings)
-        if self.settings_.backbone == "actinn" and self.settings_.n_top_genes is None:
-            self._filter_genes()
+        s, cells = self.settings_, self._training_cells()
+        labelled = np.flatnonzero(cells.arrays["label"] >= 0)
+        if s.n_marker_genes is not None:
+            y = cells.arrays["label"][labelled]
+            self._keep_genes(marker_genes(cells.x[labelled], y, s.n_marker_genes))
+        elif s.backbone == "actinn" and s.n_top_genes is None:
+            self._keep_genes(middling_genes(cells.x[labelled]))
 
     @classmethod
     def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
@@ -504,22 +485,9 @@ class ContrastiveClassifier(AnnotationModel):
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         return ContrastiveModule(n_input, n_classes, self.settings_, self.settings_.component)
 
-    def _filter_genes(self) -> None:
-        """ACTINN's filter, fitted on the labelled cells alone.
-
-        Of the genes that they express, those between the 1st and the 99th percentile, first of
-        total expression, then of the coefficient of variation.
-        """
+    def _keep_genes(self, keep: np.ndarray) -> None:
+        """See no genes but those at some positions."""
         cells = self._training_cells()
-        x = cells.x[cells.arrays["label"] >= 0].astype(np.float64)
-        total = np.asarray(x.sum(axis=0)).ravel()
-        square = np.asarray(x.multiply(x).sum(axis=0)).ravel()
-        mean = total / x.shape[0]
-        deviation = np.sqrt(np.clip(square / x.shape[0] - mean**2, 0, None))
-        keep = np.flatnonzero(total > 0)
-        for value in (total, deviation / np.where(mean > 0, mean, 1)):
-            low, high = np.percentile(value[keep], [1, 99])
-            keep = keep[(value[keep] >= low) & (value[keep] <= high)]
         self.features_.selected = self.features_.selected[keep]
         self.features_.mean = self.features_.mean[keep]
         self._cells = Cells(cells.x[:, keep], cells.arrays, cells.fill)

@@ -33,6 +33,7 @@ class LogisticSettings(Settings):
     #: Of a plain regression; :class:`~sctool.model.ContrastiveClassifier` makes settings of them.
     backbone: ClassVar[str] = "linear"
     component: ClassVar[str | None] = None
+    n_marker_genes: ClassVar[int | None] = None
     balance: ClassVar[float] = 0.0
 
     C: float = 1.0

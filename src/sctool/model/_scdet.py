@@ -566,8 +566,9 @@ class SCDET(OpenWorldModel):
         if s.guided and len(unlabelled):
             # What they are if none is novel. Without it the sharper targets of a few cells, which
             # are in every minibatch, would be learnt by heart, whatever they were at first.
-            known = (cells.x[labelled], name[labelled], cells.x[unlabelled])
-            name[unlabelled] = _novelty.known_types(*known)
+            name[unlabelled] = _novelty.known_types(
+                cells.x[labelled], name[labelled], cells.x[unlabelled]
+            )
         if s.n_novel == 0 or (s.n_novel is not None and not s.guided):
             return s.n_novel, True
         # torch's generator is the one that annotate() seeds
