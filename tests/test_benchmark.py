@@ -228,6 +228,22 @@ def test_the_table_has_the_curve_of_each_method_over_tasks() -> None:
     assert "| k | 1 | 0.500 | 0.100 |" in lines
 
 
+def test_the_table_compares_a_method_with_its_base_type_by_type() -> None:
+    rows, by_type = [], {}
+    for seed, (ours, theirs) in enumerate([((0.9, 0.8), (0.5, 0.6)), ((0.7, 0.2), (0.8, 0.2))]):
+        for method, values in (("m", ours), ("b", theirs)):
+            base = "b" if method == "m" else None
+            rows.append({"id": f"{method}{seed}", "task": "a", "method": method, "seed": seed})
+            rows[-1]["base"] = base
+            by_type[f"{method}{seed}"] = dict(zip(["A", "B"], values, strict=True))
+    rows.append({"id": "m2", "task": "a", "method": "m", "seed": 2, "base": "b"})
+    by_type["m2"] = {"A": 0.0, "B": 0.0}  # its base has no such run
+    line = list(_report._paired(pd.DataFrame(rows), by_type))[-1]
+    difference = np.array([0.4, 0.2, -0.1, 0.0])
+    t = difference.mean() / (difference.std(ddof=1) / 2)
+    assert line.startswith(f"| m | b | 4 | 0.525 | +0.125 | {t:.1f} | ")
+
+
 def test_intra_draws_what_it_always_drew() -> None:
     adata = make_adata()
     labels = adata.obs["cell_type"].astype(object)

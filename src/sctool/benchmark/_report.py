@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.stats import ttest_rel
 
 SHORT = (
     "seen_accuracy",
@@ -50,14 +52,16 @@ def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
     out
         The folder.
     rows
-        One run each, failed runs included.
+        One run each, failed runs included. ``auprc``, which has a value a type, goes into no
+        column: runs are compared by it.
     """
-    frame = pd.json_normalize(rows)
+    by_type = {row["id"]: row.get("auprc") or {} for row in rows}
+    frame = pd.json_normalize([{k: v for k, v in row.items() if k != "auprc"} for row in rows])
     frame.convert_dtypes().to_csv(out / "results.csv", index=False)
-    (out / "table.md").write_text("\n".join(_table(frame)) + "\n", encoding="utf-8")
+    (out / "table.md").write_text("\n".join(_table(frame, by_type)) + "\n", encoding="utf-8")
 
 
-def _table(frame: pd.DataFrame) -> Iterator[str]:
+def _table(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterator[str]:
     """Yield the lines of the table: one block per protocol, then how it was made."""
     clusters = "kind" in frame and bool((frame["kind"] == "cluster").all())
     short = CLUSTERS if clusters else SHORT
@@ -85,6 +89,9 @@ def _table(frame: pd.DataFrame) -> Iterator[str]:
         if "novel_types_n" in frame and frame.loc[of_protocol, "novel_types_n"].notna().any():
             yield "\n### Number of novel types\n"
             yield from _numbers(frame[of_protocol & frame["novel_types_n"].notna()])
+        if "base" in frame and frame.loc[of_protocol, "base"].notna().any():
+            yield "\n### AUPRC of each type, beside that of the method it is built on\n"
+            yield from _paired(frame[of_protocol], by_type)
         if absent := sorted(set(frame["method"]) - set(frame.loc[of_protocol, "method"])):
             yield (
                 f"\nWithout runs under `{protocol}` (no such preset, or not asked for): "
@@ -157,6 +164,29 @@ def _numbers(frame: pd.DataFrame) -> Iterator[str]:
         ("as many as the seen", seen[one]),
     ):
         yield _row(name, len(one), f"{(guess - true[one]).abs().mean():.2f}", "-")
+
+
+def _paired(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Yield one row per method that has a base: a paired t-test over types and seeds."""
+    yield "A pair is a type of a task under a seed; t and p are of the paired t-test over them.\n"
+    yield _row("method", "base", "pairs", "base AUPRC", "difference", "t", "p")
+    yield _row(*["---"] * 7)
+    runs = {(row.task, row.method, row.seed): by_type[row.id] for row in frame.itertuples()}
+    bases = frame.dropna(subset="base").drop_duplicates("method")
+    for name, base in zip(bases["method"], bases["base"], strict=True):
+        pairs = [
+            (auprc[kind], other[kind])
+            for (task, method, seed), auprc in runs.items()
+            if method == name
+            for other in [runs.get((task, base, seed), {})]
+            for kind in auprc.keys() & other.keys()
+        ]
+        if len(pairs) < 2:
+            continue
+        ours, theirs = np.array(pairs).T
+        test = ttest_rel(ours, theirs)
+        means = f"{theirs.mean():.3f}", f"{ours.mean() - theirs.mean():+.3f}"
+        yield _row(name, base, len(pairs), *means, f"{test.statistic:.1f}", f"{test.pvalue:.2g}")
 
 
 def _row(*cells: object) -> str:

@@ -203,6 +203,7 @@ def _plan(
             "kind": task.kind,
             "data": task.data,
             "method": method.name,
+            "base": method.base,
             "protocol": protocol,
             "seed": seed,
             "config": config,

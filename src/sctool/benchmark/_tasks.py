@@ -152,12 +152,15 @@ class Method:
             task names one, ``obs["batch"]``.  The layer of the task, if any, is in X.
         ``{output}``
             JSON to write: ``prediction`` (list of names) and ``score`` (list), in the order of
-            the query's cells; optional ``novel_score``, ``novel`` (list of bool), ``seconds``,
-            ``peak_rss_gb``, ``epochs`` and ``versions``.
+            the query's cells; optional ``novel_score``, ``novel`` (list of bool), ``proba`` (a
+            list a cell) with ``classes``, ``seconds``, ``peak_rss_gb``, ``epochs`` and
+            ``versions``.
         ``{seed}``, ``{python}``, ``{here}``
             The run's seed, our interpreter, the folder of the suite's file.
         ``{env:NAME}``
             An environment variable, such as the interpreter of the peer's own environment.
+    base
+        Name of the method that the report compares this one with, type by type.
     """
 
     name: str
@@ -167,6 +170,7 @@ class Method:
     regroup: Literal["leiden", "kmeans"] | None = None
     reject_below: float = 0.7
     command: list[str] = field(default_factory=list)
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if (self.method is None) == (not self.command):

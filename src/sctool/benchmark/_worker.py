@@ -92,6 +92,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         **cells,
     )
     scores |= _at_recalls(parts.truth[scored].to_numpy(), parts.seen, answer.get("classes"), cells)
+    by_type: dict[str, float] = {}
+    if "proba" in cells:
+        names = np.asarray(answer["classes"], dtype=str)
+        truth = parts.truth[scored].to_numpy(dtype=str)
+        seen = np.isin(truth, parts.seen)
+        by_type = metrics.per_type_auprc(truth[seen], cells["proba"][seen], names)
     if parts.rare is not None:
         own = (parts.truth[scored] == parts.rare).to_numpy()
         right = prediction[scored] == parts.truth[scored].to_numpy()
@@ -99,6 +105,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
+        "auprc": {name: value for name, value in by_type.items() if math.isfinite(value)},
         **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")},
         # What was estimated, if anything was.
         **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
