@@ -185,6 +185,27 @@ def test_cells_drawn_with_replacement_are_thinned_and_not_alike() -> None:
         benchmark.split(adata, task("intra", n_cells=1000), 0)
 
 
+def test_types_are_divided_until_there_are_as_many_as_asked_for() -> None:
+    adata = ad.AnnData(np.tile(make_adata().X, 10), make_adata().obs)
+    rules = {"hidden": 0.0, "n_cells": 1000}
+    whole = benchmark.split(adata, task("intra", **rules), 0)
+    parts = benchmark.split(adata, task("intra", n_types=10, **rules), 0)
+    labels = pd.concat([parts.reference.obs["cell_type"].astype(str), parts.truth])
+    assert labels.nunique() == 10
+    assert set(labels.str.rsplit(" ", n=1).str[0]) == set(TYPES)
+    assert labels.value_counts().min() > 40
+    total = [side.reference.X.sum() + side.query.X.sum() for side in (whole, parts)]
+    assert total[0] >= total[1] > 0.9 * total[0]  # genes are exchanged, no counts are made
+    ref = parts.reference
+    mean = {name: ref[ref.obs["cell_type"] == name].X.mean(axis=0) for name in labels.unique()}
+    apart = [np.abs(mean[f"{name} 1"] - mean[f"{name} 2"]).max() for name in TYPES]
+    assert max(apart) > 10
+    with pytest.raises(ValueError, match="less than the 4 types"):
+        benchmark.split(adata, task("intra", n_types=3, **rules), 0)
+    with pytest.raises(ValueError, match="goes with n_cells"):
+        task("intra", n_types=10)
+
+
 def test_the_oracle_is_told_the_shares_of_seen_types_and_then_of_novel_ones_by_size() -> None:
     parts = benchmark.split(make_adata(split=True), task("masked", masked=["B"]), 0)
     shares = _worker._distribution(parts)

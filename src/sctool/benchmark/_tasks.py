@@ -73,6 +73,9 @@ class Task:
     n_cells
         Draw this many cells with replacement first, to see what size costs; the counts in X are
         thinned, so that no two cells are alike.
+    n_types
+        With `n_cells`: divide the types until there are so many, the most common ones first. All
+        parts of a type but one have a tenth of its genes exchanged among each other.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Task:
     n_labelled: int = 0
     n_rare: int = 0
     n_cells: int = 0
+    n_types: int = 0
     folds: int = 5
     groups: str | None = None
 
@@ -107,6 +111,8 @@ class Task:
                 f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled and n_rare are "
                 "for 'intra'"
             )
+        if self.n_types and not self.n_cells:
+            raise ValueError(f"task {self.name!r}: n_types goes with n_cells")
 
     @property
     def data(self) -> str:
@@ -343,6 +349,8 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     """
     if task.n_cells:
         adata = _resampled(adata, task.n_cells, seed)
+    if task.n_types:
+        adata = _divided(adata, task.labels_key, task.n_types, seed)
     labels = adata.obs[task.labels_key].astype(object).map(str, na_action="ignore")
     rare = None
     if task.min_cells:
@@ -387,6 +395,29 @@ def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:
     obs = adata.obs.iloc[drawn]
     obs.index = [f"{name}-{i}" for i, name in enumerate(obs.index)]
     return ad.AnnData(counts, obs, adata.var)
+
+
+def _divided(adata: ad.AnnData, labels_key: str, n_types: int, seed: int) -> ad.AnnData:
+    """Divide types at random, and exchange genes of the parts, until there are ``n_types``."""
+    rng = np.random.default_rng(seed)
+    adata = adata[adata.obs[labels_key].notna()]
+    labels = adata.obs[labels_key].astype(str)
+    types = list(labels.value_counts().index)
+    if n_types < len(types):
+        raise ValueError(f"n_types={n_types} is less than the {len(types)} types of the data")
+    n_parts = {name: len(range(i, n_types, len(types))) for i, name in enumerate(types)}
+    part = rng.integers(labels.map(n_parts).to_numpy())
+    counts, blocks = sp.csr_matrix(adata.X), []
+    for i in range(part.max() + 1):
+        genes = np.arange(adata.n_vars)
+        if i:
+            some = rng.choice(adata.n_vars, adata.n_vars // 10, replace=False)
+            genes[some] = rng.permutation(some)
+        blocks.append(counts[part == i][:, genes])
+    order = np.argsort(part, kind="stable")
+    obs = adata.obs.iloc[order].copy()
+    obs[labels_key] = (labels + [f" {i + 1}" for i in part]).to_numpy()[order]
+    return ad.AnnData(sp.vstack(blocks, format="csr"), obs, adata.var)
 
 
 def _bare(part: ad.AnnData, task: Task) -> ad.AnnData:
