@@ -96,6 +96,7 @@ class CICLSettings(Settings):
         See ``max_epochs``.
     """
 
+    target_sum: float | None = None
     n_clusters: int | None = None
     n_components: int | None = 50
     attention: str = "parts"
@@ -134,7 +135,6 @@ class CICLSettings(Settings):
 #: Section 2 and table 2 of the paper; what they leave open is noted in the documentation.
 PAPER = CICLSettings(
     n_top_genes=500,
-    target_sum=None,
     n_components=None,
     attention="cells",
     n_heads=2,

@@ -29,8 +29,9 @@ def cluster(
     """Group the cells of ``adata`` by what they express, without a reference.
 
     Values may be counts, linear (CPM, TPM) or log1p; they are found in ``X``, or where ``X`` cannot
-    be used in ``raw`` or a layer of counts, and brought to log1p in a private copy. What was found
-    and repaired is in ``uns[key]["audit"]``.
+    be used in ``raw`` or a layer of counts, and brought to log1p in a private copy: for CICL counts
+    are scaled to their median total first, all other values to 10,000. What was found and repaired
+    is in ``uns[key]["audit"]``.
 
     Parameters
     ----------
