@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 import torch
 from synthetic import simulate
@@ -310,9 +311,20 @@ def test_attention_over_cells_encodes_in_even_batches_of_a_fixed_order():
     assert sizes == [11, 11, 11]
 
 
-def test_the_paper_scales_to_the_median_and_takes_500_genes():
-    model = train(simulate(48), preset="paper", n_top_genes=100)
-    assert model.features_.target_sum == np.median(np.asarray(simulate(48).X.sum(axis=1)))
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_counts_are_scaled_to_the_median_total_and_what_is_none_to_10000(preset):
+    adata = simulate(48)
+    CICL.setup_anndata(adata)
+    found = CICL(adata, preset=preset).features_.target_sum
+    assert found == np.median(np.asarray(simulate(48).X.sum(axis=1)))
+    adata = simulate(48)
+    sc.pp.normalize_total(adata, target_sum=2e3)
+    sc.pp.log1p(adata)
+    CICL.setup_anndata(adata)
+    assert CICL(adata, preset=preset).features_.target_sum == 1e4
+
+
+def test_the_paper_takes_500_genes():
     settings = CICL.PRESETS["paper"]
     assert (settings.n_top_genes, settings.lr, settings.batch_size) == (500, 1e-5, 6000)
     assert (settings.cluster_weight, settings.temperature, settings.n_layers) == (0.1, 0.5, 4)

@@ -509,7 +509,8 @@ class Features:
     ) -> tuple[Features, sp.csr_matrix, list[str]]:
         """Learn from the training cells; returns also their inputs (cells x selected) and notes.
 
-        ``target_sum=None`` scales each cell to the median of their totals.
+        ``target_sum=None`` scales each cell to the median of their totals if they are counts, which
+        alone say how deeply cells were sequenced, and else to ``TARGET_SUM``.
         """
         names = _clean(expression.var.index, ignore_case)
         genes = pd.Index(pd.unique(names))
@@ -518,9 +519,11 @@ class Features:
         table.index = genes
         x = sp.vstack(list(expression.linear(_selector(names, genes))), format="csr")
         notes = _empty_cells(x)
-        if target_sum is None:
+        if target_sum is None and expression.scale == "counts":
             total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
             target_sum = float(np.median(total[total > 0]))
+        elif target_sum is None:
+            target_sum = TARGET_SUM
         x = normalize(x, target_sum)
         if n_top_genes is not None and n_top_genes < len(genes):
             keep = informative_genes(x, domain, n_top_genes)

@@ -72,7 +72,7 @@ class Settings:
         every gene that any of them expresses.
     target_sum
         Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM, None for the
-        median total of the training cells.
+        median total of the training cells if they are counts, else 1e4.
     """
 
     n_top_genes: int | None = 2000
