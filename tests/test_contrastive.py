@@ -239,6 +239,12 @@ def test_marker_genes_of_types_with_a_cell_each_are_those_that_vary():
     np.testing.assert_array_equal(marker_genes(sp.csr_matrix(x), np.arange(4), 2), [1, 3])
 
 
+@pytest.mark.parametrize("n", [0, -5, 2.5, "2000"])
+def test_a_number_of_marker_genes_that_is_none_is_refused(n):
+    with pytest.raises(ValueError, match="n_marker_genes=.* must be a whole number above 0"):
+        ContrastiveSettings(n_marker_genes=n)
+
+
 def test_marker_genes_ignore_the_query():
     joint = simulate_joint()
     changed = joint.copy()

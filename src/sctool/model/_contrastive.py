@@ -143,6 +143,9 @@ class ContrastiveSettings(LogisticSettings):
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {values!r}.")
+        n = self.n_marker_genes
+        if n is not None and (not isinstance(n, int) or n < 1):
+            raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
         if not 0 < self.thinning <= 1:
             raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1.")
 

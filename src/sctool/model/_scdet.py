@@ -563,13 +563,8 @@ class SCDET(OpenWorldModel):
         """
         s = self.settings_
         labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
-        if s.guided and len(unlabelled):
-            # What they are if none is novel. Without it the sharper targets of a few cells, which
-            # are in every minibatch, would be learnt by heart, whatever they were at first.
-            name[unlabelled] = _novelty.known_types(
-                cells.x[labelled], name[labelled], cells.x[unlabelled]
-            )
         if s.n_novel == 0 or (s.n_novel is not None and not s.guided):
+            self._name_known(cells, name)
             return s.n_novel, True
         # torch's generator is the one that annotate() seeds
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
@@ -583,6 +578,7 @@ class SCDET(OpenWorldModel):
         )
         if isinstance(found, str):
             self.audit_.append(found)
+            self._name_known(cells, name)
             return 0, True
         self.audit_ += found.audit
         if s.n_novel is None:
@@ -593,6 +589,18 @@ class SCDET(OpenWorldModel):
                 known = unlabelled[found.names < len(self.classes_)]
                 name[known] = self._adapted(cells, known, **trainer_kwargs)
         return found.n, found.mixed
+
+    def _name_known(self, cells: Cells, name: np.ndarray) -> None:
+        """Where nothing is sought, write what the unlabelled cells are among the known types.
+
+        Without it the sharper targets of a few cells, which are in every minibatch, would be
+        learnt by heart, whatever they were at first.
+        """
+        labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
+        if self.settings_.guided and len(unlabelled):
+            name[unlabelled] = _novelty.known_types(
+                cells.x[labelled], name[labelled], cells.x[unlabelled]
+            )
 
     def _adapted(self, cells: Cells, indices: np.ndarray, **trainer_kwargs: Any) -> np.ndarray:
         """Known types of cells by scNym, whose adversary makes little of a batch effect."""
