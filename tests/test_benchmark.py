@@ -276,6 +276,16 @@ def test_intra_draws_what_it_always_drew() -> None:
     assert list(reference.obs_names) == list(adata.obs_names[np.sort(drawn)])
 
 
+def test_all_cells_that_are_not_asked_for_may_be_labelled() -> None:
+    adata, rules = make_adata(), {"hidden": 0.0, "n_labelled": 10, "equal": True}
+    few = benchmark.split(adata, task("intra", **rules), 0)
+    more = benchmark.split(adata, task("intra", all_labelled=True, **rules), 0)
+    assert more.query.obs_names.equals(few.query.obs_names)
+    assert few.reference.n_obs + few.query.n_obs < adata.n_obs
+    assert more.reference.n_obs + more.query.n_obs == adata.n_obs
+    assert not set(more.reference.obs_names) & set(more.query.obs_names)
+
+
 @pytest.mark.parametrize("entries", [{"labelled": 0.9}, {"n_labelled": 20}])
 def test_types_may_be_made_equal_and_small_ones_left_out(entries: dict) -> None:
     adata = make_adata()[:100]
@@ -432,6 +442,7 @@ def test_shipped_suites_parse() -> None:
     clusters = {"clustering": 14, "clustering_ablation": 2, "clustering_published": 2}
     clusters |= {"clustering_cost": 3}
     settings = {"simple": 6, "scarce": 6, "unbalanced": 7, "rare": 6, "rare_more": 18}
+    settings |= {"scarce_ceiling": 6}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]

@@ -3,15 +3,16 @@
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sctool.benchmark import _worker
 from sctool.benchmark._cluster import BASELINES
 from sctool.benchmark._report import write_reports
 from sctool.benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate, shipped_suites
@@ -233,33 +235,51 @@ def _hash(*settings: object) -> str:
 def _spawn(job: Job, timeout: float | None, log: Path) -> Row:
     """Run a job in a process of its own; RuntimeError says why it failed, `log` what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "row.json")
-        with subprocess.Popen(
-            [sys.executable, "-m", "sctool.benchmark._worker", str(result)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that a peer that it started ends with it
-        ) as child:
-            try:
-                output, _ = child.communicate(json.dumps(job), timeout)
-                error = (output.strip() or f"exit code {child.returncode}").splitlines()[-1]
-                if child.returncode < 0:
-                    error = f"ended by {signal.Signals(-child.returncode).name}"
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                output, _ = child.communicate()
-                error = f"ended after {timeout:g} seconds"
-            except BaseException:
-                os.killpg(child.pid, signal.SIGKILL)
-                raise
+        result, output = Path(folder, "row.json"), Path(folder, "output.txt")
+        child = _processes().Process(target=_worker.main, args=(job, str(result), str(output)))
+        child.start()
+        try:
+            child.join(timeout)
+            timed_out = child.is_alive()
+        finally:
+            if child.is_alive():
+                _end(child)
         if result.is_file():
             return json.loads(result.read_text(encoding="utf-8"))
+        text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+        code = child.exitcode or 0
+    if timed_out:
+        error = f"ended after {timeout:g} seconds"
+    elif code < 0:
+        error = f"ended by {signal.Signals(-code).name}"
+    else:
+        error = (text.strip() or f"exit code {code}").splitlines()[-1]
     log.parent.mkdir(exist_ok=True)
-    log.write_text(output, encoding="utf-8")
+    log.write_text(text, encoding="utf-8")
     raise RuntimeError(error)
+
+
+@cache
+def _processes() -> Any:
+    """Return what starts processes.
+
+    On Linux they are forked from one that has imported everything, which would take longer than
+    many a run; elsewhere that is not safe.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_worker.__name__, "scanpy", "scvi.model", "sctool.tl"])
+    return context
+
+
+def _end(child: Any) -> None:
+    """End a run, and a peer that it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own yet
+        child.kill()
+    child.join()
 
 
 def _current(rows: Sequence[Row]) -> list[Row]:

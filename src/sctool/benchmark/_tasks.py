@@ -67,6 +67,9 @@ class Task:
         smallest, and in the query as well.
     n_labelled
         Of an intra task: cells of each seen type in the reference, instead of a share.
+    all_labelled
+        Of an intra task: once the query is drawn, all other cells of the seen types are in the
+        reference. Beside the task without it this says what more labels would be worth.
     n_rare
         Of an intra task: seed ``s`` cuts the labelled cells of the ``s``-th seen type, of those
         with twice as many and 20 more, to this number; the others join the query.
@@ -93,6 +96,7 @@ class Task:
     min_cells: int = 0
     equal: bool = False
     n_labelled: int = 0
+    all_labelled: bool = False
     n_rare: int = 0
     n_cells: int = 0
     n_types: int = 0
@@ -106,10 +110,12 @@ class Task:
             raise ValueError(f"task {self.name!r} must name either a file or a dataset")
         if self.kind == "masked" and bool(self.masked) == bool(self.n_masked):
             raise ValueError(f"task {self.name!r} must give either masked or n_masked")
-        if self.kind != "intra" and (self.equal or self.n_labelled or self.n_rare):
+        if self.kind != "intra" and (
+            self.equal or self.n_labelled or self.all_labelled or self.n_rare
+        ):
             raise ValueError(
-                f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled and n_rare are "
-                "for 'intra'"
+                f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled, all_labelled and "
+                "n_rare are for 'intra'"
             )
         if self.n_types and not self.n_cells:
             raise ValueError(f"task {self.name!r}: n_types goes with n_cells")
@@ -488,6 +494,8 @@ def _labelled(
         if n_other[name] < len(others):
             others = rng.choice(others, n_other[name], replace=False)
         query[others] = True
+    if task.all_labelled:
+        reference = labels.isin(seen).to_numpy() & ~query
     return reference, query, rare
 
 

@@ -1,8 +1,4 @@
-"""One run of the benchmark, in a process of its own so that its peak memory is its own.
-
-``python -m sctool.benchmark._worker ROW`` reads a job (JSON) from standard input and writes the
-row of results to the file ROW.
-"""
+"""One run of the benchmark, in a process of its own so that its peak memory is its own."""
 
 import json
 import math
@@ -310,6 +306,21 @@ def _versions() -> dict[str, str]:
     return found
 
 
-if __name__ == "__main__":
-    row = work(json.load(sys.stdin))
-    Path(sys.argv[1]).write_text(json.dumps(row, default=np.generic.item), encoding="utf-8")
+def main(job: dict[str, Any], result: str, output: str) -> None:
+    """Work as a process of its own, at the head of a group that can be ended with it.
+
+    Parameters
+    ----------
+    job
+        See `work`.
+    result
+        File for the row (JSON), written if the run succeeds.
+    output
+        File for all that the run prints.
+    """
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    row = json.dumps(work(job), default=np.generic.item)
+    Path(result).write_text(row, encoding="utf-8")

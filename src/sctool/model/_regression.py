@@ -10,12 +10,16 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from sctool.model._base import Settings
 
 #: What ``C`` is chosen from: where genes are seen, and where a component's few coordinates are.
 GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
+#: Up to so many values (1 GiB) cells are made dense for a fit, whose products are several times as
+#: fast; and up to so many one thread fits them, as several would mostly wait for each other.
+DENSE_VALUES, SERIAL_VALUES = 2**28, 2**26
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ def regress(
     """
     codes, n = np.unique(y, return_counts=True)
     weight = dict(zip(codes, (n.mean() / n) ** balance, strict=True)) if balance else None
-    with warnings.catch_warnings(record=True) as caught:
+    if isinstance(x, sp.csr_matrix) and np.prod(x.shape) <= DENSE_VALUES:
+        x = x.toarray()
+    n_threads = 1 if np.prod(x.shape) <= SERIAL_VALUES else None
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(n_threads, "blas"):
         warnings.simplefilter("always", ConvergenceWarning)
         fitted = LogisticRegression(C=C, max_iter=max_iter, class_weight=weight).fit(x, y)
     if any(issubclass(w.category, ConvergenceWarning) for w in caught):
