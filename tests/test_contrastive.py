@@ -456,3 +456,16 @@ def test_the_plot_says_what_it_lacks():
 def test_what_takes_no_steps_takes_no_arguments_of_the_trainer():
     with pytest.raises(TypeError, match=r"train has no arguments \['gradient_clip_val'\]"):
         train(simulate_joint(), component="mls", train_kwargs={**FAST, "gradient_clip_val": 1.0})
+
+
+def test_the_search_for_C_ends_where_the_held_out_loss_rises(monkeypatch):
+    from sctool.model import _regression
+
+    x, y = simulate_joint().X, np.arange(120) % 4
+    tried, loss = [], dict(zip((0.1, 0.3, 1.0, 3.0, 10.0, 30.0), (5, 6, 4, 4, 7, 1), strict=True))
+    monkeypatch.setattr(_regression, "regress", lambda x, y, C, *_: (tried.append(C) or C, []))
+    monkeypatch.setattr(_regression, "cross_entropy", lambda C, x, y: loss[C])
+    some = np.arange(10)
+    assert _regression.choose_C(x, y, some, some, 10, grid=tuple(loss)) == 1.0
+    assert tried == [0.1, 0.3, 1.0, 3.0, 10.0]
+    assert _regression.choose_C(x, y, some, some[:0], 10) == 1.0
