@@ -17,8 +17,8 @@ from sctool.model._base import Settings
 #: What ``C`` is chosen from: where genes are seen, and where a component's few coordinates are.
 GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
-#: Up to so many values (1 GiB) cells are made dense for a fit, whose products are several times as
-#: fast; and up to so many one thread fits them, as several would mostly wait for each other.
+#: Up to so many values (1 GiB) cells are made dense for a fit, whose products are faster the more
+#: types there are; and up to so many one thread fits them, as several would mostly wait.
 DENSE_VALUES, SERIAL_VALUES = 2**28, 2**26
 
 
