@@ -469,3 +469,13 @@ def test_the_search_for_C_ends_where_the_held_out_loss_rises(monkeypatch):
     assert _regression.choose_C(x, y, some, some, 10, grid=tuple(loss)) == 1.0
     assert tried == [0.1, 0.3, 1.0, 3.0, 10.0]
     assert _regression.choose_C(x, y, some, some[:0], 10) == 1.0
+
+
+def test_cells_too_many_to_be_made_dense_are_fitted_alike(monkeypatch):
+    from sctool.model import _regression
+
+    x, y = sp.csr_matrix(simulate_joint().X[:120], dtype=np.float32), np.arange(120) % 4
+    dense, _ = _regression.regress(x, y, 1e-3, 500)
+    monkeypatch.setattr(_regression, "DENSE_VALUES", 0)
+    sparse, _ = _regression.regress(x, y, 1e-3, 500)
+    np.testing.assert_allclose(sparse.predict_proba(x), dense.predict_proba(x), atol=1e-3)
