@@ -438,11 +438,11 @@ def test_shipped_suites_parse() -> None:
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
     pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
     own = {"demo": 1, "open": 9, "number_of_types": 30, "scdet_ablation": 2, "cost": 3}
-    own |= {"open_shares": 7}
+    own |= {"open_shares": 7, "accelerator": 1}
     clusters = {"clustering": 14, "clustering_ablation": 2, "clustering_published": 2}
     clusters |= {"clustering_cost": 3}
-    settings = {"simple": 6, "scarce": 6, "unbalanced": 7, "rare": 6, "rare_more": 18}
-    settings |= {"scarce_ceiling": 6}
+    settings = {"simple": 6, "scarce": 6, "unbalanced": 6, "rare": 6, "rare_more": 18}
+    settings |= {"scarce_ceiling": 6, "donors": 1}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     ablation = suites["scnym_ablation"].methods.values()
     switches = [(m.model_kwargs["mixmatch"], m.model_kwargs["adversary"]) for m in ablation]

@@ -148,7 +148,7 @@ def test_probabilities_are_those_of_the_nearest_centroid():
 def test_inputs_are_components_or_standardised_genes(n_components):
     model = train(simulate(40), n_components=n_components, n_top_genes=50)
     x = model._training_cells().x.toarray()
-    inputs = model.module.inputs(torch.from_numpy(x)).numpy()
+    inputs = model.module.cpu().inputs(torch.from_numpy(x)).numpy()
     expected = x - x.mean(axis=0)
     if n_components is None:
         expected = expected / x.std(axis=0)
@@ -294,7 +294,7 @@ def test_all_weights_move(preset):
     model = CICL(adata, preset=preset, n_clusters=3, lr=1e-3)
     before = {k: v.clone() for k, v in model.module.named_parameters()}
     model.train(**FAST)
-    still = [k for k, v in model.module.named_parameters() if torch.equal(v, before[k])]
+    still = [k for k, v in model.module.named_parameters() if torch.equal(v.cpu(), before[k])]
     assert still == []
 
 

@@ -121,12 +121,12 @@ def test_each_stage_trains_its_part_and_freezes_the_others(backbone, component, 
     run = ContrastiveClassifier._run
 
     def watch(self, stage, *args):
-        before = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        before = {name: p.detach().cpu().clone() for name, p in self.module.named_parameters()}
         history = run(self, stage, *args)
         moved[stage.name] = {
             name.split(".")[0]
             for name, p in self.module.named_parameters()
-            if not torch.equal(p, before[name])
+            if not torch.equal(p.cpu(), before[name])
         }
         return history
 
@@ -167,7 +167,7 @@ def test_a_pretrained_base_skips_the_first_stage(backbone, tmp_path):
         for a, b in zip(
             model.module.encoder.parameters(), base.module.encoder.parameters(), strict=True
         ):
-            assert torch.equal(a, b)
+            assert torch.equal(a.cpu(), b.cpu())
         assert accuracy(model, adata) > 0.6
 
 

@@ -39,7 +39,7 @@ def query():
 
 def logits(model, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return model.module(torch.from_numpy(np.asarray(x, dtype=np.float32)))[0].numpy()
+        return model.module.cpu()(torch.from_numpy(np.asarray(x, dtype=np.float32)))[0].numpy()
 
 
 @pytest.mark.parametrize("explainer", EXPLAINERS)
@@ -93,7 +93,7 @@ def test_guided_backpropagation_passes_back_what_excites(models, query):
     sctool.tl.explain(query, model, method="guided", cells=[query.obs_names[0]])
     x = model.inputs(query)[0][[0]]["x"]
     target = model.classes_.index(model.predict(query)[0])
-    module = model.module.eval()
+    module = model.module.cpu().eval()
     states, z = [], x
     for layer in module.encoder:
         if isinstance(layer, torch.nn.ReLU):

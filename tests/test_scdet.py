@@ -575,7 +575,7 @@ class Recorder(Callback):
         self.pi = []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.pi.append(pl_module.module.pi.clone().numpy())
+        self.pi.append(pl_module.module.pi.cpu().clone().numpy())
 
 
 ORACLE = (0.05, 0.3, 0.3, 0.1, 0.2, 0.05)
