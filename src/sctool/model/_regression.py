@@ -53,8 +53,7 @@ def regress(
     """
     codes, n = np.unique(y, return_counts=True)
     weight = dict(zip(codes, (n.mean() / n) ** balance, strict=True)) if balance else None
-    if isinstance(x, sp.csr_matrix) and np.prod(x.shape) <= DENSE_VALUES:
-        x = x.toarray()
+    x = _dense(x)
     n_threads = 1 if np.prod(x.shape) <= SERIAL_VALUES else None
     with warnings.catch_warnings(record=True) as caught, threadpool_limits(n_threads, "blas"):
         warnings.simplefilter("always", ConvergenceWarning)
@@ -79,14 +78,22 @@ def choose_C(
     """
     if not len(held_out):
         return 1.0
+    x_train, x_held_out = _dense(x[train]), x[held_out]
     best, chosen, since = np.inf, 1.0, 0
     for C in grid:
-        fitted, _ = regress(x[train], y[train], C, max_iter, balance)
-        loss = cross_entropy(fitted, x[held_out], y[held_out])
+        fitted, _ = regress(x_train, y[train], C, max_iter, balance)
+        loss = cross_entropy(fitted, x_held_out, y[held_out])
         best, chosen, since = (loss, C, 0) if loss < best else (best, chosen, since + 1)
         if since == 2:
             break
     return chosen
+
+
+def _dense(x: sp.csr_matrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
+    """Make cells dense unless that takes too much memory."""
+    if isinstance(x, sp.csr_matrix) and np.prod(x.shape) <= DENSE_VALUES:
+        return x.toarray()
+    return x
 
 
 def cross_entropy(
