@@ -14,6 +14,7 @@ import sctool
 from sctool._train import Cells, TypeBatches, TypeSplitter, seeded
 from sctool.model import ACTINN, LOGISTIC, SCDAE, ContrastiveClassifier, load
 from sctool.model._contrastive import Circles, ContrastiveSettings, Sphere, deal, marker_genes
+from sctool.model._regression import type_weights
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
 BACKBONES = {"linear": LOGISTIC, "actinn": ACTINN, "scdae": SCDAE}
@@ -265,11 +266,28 @@ def test_marker_genes_ignore_the_query():
 @pytest.mark.parametrize("backbone", ["actinn", "linear"])
 def test_a_head_may_count_types_the_same(backbone):
     ref, adata = with_few("DC", 6), simulate_sides()[0]
-    n = [
-        (train(ref.copy(), backbone, balance=balance, component=None).predict(adata) == "DC").sum()
-        for balance in (0.0, 1.0)
-    ]
-    assert n[1] >= n[0]
+    n = []
+    for cells in (0, np.inf):
+        model = train(ref.copy(), backbone, min_type_cells=cells, component=None)
+        n.append((model.predict(adata) == "DC").sum())
+    assert n[1] > n[0]
+
+
+def test_a_type_of_few_cells_weighs_as_much_as_one_of_so_many():
+    n = np.array([5, 40, 800, 100])
+    weight = type_weights(n, 50)
+    np.testing.assert_allclose(weight / weight[2], [10, 1.25, 1, 1])
+    assert weight @ n == pytest.approx(n.sum())
+    np.testing.assert_allclose(type_weights(n, 0), 1)
+    np.testing.assert_allclose(type_weights(n, np.inf) * n, n.mean())
+    np.testing.assert_allclose(type_weights(n, 800), type_weights(n, np.inf))
+    np.testing.assert_allclose(type_weights(np.array([7, 7]), 50), 1)
+
+
+@pytest.mark.parametrize("cells", [-1, np.nan])
+def test_a_number_of_cells_that_is_none_is_refused(cells):
+    with pytest.raises(ValueError, match="min_type_cells=.* must be 0 or more"):
+        ContrastiveSettings(min_type_cells=cells)
 
 
 def test_C_is_chosen_where_it_is_left_open():

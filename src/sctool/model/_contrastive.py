@@ -44,6 +44,7 @@ from sctool.model._regression import (
     choose_C,
     cross_entropy,
     regress,
+    type_weights,
     weights,
 )
 
@@ -71,9 +72,9 @@ class ContrastiveSettings(LogisticSettings):
     C
         Inverse strength of the L2 penalty of the regression on genes. "auto": of a grid, the one
         with the lowest cross entropy on held-out cells, as always for that on a component.
-    balance
-        Of the types, in the head: 1 counts every type the same, however many cells it has, 0 every
-        cell.
+    min_type_cells
+        In the head a type with fewer labelled cells weighs as if it had so many: with 0 every cell
+        weighs the same, with infinity every type.
     positives
         Of "mls". "own": in circle k the cells of type k against all others; "shared": the same in
         every circle, as eq. 6 is printed.
@@ -114,7 +115,7 @@ class ContrastiveSettings(LogisticSettings):
     component: str | None = None  # type: ignore[misc]
     n_marker_genes: int | None = None  # type: ignore[misc]
     C: float | str = 1.0  # type: ignore[assignment]
-    balance: float = 0.0  # type: ignore[misc]
+    min_type_cells: float = 0.0  # type: ignore[misc]
     positives: str = "own"
     guided: bool = True
     refined: bool = False
@@ -146,6 +147,8 @@ class ContrastiveSettings(LogisticSettings):
         n = self.n_marker_genes
         if n is not None and (not isinstance(n, int) or n < 1):
             raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
+        if not self.min_type_cells >= 0:
+            raise ValueError(f"min_type_cells={self.min_type_cells!r} must be 0 or more.")
         if not 0 < self.thinning <= 1:
             raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1.")
 
@@ -154,7 +157,8 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     """The presets of one backbone; what the paper leaves open is noted in the documentation."""
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":
-        default = replace(default, n_top_genes=None, n_marker_genes=2000, C=0.1, balance=0.5)
+        default = replace(default, n_top_genes=None, n_marker_genes=2000)
+        default = replace(default, C=0.1, min_type_cells=50)
     if backbone == "actinn":
         default = replace(default, n_top_genes=None)
     paper = replace(
@@ -165,7 +169,7 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
         guided=False,
         n_latent=None,
         C=1.0,
-        balance=0.0,
+        min_type_cells=0.0,
         folds=1,
         scale_by_maximum=True,
         validation=1 / 9,
@@ -365,9 +369,9 @@ class ContrastiveModule(nn.Module):
         logits = self.head(z)
         return logits, (z if self.embeds else logits)
 
-    def loss(self, batch: Batch, type_weights: Tensor | None = None) -> Tensor:
+    def loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
         """Cross entropy on a minibatch, weighted by type if asked for."""
-        return F.cross_entropy(self(batch["x"])[0], batch["label"], type_weights)
+        return F.cross_entropy(self(batch["x"])[0], batch["label"], weight)
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -616,7 +620,8 @@ class ContrastiveClassifier(AnnotationModel):
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.guided:
                 if guide is None:
-                    guide = weights(regress(z[some], y[some], self._C, max_iter, s.balance)[0])
+                    fitted, _ = regress(z[some], y[some], self._C, max_iter, s.min_type_cells)
+                    guide = weights(fitted)
                 self.module.component.start_at(*guide, z[some])
                 if not s.refined:
                     return
@@ -687,8 +692,8 @@ class ContrastiveClassifier(AnnotationModel):
     def _classify(self, batch: Batch) -> Tensor:
         """Cross entropy of the head, and ACTINN's penalty on what is being trained."""
         s = self.settings_
-        type_weights = self._type_weights().to(batch["x"].device) if s.balance else None
-        loss = self.module.loss(batch, type_weights)
+        weight = self._type_weights().to(batch["x"].device) if s.min_type_cells else None
+        loss = self.module.loss(batch, weight)
         if s.backbone == "actinn":
             trained = [p for p in self.module.parameters() if p.requires_grad]
             loss = loss + s.l2 * torch.stack([p.pow(2).sum() for p in trained]).sum()
@@ -697,7 +702,8 @@ class ContrastiveClassifier(AnnotationModel):
     def _type_weights(self) -> Tensor:
         label = self._training_cells().arrays["label"]
         n = np.bincount(label[label >= 0], minlength=len(self.classes_))
-        return torch.from_numpy((n.mean() / np.maximum(n, 1)) ** self.settings_.balance).float()
+        weight = type_weights(np.maximum(n, 1), self.settings_.min_type_cells)
+        return torch.from_numpy(weight).float()
 
     def _run(
         self,
@@ -740,10 +746,10 @@ class ContrastiveClassifier(AnnotationModel):
             C, grid = "auto", COMPONENT_GRID
         if C == "auto":
             train, held_out = split or self._split(y)
-            C = choose_C(z, y, train, held_out, max_iter, s.balance, grid)
+            C = choose_C(z, y, train, held_out, max_iter, s.min_type_cells, grid)
             self.audit_.append(f"training: C={C:g} chosen on {len(held_out)} held-out cells")
         self._C = C
-        fitted, notes = regress(z, y, C, max_iter, s.balance)
+        fitted, notes = regress(z, y, C, max_iter, s.min_type_cells)
         self.audit_ += notes
         head = self.module.head
         with torch.no_grad():
