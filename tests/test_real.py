@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import sctool
-from sctool import metrics
+from sctool import benchmark, metrics
 from sctool.tl._annotate import annotate_with_model
 
 ARGUMENTS = {
@@ -128,3 +128,21 @@ def test_hidden_types_of_the_pancreas_are_found_across_technologies(pair):
     result = novel_found(adata, ref[~ref.obs["cell_type"].isin(["ductal", "delta"])].copy())
     assert result["overall_accuracy"] > 0.8
     assert result["novel_auroc"] > 0.95
+
+
+def test_most_of_a_type_with_five_labelled_cells_is_found(read_real):
+    # The type's other cells are in the query, with a tenth of every other type.
+    task = next(t for t in benchmark.load_suite("rare").tasks if t.name == "pbmc3k_rare_5")
+    parts = benchmark.split(read_real("pbmc3k_seurat"), task, 0)
+    truth, is_rare = parts.truth.to_numpy(), (parts.truth == parts.rare).to_numpy()
+    kinds = {"contrastive": {}, "logistic": {"C": "auto", "min_type_cells": np.inf}}
+    recall, others = {}, {}
+    for method, settings in kinds.items():
+        adata = sctool.tl.annotate(
+            parts.query, parts.reference, method=method, model_kwargs=settings, copy=True
+        )
+        right = adata.obs["sctool"].astype(str).to_numpy() == truth
+        recall[method], others[method] = right[is_rare].mean(), right[~is_rare].mean()
+    assert recall["contrastive"] > recall["logistic"] + 0.3
+    assert recall["contrastive"] > 0.8
+    assert others["contrastive"] >= others["logistic"] - 0.005
