@@ -267,27 +267,27 @@ def test_marker_genes_ignore_the_query():
 def test_a_head_may_count_types_the_same(backbone):
     ref, adata = with_few("DC", 6), simulate_sides()[0]
     n = []
-    for cells in (0, np.inf):
-        model = train(ref.copy(), backbone, min_type_cells=cells, component=None)
+    for least in (0, np.inf):
+        model = train(ref.copy(), backbone, min_type_weight=least, component=None)
         n.append((model.predict(adata) == "DC").sum())
     assert n[1] > n[0]
 
 
-def test_a_type_of_few_cells_weighs_as_much_as_one_of_so_many():
-    n = np.array([5, 40, 800, 100])
-    weight = type_weights(n, 50)
-    np.testing.assert_allclose(weight / weight[2], [10, 1.25, 1, 1])
+def test_a_type_of_few_cells_weighs_as_much_as_half_the_median_one():
+    n = np.array([5, 40, 800, 100, 150])
+    weight = type_weights(n, 0.5)
+    np.testing.assert_allclose(weight / weight[2], [10, 1.25, 1, 1, 1])
     assert weight @ n == pytest.approx(n.sum())
     np.testing.assert_allclose(type_weights(n, 0), 1)
     np.testing.assert_allclose(type_weights(n, np.inf) * n, n.mean())
-    np.testing.assert_allclose(type_weights(n, 800), type_weights(n, np.inf))
-    np.testing.assert_allclose(type_weights(np.array([7, 7]), 50), 1)
+    np.testing.assert_allclose(type_weights(n, 8), type_weights(n, np.inf))
+    np.testing.assert_allclose(type_weights(np.array([7, 7]), 0.5), 1)
 
 
-@pytest.mark.parametrize("cells", [-1, np.nan])
-def test_a_number_of_cells_that_is_none_is_refused(cells):
-    with pytest.raises(ValueError, match="min_type_cells=.* must be 0 or more"):
-        ContrastiveSettings(min_type_cells=cells)
+@pytest.mark.parametrize("least", [-1, np.nan])
+def test_a_weight_that_is_none_is_refused(least):
+    with pytest.raises(ValueError, match="min_type_weight=.* must be 0 or more"):
+        ContrastiveSettings(min_type_weight=least)
 
 
 def test_C_is_chosen_where_it_is_left_open():

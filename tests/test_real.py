@@ -135,7 +135,7 @@ def test_most_of_a_type_with_five_labelled_cells_is_found(read_real):
     task = next(t for t in benchmark.load_suite("rare").tasks if t.name == "pbmc3k_rare_5")
     parts = benchmark.split(read_real("pbmc3k_seurat"), task, 0)
     truth, is_rare = parts.truth.to_numpy(), (parts.truth == parts.rare).to_numpy()
-    kinds = {"contrastive": {}, "logistic": {"C": "auto", "min_type_cells": np.inf}}
+    kinds = {"contrastive": {}, "logistic": {"C": "auto", "min_type_weight": np.inf}}
     recall, others = {}, {}
     for method, settings in kinds.items():
         adata = sctool.tl.annotate(

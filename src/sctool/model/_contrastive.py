@@ -72,9 +72,9 @@ class ContrastiveSettings(LogisticSettings):
     C
         Inverse strength of the L2 penalty of the regression on genes. "auto": of a grid, the one
         with the lowest cross entropy on held-out cells, as always for that on a component.
-    min_type_cells
-        In the head a type with fewer labelled cells weighs as if it had so many: with 0 every cell
-        weighs the same, with infinity every type.
+    min_type_weight
+        In the head a type weighs at least so much, relative to the type of median size: with 0
+        every cell weighs the same, with infinity every type.
     positives
         Of "mls". "own": in circle k the cells of type k against all others; "shared": the same in
         every circle, as eq. 6 is printed.
@@ -115,7 +115,7 @@ class ContrastiveSettings(LogisticSettings):
     component: str | None = None  # type: ignore[misc]
     n_marker_genes: int | None = None  # type: ignore[misc]
     C: float | str = 1.0  # type: ignore[assignment]
-    min_type_cells: float = 0.0  # type: ignore[misc]
+    min_type_weight: float = 0.0  # type: ignore[misc]
     positives: str = "own"
     guided: bool = True
     refined: bool = False
@@ -147,8 +147,8 @@ class ContrastiveSettings(LogisticSettings):
         n = self.n_marker_genes
         if n is not None and (not isinstance(n, int) or n < 1):
             raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
-        if not self.min_type_cells >= 0:
-            raise ValueError(f"min_type_cells={self.min_type_cells!r} must be 0 or more.")
+        if not self.min_type_weight >= 0:
+            raise ValueError(f"min_type_weight={self.min_type_weight!r} must be 0 or more.")
         if not 0 < self.thinning <= 1:
             raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1.")
 
@@ -158,7 +158,7 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":
         default = replace(default, n_top_genes=None, n_marker_genes=2000)
-        default = replace(default, C=0.1, min_type_cells=50)
+        default = replace(default, C=0.1, min_type_weight=0.5)
     if backbone == "actinn":
         default = replace(default, n_top_genes=None)
     paper = replace(
@@ -169,7 +169,7 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
         guided=False,
         n_latent=None,
         C=1.0,
-        min_type_cells=0.0,
+        min_type_weight=0.0,
         folds=1,
         scale_by_maximum=True,
         validation=1 / 9,
@@ -620,7 +620,7 @@ class ContrastiveClassifier(AnnotationModel):
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.guided:
                 if guide is None:
-                    fitted, _ = regress(z[some], y[some], self._C, max_iter, s.min_type_cells)
+                    fitted, _ = regress(z[some], y[some], self._C, max_iter, s.min_type_weight)
                     guide = weights(fitted)
                 self.module.component.start_at(*guide, z[some])
                 if not s.refined:
@@ -692,7 +692,7 @@ class ContrastiveClassifier(AnnotationModel):
     def _classify(self, batch: Batch) -> Tensor:
         """Cross entropy of the head, and ACTINN's penalty on what is being trained."""
         s = self.settings_
-        weight = self._type_weights().to(batch["x"].device) if s.min_type_cells else None
+        weight = self._type_weights().to(batch["x"].device) if s.min_type_weight else None
         loss = self.module.loss(batch, weight)
         if s.backbone == "actinn":
             trained = [p for p in self.module.parameters() if p.requires_grad]
@@ -702,7 +702,7 @@ class ContrastiveClassifier(AnnotationModel):
     def _type_weights(self) -> Tensor:
         label = self._training_cells().arrays["label"]
         n = np.bincount(label[label >= 0], minlength=len(self.classes_))
-        weight = type_weights(np.maximum(n, 1), self.settings_.min_type_cells)
+        weight = type_weights(np.maximum(n, 1), self.settings_.min_type_weight)
         return torch.from_numpy(weight).float()
 
     def _run(
@@ -746,10 +746,10 @@ class ContrastiveClassifier(AnnotationModel):
             C, grid = "auto", COMPONENT_GRID
         if C == "auto":
             train, held_out = split or self._split(y)
-            C = choose_C(z, y, train, held_out, max_iter, s.min_type_cells, grid)
+            C = choose_C(z, y, train, held_out, max_iter, s.min_type_weight, grid)
             self.audit_.append(f"training: C={C:g} chosen on {len(held_out)} held-out cells")
         self._C = C
-        fitted, notes = regress(z, y, C, max_iter, s.min_type_cells)
+        fitted, notes = regress(z, y, C, max_iter, s.min_type_weight)
         self.audit_ += notes
         head = self.module.head
         with torch.no_grad():

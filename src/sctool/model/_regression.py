@@ -38,24 +38,24 @@ class LogisticSettings(Settings):
     backbone: ClassVar[str] = "linear"
     component: ClassVar[str | None] = None
     n_marker_genes: ClassVar[int | None] = None
-    min_type_cells: ClassVar[float] = 0.0
+    min_type_weight: ClassVar[float] = 0.0
 
     C: float = 1.0
     max_iter: int = 500
 
 
-def type_weights(n: np.ndarray, min_type_cells: float) -> np.ndarray:
+def type_weights(n: np.ndarray, min_type_weight: float) -> np.ndarray:
     """Weight of a cell of each type, (n_types,), 1 on average over the cells.
 
-    A type of fewer cells than ``min_type_cells`` weighs as much as one of so many: with 0 every
-    cell weighs the same, with infinity every type, however many cells it has.
+    Together the cells of a type weigh at least ``min_type_weight`` times what those of the type of
+    median size do: with 0 every cell weighs the same, with infinity every type.
 
     Parameters
     ----------
     n
         Cells of each type, (n_types,), all above 0.
     """
-    weight = np.maximum(1, min(min_type_cells, n.max()) / n)
+    weight = np.maximum(1, min(min_type_weight * np.median(n), n.max()) / n)
     return weight * n.sum() / (weight @ n)
 
 
@@ -64,14 +64,14 @@ def regress(
     y: np.ndarray,
     C: float,
     max_iter: int,
-    min_type_cells: float = 0.0,
+    min_type_weight: float = 0.0,
 ) -> tuple[LogisticRegression, list[str]]:
     """Fit scikit-learn's regression of codes ``y`` on cells ``x``; says if it did not converge.
 
     The types weigh as :func:`type_weights` has it.
     """
     codes, n = np.unique(y, return_counts=True)
-    weight = dict(zip(codes, type_weights(n, min_type_cells), strict=True))
+    weight = dict(zip(codes, type_weights(n, min_type_weight), strict=True))
     x = _dense(x)
     n_threads = 1 if np.prod(x.shape) <= SERIAL_VALUES else None
     with warnings.catch_warnings(record=True) as caught, threadpool_limits(n_threads, "blas"):
@@ -88,7 +88,7 @@ def choose_C(
     train: np.ndarray,
     held_out: np.ndarray,
     max_iter: int,
-    min_type_cells: float = 0.0,
+    min_type_weight: float = 0.0,
     grid: tuple[float, ...] = GENES_GRID,
 ) -> float:
     """The ``C`` of ``grid`` with the lowest cross entropy on held-out cells; 1 without any.
@@ -100,7 +100,7 @@ def choose_C(
     x_train, x_held_out = _dense(x[train]), x[held_out]
     best, chosen, since = np.inf, 1.0, 0
     for C in grid:
-        fitted, _ = regress(x_train, y[train], C, max_iter, min_type_cells)
+        fitted, _ = regress(x_train, y[train], C, max_iter, min_type_weight)
         loss = cross_entropy(fitted, x_held_out, y[held_out])
         best, chosen, since = (loss, C, 0) if loss < best else (best, chosen, since + 1)
         if since == 2:
