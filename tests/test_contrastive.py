@@ -284,9 +284,9 @@ def test_a_type_of_few_cells_weighs_as_much_as_half_the_median_one():
     np.testing.assert_allclose(type_weights(np.array([7, 7]), 0.5), 1)
 
 
-@pytest.mark.parametrize("least", [-1, np.nan])
+@pytest.mark.parametrize("least", [-1, np.nan, "1", None])
 def test_a_weight_that_is_none_is_refused(least):
-    with pytest.raises(ValueError, match="min_type_weight=.* must be 0 or more"):
+    with pytest.raises(ValueError, match="min_type_weight=.* must be a number, 0 or more"):
         ContrastiveSettings(min_type_weight=least)
 
 

@@ -147,8 +147,9 @@ class ContrastiveSettings(LogisticSettings):
         n = self.n_marker_genes
         if n is not None and (not isinstance(n, int) or n < 1):
             raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
-        if not self.min_type_weight >= 0:
-            raise ValueError(f"min_type_weight={self.min_type_weight!r} must be 0 or more.")
+        least = self.min_type_weight
+        if not isinstance(least, int | float) or not least >= 0:
+            raise ValueError(f"min_type_weight={least!r} must be a number, 0 or more.")
         if not 0 < self.thinning <= 1:
             raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1.")
 
