@@ -608,7 +608,8 @@ def test_the_model_of_annotate_predicts_what_annotate_wrote(method, adata, ref, 
     expected, model = train(adata, ref, method)
     model.save(tmp_path / "model")
     result = annotate(adata, tmp_path / "model")
-    assert_same_result(result, expected)
+    # on a GPU it was trained on one device and is read onto another
+    assert_same_result(result, expected, atol=1e-5 if torch.cuda.is_available() else 1e-6)
     assert set(result.obs) == set(expected.obs)
     with pytest.raises(RuntimeError, match=r"pass adata"):
         model.predict()

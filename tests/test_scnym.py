@@ -97,14 +97,15 @@ def test_the_adversary_mixes_the_domains():
     domain, shares = np.arange(200) < 120, {}
     for weight in (0.0, 1.0):
         shares[weight] = 0.0
-        for seed in range(6):  # single runs overlap: the difference is as large as their spread
+        for seed in (1, 2, 3):
             model = make_model(adversary_weight=weight, adversary_ramp=0.1, dropout=0.0)
             torch.manual_seed(seed)
             changes = {"optimizer": "adamw", "lr": 1e-3, "validation": 0.0}
-            model.train(**(FAST | {"max_epochs": 40}), plan_kwargs=changes)
+            # on the CPU also where there is a GPU: single runs differ as much as the weights do
+            model.train(**(FAST | {"max_epochs": 40}), accelerator="cpu", plan_kwargs=changes)
             z = model.get_latent_representation()
-            shares[weight] += LogisticRegression(max_iter=1000).fit(z, domain).score(z, domain) / 6
-    assert shares[1.0] < shares[0.0] - 0.01
+            shares[weight] += LogisticRegression(max_iter=1000).fit(z, domain).score(z, domain) / 3
+    assert shares[1.0] < shares[0.0] - 0.03
 
 
 # -- batches and held-out cells ------------------------------------------------------------------

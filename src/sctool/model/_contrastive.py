@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,8 +74,8 @@ class ContrastiveSettings(LogisticSettings):
         Inverse strength of the L2 penalty of the regression on genes. "auto": of a grid, the one
         with the lowest cross entropy on held-out cells, as always for that on a component.
     min_type_weight
-        In the head a type weighs at least so much, relative to the type of median size: with 0
-        every cell weighs the same, with infinity every type.
+        In regressions and heads a type weighs at least so much, relative to the type of median
+        size: with 0 every cell weighs the same, with infinity every type.
     positives
         Of "mls". "own": in circle k the cells of type k against all others; "shared": the same in
         every circle, as eq. 6 is printed.
@@ -148,7 +149,7 @@ class ContrastiveSettings(LogisticSettings):
         if n is not None and (not isinstance(n, int) or n < 1):
             raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
         least = self.min_type_weight
-        if not isinstance(least, int | float) or not least >= 0:
+        if not isinstance(least, Real) or not least >= 0:
             raise ValueError(f"min_type_weight={least!r} must be a number, 0 or more.")
         if not 0 < self.thinning <= 1:
             raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1.")
@@ -639,7 +640,7 @@ class ContrastiveClassifier(AnnotationModel):
                 outside[fold == i] = placed
         place(everything, "component", guide)
         if s.backbone != "linear":
-            run(Stage("head", ("head",), self._classify, s.lr), everything)
+            run(Stage("head", ("head",), self._classification(), s.lr), everything)
             return history
         z = self._embed(cells, labelled)
         if outside.size:
@@ -656,8 +657,9 @@ class ContrastiveClassifier(AnnotationModel):
             module.inputs.mean.copy_(torch.from_numpy(self.features_.mean))
         else:
             module.inputs.maximum.fill_(float(np.expm1(cells.x[labelled].max())) or 1.0)
+        classify = self._classification()
         if s.backbone == "actinn":
-            return [Stage("base", ("encoder", "head"), self._classify, s.lr)]
+            return [Stage("base", ("encoder", "head"), classify, s.lr)]
         decoder = [nn.Linear(DAE_CODE, DAE_HIDDEN), nn.ReLU()]
         module.decoder = nn.Sequential(*decoder, nn.Linear(DAE_HIDDEN, cells.x.shape[1]))
 
@@ -668,11 +670,11 @@ class ContrastiveClassifier(AnnotationModel):
             return (x - module.decoder(module.encoder(corrupted))).pow(2).sum(dim=1).mean() / 2
 
         def both(batch: Batch) -> Tensor:
-            return reconstruct(batch) + self._classify(batch)
+            return reconstruct(batch) + classify(batch)
 
         return [
             Stage("reconstruct", ("encoder", "decoder"), reconstruct, s.lr),
-            Stage("classify", ("head",), self._classify, s.lr),
+            Stage("classify", ("head",), classify, s.lr),
             Stage("joint", ("encoder", "decoder", "head"), both, s.lr),
         ]
 
@@ -690,21 +692,23 @@ class ContrastiveClassifier(AnnotationModel):
 
         return Stage(name, ("component",), contrast, s.component_lr, s.weight_decay, True)
 
-    def _classify(self, batch: Batch) -> Tensor:
-        """Cross entropy of the head, and ACTINN's penalty on what is being trained."""
-        s = self.settings_
-        weight = self._type_weights().to(batch["x"].device) if s.min_type_weight else None
-        loss = self.module.loss(batch, weight)
-        if s.backbone == "actinn":
-            trained = [p for p in self.module.parameters() if p.requires_grad]
-            loss = loss + s.l2 * torch.stack([p.pow(2).sum() for p in trained]).sum()
-        return loss
+    def _classification(self) -> Callable[[Batch], Tensor]:
+        """Cross entropy of the head by the types' weights, and ACTINN's penalty on what trains."""
+        s, module, weight = self.settings_, self.module, None
+        if s.min_type_weight:
+            label = self._training_cells().arrays["label"]
+            n = np.bincount(label[label >= 0], minlength=len(self.classes_))
+            weight = torch.from_numpy(type_weights(np.maximum(n, 1), s.min_type_weight)).float()
 
-    def _type_weights(self) -> Tensor:
-        label = self._training_cells().arrays["label"]
-        n = np.bincount(label[label >= 0], minlength=len(self.classes_))
-        weight = type_weights(np.maximum(n, 1), self.settings_.min_type_weight)
-        return torch.from_numpy(weight).float()
+        def classify(batch: Batch) -> Tensor:
+            x = batch["x"]
+            loss = module.loss(batch, None if weight is None else weight.to(x.device))
+            if s.backbone == "actinn":
+                trained = [p for p in module.parameters() if p.requires_grad]
+                loss = loss + s.l2 * torch.stack([p.pow(2).sum() for p in trained]).sum()
+            return loss
+
+        return classify
 
     def _run(
         self,
