@@ -1,4 +1,4 @@
-"""The command line: argument parsing over ``sctool.tl`` and ``sctool.benchmark``."""
+"""The command line: argument parsing over ``sctool.tl``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ exit codes: 0 done, 1 a run failed, 2 the input or the arguments are wrong"""
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from sctool import __version__, benchmark
+    from sctool import __version__
+    from sctool.model import CLUSTER_METHODS, METHODS, OpenWorldModel
 
+    methods = f"{', '.join(METHODS)}, or auto (default: %(default)s)"
+    grouping = ", ".join(name for name, cls in METHODS.items() if issubclass(cls, OpenWorldModel))
     top = argparse.ArgumentParser(
         prog="sctool",
         description="Name cells after a labelled reference, and say which are none of its types.",
@@ -63,12 +66,7 @@ def parser() -> argparse.ArgumentParser:
         default="cell_type",
         help="column of the reference's obs with the types (default: %(default)s)",
     )
-    annotate.add_argument(
-        "--method",
-        default="auto",
-        help="scnym, scdet, logistic, contrastive, actinn, scdae, gate, sskm, or auto (default: "
-        "%(default)s)",
-    )
+    annotate.add_argument("--method", default="auto", help=methods)
     annotate.add_argument("--preset", help="preset of the method, such as paper")
     annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
     annotate.add_argument(
@@ -78,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "--novel",
         default="auto",
         help="auto: flag cells of no known type; 0: all are known; N: N novel types "
-        "(scdet, gate, sskm) (default: %(default)s)",
+        f"({grouping}) (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
@@ -109,7 +107,11 @@ def parser() -> argparse.ArgumentParser:
     cluster.add_argument(
         "-n", "--n-clusters", type=int, help="number of clusters (default: estimated)"
     )
-    cluster.add_argument("--method", default="cicl", help="cicl or leiden (default: %(default)s)")
+    cluster.add_argument(
+        "--method",
+        default="cicl",
+        help=f"{', '.join(CLUSTER_METHODS)} or leiden (default: %(default)s)",
+    )
     cluster.add_argument("--preset", help="preset of the method, such as paper")
     cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: found)")
     cluster.add_argument("--key-added", help="name of the slots written (default: the method's)")
@@ -132,22 +134,9 @@ def parser() -> argparse.ArgumentParser:
         default=Path("sctool_demo"),
         help="folder to write to (default: %(default)s)",
     )
-    demo.add_argument(
-        "--method",
-        default="auto",
-        help="scnym, scdet, logistic, contrastive, actinn, scdae, gate, sskm, or auto (default: "
-        "%(default)s)",
-    )
+    demo.add_argument("--method", default="auto", help=methods)
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)
-
-    bench = commands.add_parser(
-        "benchmark",
-        help="run the papers' experiments",
-        description="Run methods on tasks, each in a process of its own, and tabulate the metrics.",
-    )
-    benchmark.add_arguments(bench)
-    bench.set_defaults(run=benchmark.main)
     return top
 
 
@@ -196,13 +185,14 @@ def _read(path: Path):  # type: ignore[no-untyped-def]
 
 def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
-    from sctool.tl._annotate import annotate_with_model
+    from sctool import tl
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model goes with --ref: with --model nothing is trained.")
     _check_outputs(args)
-    adata, model = annotate_with_model(
-        _read(args.query),
+    adata = _read(args.query)
+    model = tl.annotate(
+        adata,
         _read(args.ref) if args.ref is not None else args.model,
         labels_key=args.labels_key,
         method=args.method,
@@ -212,7 +202,7 @@ def run_annotate(args: argparse.Namespace) -> int:
         ignore_case=args.ignore_case,
         key_added=args.key_added,
         random_state=args.seed,
-        copy=False,
+        return_model=True,
         model_kwargs={"preset": args.preset} if args.preset else None,
         train_kwargs=_train_kwargs(args),
     )
@@ -238,26 +228,29 @@ def run_annotate(args: argparse.Namespace) -> int:
 
 def run_cluster(args: argparse.Namespace) -> int:
     """``sctool cluster``."""
-    from sctool.tl._cluster import cluster_with_model
+    from sctool import tl
+    from sctool.model import CLUSTER_METHODS
 
-    if args.save_model is not None and (args.model is not None or args.method == "leiden"):
+    trains = args.model is None and args.method in CLUSTER_METHODS
+    if args.save_model is not None and not trains:
         raise ValueError("--save-model: there is no newly trained model to save.")
     _check_outputs(args)
-    adata, model = cluster_with_model(
-        _read(args.cells),
+    adata = _read(args.cells)
+    model = tl.cluster(
+        adata,
         n_clusters=args.n_clusters,
         method=args.method,
         model=args.model,
         layer=args.layer,
         key_added=args.key_added,
         random_state=args.seed,
-        copy=False,
+        return_model=True,
         model_kwargs={"preset": args.preset} if args.preset else None,
-        train_kwargs=_train_kwargs(args) if args.model is None and args.method == "cicl" else None,
+        train_kwargs=_train_kwargs(args) if trains else None,
     )
     adata.write_h5ad(args.output)
-    if model is not None and args.save_model is not None:
-        model.save(args.save_model, overwrite=args.overwrite)
+    if args.save_model is not None:
+        model.save(args.save_model, overwrite=args.overwrite)  # type: ignore[union-attr]
     key = args.key_added or args.method
     for note in adata.uns[key]["audit"]:
         print(f"  {note}")

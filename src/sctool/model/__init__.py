@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sctool.model._base import AnnotationModel, CellModel, Prediction, read_saved
-from sctool.model._cicl import CICL
-from sctool.model._contrastive import ACTINN, SCDAE, ContrastiveClassifier
-from sctool.model._gate import GATE
-from sctool.model._logistic import LOGISTIC
-from sctool.model._scdet import SCDET
-from sctool.model._scnym import SCNYM
-from sctool.model._sskm import SSKM
+from sctool.model import _saving
+from sctool.model._base import (
+    AnnotationModel,
+    CellModel,
+    NetworkSettings,
+    OpenWorldModel,
+    Prediction,
+    Settings,
+)
+from sctool.model._cicl import CICL, CICLSettings
+from sctool.model._contrastive import ACTINN, SCDAE, ContrastiveClassifier, ContrastiveSettings
+from sctool.model._gate import GroupNoveltyClassifier, GroupNoveltySettings
+from sctool.model._logistic import LogisticClassifier, LogisticSettings
+from sctool.model._scdet import SCDET, SCDETSettings
+from sctool.model._scnym import SCNYM, SCNYMSettings
+from sctool.model._sskm import SSKM, SSKMSettings
 
 #: Name of each method of :func:`sctool.tl.annotate` to its model. A new one is a file and a line.
 METHODS: dict[str, type[AnnotationModel]] = {
-    "logistic": LOGISTIC,
+    "logistic": LogisticClassifier,
     "scnym": SCNYM,
     "scdet": SCDET,
-    "gate": GATE,
+    "gate": GroupNoveltyClassifier,
     "sskm": SSKM,
     "contrastive": ContrastiveClassifier,
     "actinn": ACTINN,
@@ -34,17 +42,27 @@ __all__ = [
     "AUTO",
     "CICL",
     "CLUSTER_METHODS",
-    "GATE",
-    "LOGISTIC",
     "METHODS",
     "SCDAE",
     "SCDET",
     "SCNYM",
     "SSKM",
     "AnnotationModel",
+    "CICLSettings",
     "CellModel",
     "ContrastiveClassifier",
+    "ContrastiveSettings",
+    "GroupNoveltyClassifier",
+    "GroupNoveltySettings",
+    "LogisticClassifier",
+    "LogisticSettings",
+    "NetworkSettings",
+    "OpenWorldModel",
     "Prediction",
+    "SCDETSettings",
+    "SCNYMSettings",
+    "SSKMSettings",
+    "Settings",
     "load",
 ]
 
@@ -68,7 +86,7 @@ def load(dir_path: str | Path) -> CellModel:
     ValueError
         An unknown class, or files that hold more than JSON and plain tensors.
     """
-    name = read_saved(dir_path)[0]["model"]
+    name = _saving.read(dir_path)[0]["model"]
     models: dict[str, type[CellModel]] = {**METHODS, **CLUSTER_METHODS}
     for model in models.values():
         if model.__name__ == name:

@@ -1,4 +1,4 @@
-"""What all models share: registration, inputs by gene name, prediction, safe saving.
+"""What all models share: cells, inputs by gene name, training, prediction.
 
 With ``_train.py`` the only code that touches scvi-tools' internals.
 """
@@ -6,12 +6,8 @@ With ``_train.py`` the only code that touches scvi-tools' internals.
 from __future__ import annotations
 
 import itertools
-import json
-import logging
-import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,18 +23,15 @@ from scvi.model.base import BaseModelClass
 from torch import Tensor, nn
 
 from sctool import _data
-from sctool._train import Cells
+from sctool._batches import Cells
+from sctool._data import Features, TrainingData
+from sctool._docs import docs
+from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
+from sctool.model import _saving
 
-logger = logging.getLogger("sctool")
-
-FORMAT = 1
 LABELS_COLUMN, BATCH_COLUMN = "_sctool_labels", "_sctool_batch"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = ("sctool", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+#: Cells per forward pass.
+BATCH_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -48,8 +41,7 @@ class Prediction:
     Attributes
     ----------
     proba
-        (n_cells, n_names) float32, rows sum to 1: the known types, then the novel groups if the
-        model found any.
+        Probability of each name, (n_cells, n_names) float32, rows sum to 1.
     latent
         (n_cells, n_latent) float32: the encoder's embedding, or the logits where there is none.
     audit
@@ -68,7 +60,7 @@ class Settings:
     Parameters
     ----------
     n_top_genes
-        Number of informative genes that the model sees, chosen on the training cells; None for
+        Number of variable genes that the model sees, chosen on the training cells; None for
         every gene that any of them expresses.
     target_sum
         Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM, None for the
@@ -79,26 +71,82 @@ class Settings:
     target_sum: float | None = 1e4
 
 
-class CellModel(BaseModelClass):
-    """What every model has: presets, inputs by gene name, safe saving, release of its cells.
+@dataclass(frozen=True)
+class NetworkSettings(Settings):
+    """Hyperparameters of every model that is trained by steps; subclasses add theirs.
 
-    Subclasses set :attr:`PRESETS`, and implement ``setup_anndata``, ``train``, :meth:`_build`,
-    :meth:`_outputs` and :meth:`_set_outputs`.
+    Parameters
+    ----------
+    lr
+        Learning rate of the optimiser.
+    batch_size
+        Cells per step, of labelled and of unlabelled ones each.
+    max_epochs
+        Passes over the cells (over the larger of labelled and unlabelled ones, if the model takes
+        both). None: as many as make ``min_steps`` steps, and ``min_epochs`` at least.
+    min_steps, min_epochs
+        See ``max_epochs``.
+    """
+
+    lr: float = 1e-3
+    batch_size: int = 256
+    max_epochs: int | None = None
+    min_steps: int = 400
+    min_epochs: int = 1
+
+
+def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
+    """A copy of a settings dataclass with some fields changed; unknown names are refused."""
+    unknown = sorted(set(changes) - {f.name for f in fields(settings)})
+    if unknown:
+        known = sorted(f.name for f in fields(settings))
+        raise TypeError(f"{owner} has no settings {unknown!r}; it has {known!r}.")
+    return replace(settings, **changes)
+
+
+class CellModel(BaseModelClass):
+    """What every model has: presets, inputs by gene name, training, prediction, safe saving.
+
+    Subclasses set :attr:`PRESETS`, and implement ``setup_anndata``, :meth:`_registered_data`,
+    :meth:`_build`, :meth:`_train`, :attr:`names_`, :meth:`_outputs` and :meth:`_set_outputs`.
     """
 
     #: Name of the preset to its settings; "default" is the best honest one we know.
     PRESETS: ClassVar[dict[str, Any]]
+    #: Arguments of scvi-tools' ``Trainer`` that ``train`` passes on; none where nothing takes
+    #: steps.
+    TRAINER_ARGUMENTS: ClassVar[list[str]] = TRAINER_ARGUMENTS
 
-    features_: _data.Features
+    features_: Features
+    settings_: Any
+    module: Any
     audit_: list[str]
     _adata: AnnData | None
     _adata_manager: Any
     _cells: Cells | None
 
-    def __init__(self, adata: AnnData, preset: str, settings: dict[str, Any]):
-        super().__init__(adata)
+    def __init__(
+        self,
+        adata: AnnData | TrainingData,
+        preset: str,
+        ignore_case: bool,
+        settings: dict[str, Any],
+    ):
+        if isinstance(adata, TrainingData):
+            # made by sctool itself, of objects that scvi-tools need not know
+            super().__init__(registry={"setup_args": None, "field_registries": {}})
+        else:
+            super().__init__(adata)
         self.preset_ = preset
         self.settings_ = self._resolve(preset, settings)
+        data = adata
+        if not isinstance(data, TrainingData):
+            data = self._registered_data(ignore_case)
+        self.features_, x, fill, notes = self._fit_features(data)
+        self.audit_ = data.audit + notes
+        self._cells = Cells(x, self._arrays(data), fill)
+        self._take_outputs(data)
+        self._build()
 
     @classmethod
     def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
@@ -107,6 +155,27 @@ class CellModel(BaseModelClass):
                 f"preset={preset!r} is unknown; {cls.__name__} has {sorted(cls.PRESETS)!r}."
             )
         return change_settings(cls.PRESETS[preset], changes, cls.__name__)
+
+    def _registered_data(self, ignore_case: bool) -> TrainingData:
+        """The cells of the AnnData that was registered."""
+        raise NotImplementedError
+
+    def _fit_features(
+        self, data: TrainingData
+    ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
+        """How the model sees cells; the training cells' inputs, what to add to each; and notes."""
+        features, x, notes = Features.fit(
+            data, self.settings_.n_top_genes, self.settings_.target_sum
+        )
+        return features, x, None, notes
+
+    def _arrays(self, data: TrainingData) -> dict[str, np.ndarray]:
+        """Values of the training cells that minibatches hold, each (n_cells,)."""
+        raise NotImplementedError
+
+    def _take_outputs(self, data: TrainingData) -> None:
+        """Set what the network puts out, before it is built."""
+        raise NotImplementedError
 
     def _build(self) -> None:
         """Make ``module``, the network."""
@@ -118,6 +187,9 @@ class CellModel(BaseModelClass):
         if self._cells is None:
             raise RuntimeError("This model holds no cells of its own (it was loaded): pass adata.")
         return self._cells
+
+    def _layer(self) -> str | None:
+        return (self.registry["setup_args"] or {}).get("layer")
 
     def _read(
         self, adata: AnnData | None, layer: str | None, indices: np.ndarray | None = None
@@ -132,39 +204,145 @@ class CellModel(BaseModelClass):
             cells = self._training_cells()
             x = cells.x if indices is None else cells.x[indices]
             return iter([Cells(x, {}, cells.fill)]), list(self.audit_)
-        chunks, fill, audit = self.features_.transform(adata, layer)
+        expression, audit = _data.find_expression(adata, layer, "query")
+        chunks, fill, notes = self.features_.transform(expression)
+        audit += notes
         return (Cells(x, {}, fill) for x in chunks), audit
 
-    def inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
-        """What the network sees of ``adata``, for attribution.
-
-        Returns
-        -------
-        The cells, (n_cells, n_genes) log1p CP10k; and for each of ``adata``'s genes its position
-        among them, -1 for those that the model does not see.
-        """
-        chunks, fill, _ = self.features_.transform(adata, layer)
-        x = sp.vstack(list(chunks), format="csr")
-        return Cells(x, {}, fill), self.features_.positions(adata.var)
-
-    def release(self) -> None:
+    def _release(self) -> None:
         """Drop the training cells, which scvi-tools' class-level stores otherwise keep alive."""
-        if self._adata is not None:
+        if self._adata_manager is not None:
             self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
         self._per_instance_manager_store.pop(self.id, None)
         self._adata = self._adata_manager = self._cells = None
         self.trainer = None  # it holds the cells that it trained on
 
-    @classmethod
-    def forget(cls, adata: AnnData) -> None:
-        """Drop what scvi-tools' class-level stores hold of an AnnData, and of models on it."""
-        manager = cls._get_most_recent_anndata_manager(adata)
-        if manager is None:
-            return
-        cls._setup_adata_manager_store.pop(manager.adata_uuid, None)
-        for name, managers in list(cls._per_instance_manager_store.items()):
-            if manager.adata_uuid in managers:
-                del cls._per_instance_manager_store[name]
+    # -- training ------------------------------------------------------------------------------
+
+    @docs.dedent
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        batch_size: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        enable_progress_bar: bool = True,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the cells that the model was set up with.
+
+        Parameters
+        ----------
+        %(train)s
+
+        Raises
+        ------
+        %(train_raises)s
+        """
+        changes = dict(plan_kwargs or {})
+        if batch_size is not None and hasattr(self.settings_, "batch_size"):
+            changes["batch_size"] = batch_size
+        self.settings_ = change_settings(self.settings_, changes, type(self).__name__)
+        if hasattr(self.module, "settings"):
+            self.module.settings = self.settings_
+        why = "" if self.TRAINER_ARGUMENTS else ": it takes no steps"
+        refuse_arguments(list(trainer_kwargs), self.TRAINER_ARGUMENTS, why)
+        trainer = {"accelerator": accelerator, "devices": devices, **trainer_kwargs}
+        self._train(TrainOptions(max_epochs, enable_progress_bar, trainer))
+        self.module.eval()
+        self.is_trained_ = True
+
+    def _train(self, options: TrainOptions) -> None:
+        raise NotImplementedError
+
+    # -- prediction ----------------------------------------------------------------------------
+
+    @property
+    def names_(self) -> list[str]:
+        """What a cell may be called, in output order."""
+        raise NotImplementedError
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (n_cells, n_names) and embedding of inputs (n_cells, n_genes)."""
+        logits, z = self.module(x)
+        return logits.softmax(dim=1), z
+
+    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Probabilities and embedding of cells, in even batches of a fixed order."""
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        size = self._prediction_batch_size()
+        for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
+            with torch.inference_mode():
+                proba, z = self._forward(cells[batch]["x"].to(device))
+            yield proba.cpu().numpy(), z.cpu().numpy()
+
+    def _prediction_batch_size(self) -> int:
+        return BATCH_SIZE
+
+    @docs.dedent
+    def predict_cells(
+        self,
+        adata: AnnData | None = None,
+        layer: str | None = None,
+        indices: np.ndarray | None = None,
+    ) -> Prediction:
+        """Probabilities and embedding of cells, read once, in one pass.
+
+        Parameters
+        ----------
+        %(any_adata)s
+        indices
+            Positions of some of the cells that the model was set up with; default all.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained, or has no data of its own and was given none.
+        ValueError
+            Less than half of the model's genes are there, or no usable values.
+        """
+        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
+        chunks, audit = self._read(adata, layer, indices)
+        proba, latent = zip(
+            *(pair for cells in chunks for pair in self._forward_cells(cells)), strict=True
+        )
+        return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
+
+    @docs.dedent
+    def predict(
+        self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
+    ) -> np.ndarray | pd.DataFrame:
+        """The most probable name of each cell, or with ``soft=True`` the probability of each.
+
+        Parameters
+        ----------
+        %(any_adata)s
+        soft
+            Return probabilities.
+
+        Returns
+        -------
+        Names, (n_cells,) of str; or a DataFrame (n_cells, n_names), rows summing to 1.
+        """
+        proba = self.predict_cells(adata, layer).proba
+        if soft:
+            index = (self.adata if adata is None else adata).obs_names
+            return pd.DataFrame(proba, index=index, columns=pd.Index(self.names_))
+        return np.array(self.names_, dtype=object)[proba.argmax(axis=1)]
+
+    @docs.dedent
+    def get_latent_representation(
+        self, adata: AnnData | None = None, layer: str | None = None
+    ) -> np.ndarray:
+        """Embedding of the cells, (n_cells, n_latent) float32; logits if there is no encoder.
+
+        Parameters
+        ----------
+        %(any_adata)s
+        """
+        return self.predict_cells(adata, layer).latent
 
     # -- saving --------------------------------------------------------------------------------
 
@@ -182,32 +360,7 @@ class CellModel(BaseModelClass):
             The model is not trained.
         """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        path = Path(dir_path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{str(path)!r} exists: pass overwrite=True to replace it.")
-        path.mkdir(parents=True, exist_ok=True)
-        features = self.features_
-        state = {
-            "format": FORMAT,
-            "model": type(self).__name__,
-            "versions": versions(),
-            "preset": self.preset_,
-            "settings": asdict(self.settings_),
-            "genes": list(features.genes.index),
-            "gene_identifiers": {c: list(features.genes[c]) for c in features.genes},
-            "selected": list(features.selected),
-            "ignore_case": features.ignore_case,
-            "target_sum": features.target_sum,
-            "registry": self.registry,
-            "audit": self.audit_,
-            "attributes": self._attributes(),
-            **self._outputs(),
-        }
-        tensors = {f"module.{k}": v.cpu() for k, v in self.module.state_dict().items()}
-        tensors["features.mean"] = torch.from_numpy(features.mean)
-        torch.save(tensors, path / "weights.pt")
-        with open(path / "model.json", "w", encoding="utf-8") as file:
-            json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
+        _saving.save(self, dir_path, overwrite)
 
     def _outputs(self) -> dict[str, Any]:
         """JSON values that say what the network puts out; :meth:`_set_outputs` restores them."""
@@ -216,14 +369,6 @@ class CellModel(BaseModelClass):
     def _set_outputs(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`_outputs` said, before the network is built."""
         raise NotImplementedError
-
-    def _attributes(self) -> dict[str, Any]:
-        """Further JSON values to save; restored by :meth:`_set_attributes`."""
-        return {}
-
-    def _set_attributes(self, attributes: dict[str, Any]) -> None:
-        for name, value in attributes.items():
-            setattr(self, name, value)
 
     @classmethod
     def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> Self:  # type: ignore[override]
@@ -234,8 +379,7 @@ class CellModel(BaseModelClass):
         dir_path
             What :meth:`save` wrote.
         adata
-            Cells for :meth:`predict` to use by default. They are registered in the way the training
-            cells were (see :meth:`setup_anndata`) and need the same columns.
+            Cells for :meth:`predict` to use by default; read once, and left as they are.
 
         Raises
         ------
@@ -245,7 +389,7 @@ class CellModel(BaseModelClass):
             A model of another class, written by a newer version, or files that hold more than
             plain tensors (such as a pickle).
         """
-        state, tensors = read_saved(dir_path)
+        state, tensors = _saving.read(dir_path)
         if state["model"] != cls.__name__:
             raise ValueError(
                 f"{str(dir_path)!r} holds a {state['model']}, not a {cls.__name__}: load it with "
@@ -253,43 +397,31 @@ class CellModel(BaseModelClass):
             )
         model = cls.__new__(cls)
         BaseModelClass.__init__(model, registry=state["registry"])
-        model.preset_ = state["preset"]
-        known = {f.name for f in fields(cls.PRESETS["default"])}
-        settings = {k: v for k, v in state["settings"].items() if k in known}
-        model.settings_ = replace(cls.PRESETS["default"], **settings)
-        model.audit_ = state["audit"]
-        model._set_outputs(state)
-        model.features_ = _data.Features(
-            pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),
-            pd.Index(state["selected"], dtype=object),
-            tensors.pop("features.mean").numpy(),
-            state.get("target_sum", model.settings_.target_sum),
-            state["ignore_case"],
-        )
         model._cells = None
-        model._build()
-        model.module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items()})
-        model.module.eval()
-        model._set_attributes(state["attributes"])
-        model.is_trained_ = True
+        _saving.restore(model, state, tensors)
         if adata is not None:
-            cls.setup_anndata(adata, **state["registry"]["setup_args"])
-            model._adata = adata
-            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
-            model._register_manager_for_instance(model._adata_manager)
-            chunks, fill, notes = model.features_.transform(
-                adata, state["registry"]["setup_args"]["layer"]
-            )
-            model._cells = Cells(sp.vstack(list(chunks), format="csr"), {}, fill)
-            model.audit_ = model.audit_ + notes
+            chunks, notes = model._read(adata, model._layer())
+            parts = list(chunks)
+            model._cells = Cells(sp.vstack([p.x for p in parts], format="csr"), {}, parts[0].fill)
+            model._adata, model.audit_ = adata, model.audit_ + notes
         return model
 
 
+@docs.dedent
 class AnnotationModel(CellModel):
     """A model that names cells: a network over log1p CP10k of selected genes.
 
-    Subclasses set :attr:`PRESETS` and implement :meth:`_make_module` and :meth:`train`. Their
+    Subclasses set :attr:`PRESETS` and implement :meth:`_make_module` and :meth:`_train`. Their
     module maps inputs (n_cells, n_genes) to ``(logits, latent)``.
+
+    Parameters
+    ----------
+    %(adata)s
+    preset
+        Name of the preset.
+    %(ignore_case)s
+    **settings
+        Changes to the preset.
     """
 
     #: Whether training looks at the unlabelled cells that are to be annotated.
@@ -307,46 +439,37 @@ class AnnotationModel(CellModel):
         ignore_case: bool = False,
         **settings: Any,
     ):
-        super().__init__(adata, preset, settings)
-        manager = self.adata_manager
-        layer = self.registry["setup_args"]["layer"]
-        expression, audit = _data.find_expression(adata, layer, "training data")
-        mapping = list(manager.get_state_registry(REGISTRY_KEYS.LABELS_KEY)["categorical_mapping"])
-        unlabelled = manager.get_state_registry(REGISTRY_KEYS.LABELS_KEY)["unlabeled_category"]
-        codes = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.LABELS_KEY)).ravel()
-        names = pd.Index(
-            [name for name in adata.obs[LABELS_COLUMN].cat.categories if name != unlabelled]
-        )
-        lookup = np.append(names.get_indexer(mapping), -1)  # the unlabelled category becomes -1
-        labels = lookup[codes]
-        self.classes_ = [str(name) for name in names]
-        if len(self.classes_) < 2:
-            raise ValueError(f"At least 2 types must be labelled; found {self.classes_!r}.")
-        self.novel_classes_ = []
-        labels_key = self.registry["setup_args"]["labels_key"]
-        self.class_colors_ = _data.colors(adata, labels_key)
-        if self.registry["setup_args"]["batch_key"] is None:
-            domain = (labels < 0).astype(np.int64)
+        super().__init__(adata, preset, ignore_case, settings)
+
+    def _registered_data(self, ignore_case: bool) -> TrainingData:
+        adata, setup = self.adata, self.registry["setup_args"]
+        data = _data.read_cells(adata, setup["layer"], "training data", ignore_case)
+        column = adata.obs[LABELS_COLUMN]
+        labels = _data.clean_labels(column.where(column != setup["unlabeled_category"]))
+        if len(labels.categories) < 2:
+            raise ValueError(
+                f"At least 2 types must be labelled; found {list(labels.categories)!r}."
+            )
+        data.labels = labels
+        if setup["batch_key"] is None:
+            data.domain = (labels.codes < 0).astype(np.int64)
         else:
-            domain = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY)).ravel()
-        domain = np.unique(domain, return_inverse=True)[1].ravel()
-        self.features_, x, notes = _data.Features.fit(
-            expression,
-            labels >= 0,
-            domain,
-            self.settings_.n_top_genes,
-            self.settings_.target_sum,
-            ignore_case,
-        )
-        self.audit_ = audit + notes
-        self.n_domains_ = int(domain.max()) + 1
-        self._cells = Cells(
-            x, {"label": labels.astype(np.int64), "domain": domain.astype(np.int64)}
-        )
-        self._build()
+            data.domain = np.unique(adata.obs[BATCH_COLUMN], return_inverse=True)[1]
+        data.colors = _data.palette(adata, setup["labels_key"])
+        return data
+
+    def _arrays(self, data: TrainingData) -> dict[str, np.ndarray]:
+        label, domain = data.labels.codes, data.domain
+        return {"label": label.astype(np.int64), "domain": domain.astype(np.int64)}
+
+    def _take_outputs(self, data: TrainingData) -> None:
+        self.classes_ = [str(name) for name in data.labels.categories]
+        self.novel_classes_ = []
+        self.class_colors_ = data.colors
+        self.n_domains_ = int(data.domain.max()) + 1
 
     @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+    def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
         """Changes to a preset that answer to ``novel`` ("auto", or a number of types)."""
         if novel not in ("auto", 0):
             raise ValueError(
@@ -393,91 +516,51 @@ class AnnotationModel(CellModel):
 
     # -- prediction ----------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def annotate_cells(
-        self,
-        adata: AnnData | None = None,
-        layer: str | None = None,
-        indices: np.ndarray | None = None,
-        batch_size: int = 2048,
-    ) -> Prediction:
-        """Probabilities and embedding of cells in one pass.
-
-        Parameters
-        ----------
-        adata
-            Any AnnData: counts, linear or log1p values; genes in any order, matched by name; it
-            may be backed, and is not changed. Default: the cells the model was set up with.
-        layer
-            Where the values are, if not in ``X``.
-        indices
-            Positions of some of the cells that the model was set up with; default all.
-        batch_size
-            Cells per forward pass.
-
-        Raises
-        ------
-        RuntimeError
-            The model is not trained, or has no data of its own and was given none.
-        ValueError
-            Less than half of the model's genes are there, or no usable values.
-        """
-        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        chunks, audit = self._read(adata, layer, indices)
-        self.module.eval()
-        device = next(self.module.parameters()).device
-        proba, latent = [], []
-        for cells in chunks:
-            for start in range(0, len(cells), batch_size):
-                logits, z = self.module(cells[start : start + batch_size]["x"].to(device))
-                proba.append(logits.softmax(dim=1).cpu().numpy())
-                latent.append(z.cpu().numpy())
-        return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
-
-    def predict(
-        self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
-    ) -> np.ndarray | pd.DataFrame:
-        """Names of the cells' types, or with ``soft=True`` the probability of each.
-
-        Parameters
-        ----------
-        adata, layer
-            As in :meth:`annotate_cells`.
-        soft
-            Return probabilities.
-
-        Returns
-        -------
-        Names, (n_cells,) of str; or a DataFrame (n_cells, n_names), rows summing to 1.
-        """
-        proba = self.annotate_cells(adata, layer).proba
-        if soft:
-            index = (self.adata if adata is None else adata).obs_names
-            return pd.DataFrame(proba, index=index, columns=pd.Index(self.names_))
-        return np.array(self.names_, dtype=object)[proba.argmax(axis=1)]
-
-    def get_latent_representation(
-        self, adata: AnnData | None = None, layer: str | None = None
-    ) -> np.ndarray:
-        """Embedding of the cells, (n_cells, n_latent) float32; logits if there is no encoder."""
-        return self.annotate_cells(adata, layer).latent
-
-    def novel_score(self, prediction: Prediction) -> np.ndarray:
+    @docs.dedent
+    def novel_score(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray:
         """How unlike every known type each cell is, (n_cells,) in [0, 1].
 
         1 - its highest probability; of a model that found novel groups, their joint probability.
-        """
-        if self.novel_classes_:
-            return prediction.proba[:, len(self.classes_) :].sum(axis=1)
-        return 1 - prediction.proba.max(axis=1)
 
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
-        """Which cells are of no known type, (n_cells,) bool; None if the model cannot say."""
+        Parameters
+        ----------
+        %(any_adata)s
+        """
+        return self._novel_score(self.predict_cells(adata, layer).proba)
+
+    @docs.dedent
+    def is_novel(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray | None:
+        """Which cells are of no known type, (n_cells,) bool; None if the model cannot say.
+
+        Parameters
+        ----------
+        %(any_adata)s
+        """
+        return self._is_novel(self.predict_cells(adata, layer).proba)
+
+    def _novel_score(self, proba: np.ndarray) -> np.ndarray:
+        if self.novel_classes_:
+            return proba[:, len(self.classes_) :].sum(axis=1)
+        return 1 - proba.max(axis=1)
+
+    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
         return None
 
-    def audit_when_reused(self, novel: str | int) -> list[str]:
+    def _inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
+        """What the network sees of ``adata``, for attribution.
+
+        Returns
+        -------
+        The cells, (n_cells, n_genes) log1p CP10k; and for each of ``adata``'s genes its position
+        among them, -1 for those that the model does not see.
+        """
+        parts = list(self._read(adata, layer)[0])
+        x = sp.vstack([part.x for part in parts], format="csr")
+        return Cells(x, {}, parts[0].fill), self.features_.positions(adata.var)
+
+    def _note_reuse(self, novel: str | int) -> list[str]:
         """What to say when a trained model annotates cells that it was not trained with."""
-        self.settings_for_novel(novel)
+        self._settings_for_novel(novel)
         notes = [f"model: a {type(self).__name__} trained before; nothing was trained"]
         if self.transductive:
             notes[0] += ", so it has not adapted to these cells"
@@ -569,15 +652,15 @@ class OpenWorldModel(AnnotationModel):
     transductive = True
 
     @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+    def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
         """Estimated for "auto", else the number given."""
         return {} if novel == "auto" else {"n_novel": int(novel)}
 
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
         """Cells that fall into a novel group."""
         if self.settings_.n_novel == 0:
             return None
-        return prediction.proba.argmax(axis=1) >= len(self.classes_)
+        return proba.argmax(axis=1) >= len(self.classes_)
 
 
 def check_registrable(adata: AnnData, layer: str | None) -> None:
@@ -588,48 +671,3 @@ def check_registrable(adata: AnnData, layer: str | None) -> None:
         )
     if adata.is_view:
         raise ValueError("adata is a view, which cannot be registered: pass adata.copy().")
-
-
-def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
-    """A copy of a settings dataclass with some fields changed; unknown names are refused."""
-    unknown = sorted(set(changes) - {f.name for f in fields(settings)})
-    if unknown:
-        known = sorted(f.name for f in fields(settings))
-        raise TypeError(f"{owner} has no settings {unknown!r}; it has {known!r}.")
-    return replace(settings, **changes)
-
-
-def read_saved(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The two files of a saved model, nothing in them executed."""
-    path = Path(dir_path)
-    for name in ("model.json", "weights.pt"):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {name} is not there.")
-    try:
-        state = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path / 'model.json')!r} is not JSON: {error}.") from error
-    if not isinstance(state, dict) or not {"format", "model"} <= set(state):
-        raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
-    if state["format"] > FORMAT:
-        raise ValueError(
-            f"The model in {str(path)!r} has format {state['format']}, this sctool reads up to "
-            f"{FORMAT}: update sctool."
-        )
-    try:
-        tensors = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ValueError(
-            f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded; do "
-            f"not trust where it came from ({type(error).__name__})."
-        ) from error
-    return state, tensors
-
-
-def _plain(value: Any) -> Any:
-    """Numpy values inside scvi-tools' registry as JSON."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"cannot save {type(value).__name__} as JSON")

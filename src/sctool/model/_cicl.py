@@ -7,12 +7,10 @@ Learning". ``docs/methods/cicl.md`` has the maths, what the default preset chang
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
@@ -22,35 +20,28 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
 from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from sctool import _data, _leiden
-from sctool._train import Cells, Plan, Splitter, fit
+from sctool import _data, _neighbors
+from sctool._batches import Cells, Splitter
+from sctool._docs import docs
+from sctool._neighbors import MANY_CELLS, fit_pca, group_means
+from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
 from sctool.losses import cluster_contrast, instance_contrast, student_t
-from sctool.model._base import (
-    CellModel,
-    Prediction,
-    Settings,
-    change_settings,
-    check_registrable,
-)
-from sctool.model._parting import group_means
+from sctool.model._base import CellModel, NetworkSettings, change_settings, check_registrable
 from sctool.nn import TransformerLayer
 
 Batch = dict[str, dict[str, Tensor]]
 
-#: More cells than this are clustered by minibatches.
-MANY_CELLS = 50_000
 #: Cells a centroid, at least, on average; and draws of centroids, of which one is kept.
 MIN_MEMBERS, DRAWS = 4, 12
 
 
 @dataclass(frozen=True)
-class CICLSettings(Settings):
+class CICLSettings(NetworkSettings):
     """Hyperparameters of CICL; the values here are the default preset's.
 
     Parameters
@@ -88,12 +79,6 @@ class CICLSettings(Settings):
     n_prototypes
         K-means finds as many centroids for each cluster, which are then joined by what their
         cells express and by what the encoder makes of them. 1 is plain k-means.
-    lr, batch_size
-        Of Adam; cells per step at most.
-    max_epochs
-        Passes over the cells. None: as many as make ``min_steps`` steps.
-    min_steps
-        See ``max_epochs``.
     """
 
     target_sum: float | None = None
@@ -117,9 +102,6 @@ class CICLSettings(Settings):
     cluster_weight: float = 0.1
     joined: bool = True
     n_prototypes: int = 4
-    lr: float = 1e-3
-    batch_size: int = 256
-    max_epochs: int | None = None
     min_steps: int = 200
 
     def __post_init__(self) -> None:
@@ -409,24 +391,25 @@ class CICLPlan(Plan):
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.lr)
 
 
+@docs.dedent
 class CICL(CellModel):
     """CICL: clusters of cells by cluster-aware contrastive learning.
 
     The encoder learns to tell cells apart whatever genes are hidden, and its own clusters apart
-    while they form.
+    while they form; what it makes of the cells is then clustered. The last weights are kept. With
+    the preset "paper" cells attend to each other: a cell's embedding depends on the cells that it
+    is given with.
 
     Parameters
     ----------
-    adata
-        The cells, registered with :meth:`setup_anndata`.
+    %(adata)s
     preset
         "default" (principal components in tokens, neighbours as views, a few hundred steps, and
         centroids that are joined), "paper" (section 2 of the paper: attention over the cells of a
         batch, 1,000 epochs) or "code" (one token a cell, as in the authors' program).
-    ignore_case
-        Compare gene names without regard to case.
+    %(ignore_case)s
     **settings
-        Changes to the preset, such as ``n_clusters``: see ``sctool.model._cicl.CICLSettings``.
+        Changes to the preset, fields of :class:`CICLSettings`, such as ``n_clusters``.
 
     Examples
     --------
@@ -454,28 +437,23 @@ class CICL(CellModel):
         ignore_case: bool = False,
         **settings: Any,
     ):
-        super().__init__(adata, preset, settings)
-        n, s = adata.n_obs, self.settings_
-        if n < max(_leiden.MIN_CELLS, s.n_clusters or 1):
+        super().__init__(adata, preset, ignore_case, settings)
+
+    def _registered_data(self, ignore_case: bool) -> _data.TrainingData:
+        return _data.read_cells(self.adata, self._layer(), "training data", ignore_case)
+
+    def _arrays(self, data: _data.TrainingData) -> dict[str, np.ndarray]:
+        n, s = data.x.shape[0], self.settings_
+        if n < max(_neighbors.MIN_CELLS, s.n_clusters or 1):
             raise ValueError(
                 f"{n} cells are too few for {s.n_clusters or 'an unknown number of'} clusters: at "
-                f"least {_leiden.MIN_CELLS} are needed, and one a cluster."
+                f"least {_neighbors.MIN_CELLS} are needed, and one a cluster."
             )
-        layer = self.registry["setup_args"]["layer"]
-        expression, audit = _data.find_expression(adata, layer, "training data")
-        self.features_, x, notes = _data.Features.fit(
-            expression,
-            np.ones(n, dtype=bool),
-            np.zeros(n, dtype=np.int64),
-            s.n_top_genes,
-            s.target_sum,
-            ignore_case,
-        )
-        _leiden.check(x)
-        self.audit_ = audit + notes
-        self._cells = Cells(x, {"index": np.arange(n)})
+        return {"index": np.arange(n)}
+
+    def _take_outputs(self, data: _data.TrainingData) -> None:
+        _neighbors.check_clusterable(self._training_cells().x)
         self._n_centroids = 1
-        self._build()
 
     def _build(self) -> None:
         self.module = CICLModule(len(self.features_.selected), self._n_centroids, self.settings_)
@@ -485,46 +463,12 @@ class CICL(CellModel):
 
     # -- training ------------------------------------------------------------------------------
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        batch_size: int | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the encoder, then cluster what it makes of the cells; the last weights are kept.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the cells. Default: the preset's.
-        accelerator, devices
-            As in Lightning; "auto" takes a GPU if there is one.
-        batch_size
-            Cells per step at most; default: the preset's.
-        plan_kwargs
-            Changes to the settings that concern training, such as ``lr``.
-        **trainer_kwargs
-            Passed on to scvi-tools' ``Trainer``, such as ``enable_progress_bar=False``.
-
-        Raises
-        ------
-        TypeError
-            ``plan_kwargs`` names an unknown setting.
-        """
-        changes = dict(plan_kwargs or {})
-        if batch_size is not None:
-            changes["batch_size"] = batch_size
-        s = self.settings_ = self.module.settings = change_settings(self.settings_, changes, "CICL")
-        cells = self._training_cells()
-        # torch's generator is the one that is seeded
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+    def _train(self, options: TrainOptions) -> None:
+        s, cells, rng = self.settings_, self._training_cells(), numpy_generator()
         z = self._set_inputs(cells.x)
         n_clusters = s.n_clusters
         if n_clusters is None:
-            self.n_clusters_ = _leiden.count(z, rng)
+            self.n_clusters_ = _neighbors.count_clusters(z, rng)
             n_clusters = self.n_clusters_["n"]
             self.audit_.append(
                 "clusters: {n} is an estimate; draws of cells gave {low} to {high}".format(
@@ -541,16 +485,8 @@ class CICL(CellModel):
         splitter = Splitter(
             cells, {"cells": np.arange(len(cells))}, np.array([], dtype=int), s.batch_size
         )
-        fit(
-            self,
-            CICLPlan(self.module, s, cells, near, n_clusters),
-            splitter,
-            max_epochs or s.max_epochs or -(-s.min_steps // splitter.steps_per_epoch),
-            best=None,
-            accelerator=accelerator,
-            devices=devices,
-            **trainer_kwargs,
-        )
+        plan = CICLPlan(self.module, s, cells, near, n_clusters)
+        fit(self, plan, splitter, n_epochs(s, splitter, options), options)
         seed = int(rng.integers(2**31))
         h = self._embed(cells)
         centroids, codes = partition(
@@ -570,13 +506,13 @@ class CICL(CellModel):
     def _set_inputs(self, x: sp.csr_matrix) -> np.ndarray:
         """Fit what stands between the genes and the network; returns principal components."""
         module, n = self.module, self.settings_.n_components
+        pca = fit_pca(x, n or _neighbors.N_COMPONENTS, seed=0)
         x = x.astype(np.float64)
-        k = min(n or _leiden.N_COMPONENTS, min(x.shape) - 1)
-        pca = PCA(k, svd_solver="arpack", random_state=0).fit(x)
         if n:
             # The first component has a variance of 1, the others less.
             unit = max(float(np.sqrt(pca.explained_variance_[0])), 1e-6)
-            module.components[:k].copy_(torch.from_numpy(pca.components_ / unit))
+            components = torch.from_numpy(pca.components_ / unit)
+            module.components[: len(components)].copy_(components)
         else:
             variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - pca.mean_**2
             # (a gene that is the same in all cells stays 0)
@@ -587,7 +523,7 @@ class CICL(CellModel):
     def _embed(self, cells: Cells) -> np.ndarray:
         """Embedding of the training cells, its two parts given the same total variance."""
         blocks = self.module.blocks
-        h = np.concatenate([h for _, h in self._forward(cells)])
+        h = np.concatenate([h for _, h in self._forward_cells(cells)])
         if not self.settings_.joined:
             return h
         width = self.module.width
@@ -599,76 +535,18 @@ class CICL(CellModel):
 
     # -- clusters ------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def _forward(self, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and embedding of cells, in even batches of a fixed order."""
-        self.module.eval()
-        device = next(self.module.parameters()).device
-        size = self.settings_.batch_size if self.settings_.attention == "cells" else 2048
-        for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
-            proba, h = self.module(cells[batch]["x"].to(device))
-            yield proba.cpu().numpy(), h.cpu().numpy()
-
-    def cluster_cells(self, adata: AnnData | None = None, layer: str | None = None) -> Prediction:
-        """Probabilities of the clusters, and embedding of cells in one pass.
-
-        With the preset "paper" cells attend to each other: a cell's embedding depends on the cells
-        that it is given with.
-
-        Parameters
-        ----------
-        adata
-            Any AnnData: counts, linear or log1p values; genes in any order, matched by name; it
-            may be backed, and is not changed. Default: the cells the model was set up with.
-        layer
-            Where the values are, if not in ``X``.
-
-        Raises
-        ------
-        RuntimeError
-            The model is not trained, or has no data of its own and was given none.
-        ValueError
-            Less than half of the model's genes are there, or no usable values.
-        """
-        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        chunks, audit = self._read(adata, layer)
-        proba, latent = zip(
-            *(pair for cells in chunks for pair in self._forward(cells)), strict=True
-        )
-        return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
-
     @property
-    def clusters_(self) -> list[str]:
+    def names_(self) -> list[str]:
         """Names of the clusters, "0" the largest."""
         return [str(code) for code in range(int(self.module.cluster_of.max()) + 1)]
 
-    def predict(
-        self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
-    ) -> np.ndarray | pd.DataFrame:
-        """Names of the cells' clusters, or with ``soft=True`` the probability of each.
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.module(x)
 
-        Parameters
-        ----------
-        adata, layer
-            As in :meth:`cluster_cells`.
-        soft
-            Return probabilities.
-
-        Returns
-        -------
-        Names, (n_cells,) of str; or a DataFrame (n_cells, n_clusters), rows summing to 1.
-        """
-        proba = self.cluster_cells(adata, layer).proba
-        if soft:
-            index = (self.adata if adata is None else adata).obs_names
-            return pd.DataFrame(proba, index=index, columns=pd.Index(self.clusters_))
-        return np.array(self.clusters_, dtype=object)[proba.argmax(axis=1)]
-
-    def get_latent_representation(
-        self, adata: AnnData | None = None, layer: str | None = None
-    ) -> np.ndarray:
-        """Embedding of the cells, (n_cells, n_latent) float32."""
-        return self.cluster_cells(adata, layer).latent
+    def _prediction_batch_size(self) -> int:
+        # Cells that attend to each other do so in batches as large as in training.
+        s = self.settings_
+        return s.batch_size if s.attention == "cells" else super()._prediction_batch_size()
 
     # -- registration and saving ---------------------------------------------------------------
 

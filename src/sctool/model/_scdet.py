@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -19,31 +19,31 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from scvi.distributions import ZeroInflatedNegativeBinomial
 from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from sctool import losses
-from sctool._train import Cells, Plan, Splitter, fit
-from sctool.model import _novelty
-from sctool.model._base import OpenWorldModel, Settings, change_settings
+from sctool import losses, novelty
+from sctool._batches import Cells, Splitter
+from sctool._docs import docs
+from sctool._neighbors import MANY_CELLS, fit_pca
+from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
+from sctool.model._base import NetworkSettings, OpenWorldModel
 from sctool.model._scnym import SCNYM, SCNYMModule, train_classifier
 
 Batch = dict[str, dict[str, Tensor]]
 
-#: More cells than this are clustered by minibatches.
-MANY_CELLS = 50_000
-
 
 @dataclass(frozen=True)
-class SCDETSettings(Settings):
+class SCDETSettings(NetworkSettings):
     """Hyperparameters of scDET; the values here are the default preset's.
 
     Parameters
     ----------
     n_novel
         Number of novel types; None estimates it, 0 seeks none.
-    guided
-        Learn also from names that the query's cells are given before training (ours).
+    initial_names
+        Name the query's cells before training, by :func:`sctool.novelty.find`, and learn from
+        these names too (ours). Novel clusters then go to the prototypes that predict them;
+        without the names to prototypes in order of size (section 3.3).
     n_components
         Principal components of the genes that the network sees; None or 0 for the genes themselves,
         standardised.
@@ -54,17 +54,6 @@ class SCDETSettings(Settings):
     tau, tau_sharp, tau_contrast
         Temperatures of the prototypes' predictions, of the sharper targets, and of the contrastive
         losses.
-    prior
-        Where the distribution of types comes from: "estimated" by k-means on the contrastive
-        features, on the "classifier"'s features, "balanced", of the "reference" (which says
-        nothing of novel types), or the "oracle" in ``distribution``.
-    distribution
-        With ``prior="oracle"``: the true share of each type, known ones first.
-    slots
-        Novel clusters go to the novel prototypes in order of "size", or to those that predict
-        them ("prediction").
-    contrast
-        "soft" (eq. 9), "hard" (of predicted types), or "none" (without the third loss of eq. 10).
     rho, gamma, alpha, beta
         Exponent of the distribution (eq. 5), logit adjustment (eq. 7), sampling of pseudo-labels
         of types in the minibatch's labels and of others (eq. 8).
@@ -77,27 +66,16 @@ class SCDETSettings(Settings):
         deviation.
     estimate_every
         Epochs between two estimates of the distribution.
-    lr, batch_size
-        Of Adam; cells per step from each of the labelled and the unlabelled.
-    max_epochs
-        Passes over the larger of the two populations. None: as many as make ``min_steps`` steps,
-        and ``min_epochs`` at least.
-    min_steps, min_epochs
-        See ``max_epochs``.
     """
 
     n_novel: int | None = None
-    guided: bool = True
+    initial_names: bool = True
     n_components: int | None = 50
     n_hidden: tuple[int, ...] = (128, 128)
     reconstruction: str = "mse"
     tau: float = 0.1
     tau_sharp: float = 0.05
     tau_contrast: float = 0.2
-    prior: str = "estimated"
-    distribution: tuple[float, ...] | None = None
-    slots: str = "prediction"
-    contrast: str = "soft"
     rho: float = 0.5
     gamma: float = 0.5
     alpha: float = 0.5
@@ -108,37 +86,26 @@ class SCDETSettings(Settings):
     noisy: float = 1.0
     noise: float = 0.5
     estimate_every: int = 3
-    lr: float = 1e-3
     batch_size: int = 128
-    max_epochs: int | None = None
     min_steps: int = 600
     min_epochs: int = 3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_hidden", tuple(self.n_hidden))  # JSON has lists
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {known!r}.")
-        if (self.prior == "oracle") != (self.distribution is not None):
-            raise ValueError("distribution goes with prior='oracle', and with no other prior.")
+        if self.reconstruction not in (known := ("mse", "zinb")):
+            raise ValueError(
+                f"reconstruction={self.reconstruction!r} is unknown; known: {known!r}."
+            )
 
-
-CHOICES = {
-    "reconstruction": ("mse", "zinb"),
-    "prior": ("estimated", "classifier", "balanced", "reference", "oracle"),
-    "slots": ("prediction", "size"),
-    "contrast": ("soft", "hard", "none"),
-}
 
 #: Section 4.1 of the paper; what it leaves open is noted in the documentation.
 PAPER = SCDETSettings(
-    guided=False,
+    initial_names=False,
     n_components=None,
     n_hidden=(512, 256, 128),
     tau=1.0,
     tau_sharp=0.5,
     tau_contrast=1.0,
-    slots="size",
     noisy=0.1,
     estimate_every=10,
     lr=1e-4,
@@ -253,7 +220,7 @@ class SCDETModule(nn.Module):
             cosine_other, n, share
         )
         classify = classify + terms["regularizer"]
-        if s.guided and len(x) > n:
+        if s.initial_names and len(x) > n:
             given = F.one_hot(name[n:].clamp_min(0), self.n_types) * (name[n:] >= 0)[:, None]
             terms["guide"] = losses.two_views_cross_entropy(
                 cosine[n:] / s.tau, cosine_other[n:] / s.tau, given.to(x.dtype)
@@ -269,9 +236,8 @@ class SCDETModule(nn.Module):
             torch.cat([v[:n], v_other[:n]]), of_type == of_type[:, None], s.tau_contrast
         )
         contrast = terms["unsupervised"] + terms["supervised"]
-        if s.contrast != "none":
-            terms["pseudo"] = self._pseudo_contrast(v, v_other, cosine, cosine_other, name[:n])
-            contrast = contrast + terms["pseudo"]
+        terms["pseudo"] = self._pseudo_contrast(v, v_other, cosine, cosine_other, name[:n])
+        contrast = contrast + terms["pseudo"]
 
         total = terms["reconstruction"] + s.classify_weight * classify
         return total + s.contrast_weight * contrast, terms
@@ -300,11 +266,11 @@ class SCDETModule(nn.Module):
         mean = p[:n].mean(dim=0)
         if len(p) > n:
             mean = torch.lerp(p[n:].mean(dim=0), mean, share)
-        pi = self.pi
-        if s.prior == "reference":
-            mean, pi = mean[: self.n_seen], pi[: self.n_seen]
-            mean, pi = mean / mean.sum(), pi / pi.sum()
-        return losses.distribution_divergence(mean, pi, s.rho)
+        return self._divergence(mean)
+
+    def _divergence(self, mean: Tensor) -> Tensor:
+        """Of the mean prediction, (n_types,), from the estimated distribution."""
+        return losses.distribution_divergence(mean, self.pi, self.settings.rho)
 
     def _pseudo_contrast(
         self, v: Tensor, v_other: Tensor, cosine: Tensor, cosine_other: Tensor, labels: Tensor
@@ -317,14 +283,11 @@ class SCDETModule(nn.Module):
         rate = losses.sampling_rate(self.pi, in_batch, s.alpha, s.beta)
         sampled = n + losses.most_confident(p[n:], rate)
         cells = torch.cat([torch.arange(n, device=v.device), sampled])
-        if s.contrast == "soft":
-            return losses.soft_contrastive(v[cells], v_other[cells], p[cells], s.tau_contrast)
-        predicted = p[cells].argmax(dim=1).repeat(2)
-        return losses.contrastive(
-            torch.cat([v[cells], v_other[cells]]),
-            predicted == predicted[:, None],
-            s.tau_contrast,
-        )
+        return self._soft_contrast(v[cells], v_other[cells], p[cells])
+
+    def _soft_contrast(self, v: Tensor, v_other: Tensor, p: Tensor) -> Tensor:
+        """Eq. 9, of the features of both views and the rectified predictions of some cells."""
+        return losses.soft_contrastive(v, v_other, p, self.settings.tau_contrast)
 
 
 def distribution(
@@ -385,8 +348,7 @@ class SCDETPlan(Plan):
         # The names given before training say it best at first; and under a batch effect to the
         # end, for clusters then are of one technology: the query's would count as novel types.
         known = (
-            s.guided
-            and s.prior == "estimated"
+            s.initial_names
             and (self.current_epoch == 0 or not self.mixed)
             and (self.cells.arrays["name"] >= 0).all()
         )
@@ -398,40 +360,39 @@ class SCDETPlan(Plan):
         return _shares(np.bincount(self.cells.arrays["name"], minlength=self.module.n_types))
 
     def _estimate(self) -> np.ndarray:
-        s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
-        if s.prior == "oracle":
-            return _shares(np.array(s.distribution) * len(self.cells))
-        if s.prior == "balanced":
-            return np.full(n, 1 / n)
-        if s.prior == "reference":
-            size = np.bincount(self.labels[self.labels >= 0], minlength=n).astype(float)
-            size[n_seen:] = size[:n_seen].mean()
-            return _shares(size)
+        """Share of each type by k-means on the contrastive features of all cells (section 3.3)."""
         features, predicted = self._features()
+        n = self.module.n_types
         n_clusters = min(n, len(features))
         if len(features) > MANY_CELLS:
             k_means = MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=0)
         else:
             k_means = KMeans(n_clusters, n_init=3, random_state=0)
         clusters = k_means.fit_predict(features)
-        by = predicted if s.slots == "prediction" else None
-        return distribution(clusters, self.labels, by, n_seen, n)
+        by = predicted if self._match_by_prediction() else None
+        return distribution(clusters, self.labels, by, self.module.n_seen, n)
+
+    def _match_by_prediction(self) -> bool:
+        """Whether novel clusters are matched to prototypes by what these predict, or by size."""
+        return self.settings.initial_names
 
     @torch.no_grad()
     def _features(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the branch that is clustered, and predicted types, of all cells."""
+        """Features that are clustered, and predicted types, of all cells."""
         module, device = self.module, self.device
         module.eval()
         features, predicted = [], []
         for start in range(0, len(self.cells), 2048):
             x = self.cells[slice(start, start + 2048)]["x"].to(device)
             z = module.encoder(module.inputs(x))
-            of_classifier = self.settings.prior == "classifier"
-            feature = F.normalize(module.hidden(z), dim=1) if of_classifier else module.project(z)
-            features.append(feature.cpu().numpy())
+            features.append(self._feature(z).cpu().numpy())
             predicted.append(module.cosine(z).argmax(dim=1).cpu().numpy())
         module.train()
         return np.concatenate(features), np.concatenate(predicted)
+
+    def _feature(self, z: Tensor) -> Tensor:
+        """What is clustered, of unit length, of the embedding (n_cells, n_hidden[-1])."""
+        return self.module.project(z)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a labelled and an unlabelled minibatch."""
@@ -444,24 +405,24 @@ class SCDETPlan(Plan):
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.lr)
 
 
+@docs.dedent
 class SCDET(OpenWorldModel):
     """scDET: seen and novel types in one model, when types are long-tailed.
 
     A prototype classifier learns from labelled cells and its own sharper predictions, held to a
     distribution of types that is estimated by k-means on a contrastive branch; which in turn
-    learns from the classifier's pseudo-labels, rid of the long tail's bias.
+    learns from the classifier's pseudo-labels, rid of the long tail's bias. The last weights are
+    kept.
 
     Parameters
     ----------
-    adata
-        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    %(adata)s
     preset
         "default" (principal components, lower temperatures, a few hundred steps, and names that
         the query's cells are given before training) or "paper" (section 4.1 of the paper).
-    ignore_case
-        Compare gene names without regard to case.
+    %(ignore_case)s
     **settings
-        Changes to the preset: see ``sctool.model._scdet.SCDETSettings``.
+        Changes to the preset, fields of :class:`SCDETSettings`.
 
     Examples
     --------
@@ -472,69 +433,26 @@ class SCDET(OpenWorldModel):
     """
 
     PRESETS: ClassVar[dict[str, SCDETSettings]] = {"default": SCDETSettings(), "paper": PAPER}
+    #: The network, and its training plan.
+    MODULE: ClassVar[type[SCDETModule]] = SCDETModule
+    PLAN: ClassVar[type[SCDETPlan]] = SCDETPlan
     settings_: SCDETSettings
     module: SCDETModule
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
-        return SCDETModule(n_input, n_classes, len(self.classes_), self.settings_)
+        return self.MODULE(n_input, n_classes, len(self.classes_), self.settings_)
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        batch_size: int | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        enable_progress_bar: bool = True,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train on the labelled and the unlabelled cells; the last weights are kept.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the larger of the two populations. Default: the preset's.
-        accelerator, devices
-            As in Lightning; "auto" takes a GPU if there is one.
-        batch_size
-            Cells per step from each population; default: the preset's.
-        plan_kwargs
-            Changes to the settings that concern training, such as ``lr``.
-        enable_progress_bar
-            Show progress bars.
-        **trainer_kwargs
-            Passed on to scvi-tools' ``Trainer``.
-
-        Raises
-        ------
-        TypeError
-            ``plan_kwargs`` names an unknown setting.
-        """
-        changes = dict(plan_kwargs or {})
-        if batch_size is not None:
-            changes["batch_size"] = batch_size
-        s = self.settings_ = change_settings(self.settings_, changes, "SCDET")
-        cells = self._training_cells()
+    def _train(self, options: TrainOptions) -> None:
+        s, cells = self.settings_, self._training_cells()
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
-        n_novel, mixed = self._seek(
-            cells,
-            name,
-            accelerator=accelerator,
-            devices=devices,
-            enable_progress_bar=enable_progress_bar,
-        )
+        n_novel, mixed = self._seek(cells, name, options)
         self._name_novel(n_novel)
-        if s.distribution is not None and len(s.distribution) != len(self.names_):
-            raise ValueError(
-                f"distribution={s.distribution!r} must have a share for each of the "
-                f"{len(self.names_)} types {self.names_!r}."
-            )
         self._build()
         self._set_inputs(cells.x)
         cells = Cells(cells.x, cells.arrays | {"name": name}, cells.fill)
-        if s.guided:
+        if s.initial_names:
             self._set_prototypes(cells)
         splitter = Splitter(
             cells,
@@ -542,73 +460,43 @@ class SCDET(OpenWorldModel):
             np.array([], dtype=int),
             s.batch_size,
         )
-        steps = splitter.steps_per_epoch
-        fit(
-            self,
-            SCDETPlan(self.module, s, cells, mixed),
-            splitter,
-            max_epochs or s.max_epochs or max(-(-s.min_steps // steps), s.min_epochs),
-            best=None,
-            accelerator=accelerator,
-            devices=devices,
-            enable_progress_bar=enable_progress_bar,
-            **trainer_kwargs,
-        )
+        plan = self.PLAN(self.module, s, cells, mixed)
+        fit(self, plan, splitter, n_epochs(s, splitter, options), options)
         self._order_novel(unlabelled)
 
-    def _seek(self, cells: Cells, name: np.ndarray, **trainer_kwargs: Any) -> tuple[int, bool]:
+    def _seek(self, cells: Cells, name: np.ndarray, options: TrainOptions) -> tuple[int, bool]:
         """Number of novel types, and whether there is no batch effect, as far as is known.
 
-        The names found are written into ``name``, (n_cells,).
+        The names found are written into ``name``, (n_cells,), if they are to be learnt from: of
+        known types too. Without them the sharper targets of a few cells, which are in every
+        minibatch, would be learnt by heart, whatever they were at first.
         """
         s = self.settings_
         labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
-        if s.n_novel == 0 or (s.n_novel is not None and not s.guided):
-            self._name_known(cells, name)
+        x_ref, y, x = cells.x[labelled], name[labelled], cells.x[unlabelled]
+        if s.n_novel == 0 or (s.n_novel is not None and not s.initial_names):
+            if s.initial_names:
+                name[unlabelled] = novelty.known_types(x_ref, y, x)
             return s.n_novel, True
-        # torch's generator is the one that annotate() seeds
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-        found = _novelty.find(
-            cells.x[labelled],
-            name[labelled],
-            cells.x[unlabelled],
-            s.n_novel,
-            rng,
-            trainer_kwargs["enable_progress_bar"],
-        )
-        if isinstance(found, str):
-            self.audit_.append(found)
-            self._name_known(cells, name)
-            return 0, True
+        found = novelty.find(x_ref, y, x, s.n_novel, numpy_generator(), options.progress)
         self.audit_ += found.audit
-        if s.n_novel is None:
-            self.n_novel_ = found.interval()
-        if s.guided:
+        if s.initial_names:
             name[unlabelled] = found.names
-            if not found.mixed:
-                known = unlabelled[found.names < len(self.classes_)]
-                name[known] = self._adapted(cells, known, **trainer_kwargs)
+        if found.sought and s.n_novel is None:
+            self.n_novel_ = found.interval
+        if s.initial_names and not found.mixed:
+            known = unlabelled[found.names < len(self.classes_)]
+            name[known] = self._adapted(cells, known, options)
         return found.n, found.mixed
 
-    def _name_known(self, cells: Cells, name: np.ndarray) -> None:
-        """Where nothing is sought, write what the unlabelled cells are among the known types.
-
-        Without it the sharper targets of a few cells, which are in every minibatch, would be
-        learnt by heart, whatever they were at first.
-        """
-        labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
-        if self.settings_.guided and len(unlabelled):
-            name[unlabelled] = _novelty.known_types(
-                cells.x[labelled], name[labelled], cells.x[unlabelled]
-            )
-
-    def _adapted(self, cells: Cells, indices: np.ndarray, **trainer_kwargs: Any) -> np.ndarray:
+    def _adapted(self, cells: Cells, indices: np.ndarray, options: TrainOptions) -> np.ndarray:
         """Known types of cells by scNym, whose adversary makes little of a batch effect."""
         n_genes, n_seen = len(self.features_.selected), len(self.classes_)
         module = SCNYMModule(n_genes, n_seen, self.n_domains_, SCNYM.PRESETS["default"])
         self.module = cast(Any, module)  # until it has given its names
-        train_classifier(self, cells, **trainer_kwargs)
-        proba = self.annotate_cells(indices=indices).proba
+        own = {name: options.trainer[name] for name in ("accelerator", "devices")}
+        train_classifier(self, cells, replace(options, max_epochs=None, trainer=own))
+        proba = self.predict_cells(indices=indices).proba
         self.is_trained_ = False
         return proba.argmax(axis=1)
 
@@ -622,13 +510,12 @@ class SCDET(OpenWorldModel):
             # (a gene that is the same in all cells stays 0)
             module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
         else:
-            k = min(n, min(x.shape) - 1)
-            pca = PCA(k, svd_solver="arpack", random_state=0).fit(x.astype(np.float64))
+            pca = fit_pca(x, n, seed=0)
             mean = pca.mean_
             # The first component varies by two, as others do by less.
             unit = np.sqrt(pca.explained_variance_[0]) / 2
             components = torch.from_numpy(pca.components_ / max(unit, 1e-6))
-            module.components[:k].copy_(components)
+            module.components[: len(components)].copy_(components)
         module.mean.copy_(torch.from_numpy(mean))
 
     @torch.no_grad()
@@ -645,7 +532,7 @@ class SCDET(OpenWorldModel):
         n_seen = len(self.classes_)
         if self.module.n_types == n_seen:
             return
-        predicted = self.annotate_cells(indices=unlabelled).proba.argmax(axis=1)
+        predicted = self.predict_cells(indices=unlabelled).proba.argmax(axis=1)
         size = np.bincount(predicted, minlength=self.module.n_types)[n_seen:]
         kept = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
         if len(kept) < len(size):

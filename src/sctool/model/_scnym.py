@@ -7,7 +7,7 @@ changes, and why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sctool._train import BestWeights, Cells, Plan, Splitter, fit, stratified_holdout
+from sctool._batches import Cells, Splitter, stratified_holdout
+from sctool._docs import docs
+from sctool._train import TRAINER_ARGUMENTS, BestWeights, Plan, TrainOptions, fit, n_epochs
 from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
-from sctool.model._base import AnnotationModel, Prediction, Settings, change_settings
+from sctool.model._base import AnnotationModel, NetworkSettings
 from sctool.nn import mlp, reverse_gradient
 
 Batch = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class SCNYMSettings(Settings):
+class SCNYMSettings(NetworkSettings):
     """Hyperparameters of scNym; the values here are the default preset's.
 
     Parameters
@@ -50,13 +52,8 @@ class SCNYMSettings(Settings):
         Share of the planned training over which they rise.
     optimizer
         "adadelta" or "adamw".
-    lr, weight_decay, batch_size
-        Of the optimiser; cells per step from each of the labelled and the unlabelled.
-    max_epochs
-        Passes over the larger of the two populations. None: as many as make ``min_steps`` steps,
-        and ``min_epochs`` at least.
-    min_steps, min_epochs
-        See ``max_epochs``.
+    weight_decay
+        Of the optimiser.
     patience
         Epochs without a better validation loss after which training stops early, counted once
         both weights have risen. None: never.
@@ -82,9 +79,6 @@ class SCNYMSettings(Settings):
     optimizer: str = "adadelta"
     lr: float = 1.0
     weight_decay: float = 1e-4
-    batch_size: int = 256
-    max_epochs: int | None = None
-    min_steps: int = 400
     min_epochs: int = 3
     patience: int | None = None
     validation: float = 0.1
@@ -217,9 +211,8 @@ class SCNYMPlan(Plan):
 def train_classifier(
     model: AnnotationModel,
     cells: Cells,
-    max_epochs: int | None = None,
+    options: TrainOptions,
     early_stopping: bool | None = None,
-    **trainer_kwargs: Any,
 ) -> None:
     """Train ``model.module``, a :class:`SCNYMModule`, on labelled and unlabelled cells.
 
@@ -236,39 +229,36 @@ def train_classifier(
         labelled[held_out],
         s.batch_size,
     )
-    per_epoch = splitter.steps_per_epoch
-    epochs = max_epochs or s.max_epochs or max(-(-s.min_steps // per_epoch), s.min_epochs)
+    epochs = n_epochs(s, splitter, options)
     risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
     patience = None if early_stopping is False else s.patience
     if early_stopping and patience is None:
         patience = max(epochs // 5, 5)
-    fit(
-        model,
-        SCNYMPlan(module, s, epochs * per_epoch),
-        splitter,
-        epochs,
-        best=BestWeights("loss_validation", from_epoch=risen, patience=patience),
-        **trainer_kwargs,
-    )
+    best = BestWeights("loss_validation", from_epoch=risen, patience=patience)
+    plan = SCNYMPlan(module, s, epochs * splitter.steps_per_epoch)
+    fit(model, plan, splitter, epochs, options, best=best)
 
 
+@docs.dedent
 class SCNYM(AnnotationModel):
     """scNym: semi-supervised, adversarial annotation.
 
     The classifier learns from labelled cells and, by MixMatch, from its own confident predictions
-    of the unlabelled ones, while an adversary keeps it from telling the domains apart.
+    of the unlabelled ones, while an adversary keeps it from telling the domains apart. Of the
+    weights after each epoch, once both ramps have risen, those with the lowest cross entropy on
+    held-out labelled cells are kept. ``train(early_stopping=True)`` stops after ``patience`` epochs
+    without a better one, where the preset has none after a fifth of them; both ramps scale with
+    ``max_epochs``.
 
     Parameters
     ----------
-    adata
-        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    %(adata)s
     preset
-        "default" (two hidden layers, informative genes, new-identity mode, a few hundred steps) or
+        "default" (two hidden layers, variable genes, new-identity mode, a few hundred steps) or
         "paper" (section 2 of the paper: three hidden layers, all genes, 400 epochs).
-    ignore_case
-        Compare gene names without regard to case.
+    %(ignore_case)s
     **settings
-        Changes to the preset: see ``sctool.model._scnym.SCNYMSettings``. ``mixmatch=False`` and
+        Changes to the preset, fields of :class:`SCNYMSettings`. ``mixmatch=False`` and
         ``adversary=False`` are the paper's ablations.
 
     Examples
@@ -280,14 +270,15 @@ class SCNYM(AnnotationModel):
     """
 
     PRESETS: ClassVar[dict[str, SCNYMSettings]] = {"default": SCNYMSettings(), "paper": PAPER}
+    TRAINER_ARGUMENTS: ClassVar[list[str]] = [*TRAINER_ARGUMENTS, "early_stopping"]
     transductive = True
     settings_: SCNYMSettings
     module: SCNYMModule
 
     @classmethod
-    def settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
+    def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
         """New-identity mode for "auto", with the default's threshold if the preset has none."""
-        super().settings_for_novel(novel)
+        super()._settings_for_novel(novel)
         if novel == 0:
             return {"confidence": 0.0}
         settings = cls._resolve(preset, {})
@@ -296,67 +287,21 @@ class SCNYM(AnnotationModel):
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
         return SCNYMModule(n_input, n_classes, n_domains, self.settings_)
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        batch_size: int | None = None,
-        early_stopping: bool | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train on the labelled and the unlabelled cells.
+    def _train(self, options: TrainOptions) -> None:
+        trainer = dict(options.trainer)
+        early_stopping = trainer.pop("early_stopping", None)
+        options = replace(options, trainer=trainer)
+        train_classifier(self, self._training_cells(), options, early_stopping)
 
-        Of the weights after each epoch, once both ramps have risen, those with the lowest cross
-        entropy on held-out labelled cells are kept.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the larger of the two populations; both ramps scale with it. Default: the
-            preset's.
-        accelerator, devices
-            As in Lightning; "auto" takes a GPU if there is one.
-        batch_size
-            Cells per step from each population; default: the preset's.
-        early_stopping
-            Stop after ``patience`` epochs without a better validation loss; default: if the preset
-            has a patience.
-        plan_kwargs
-            Changes to the settings that concern training, such as ``lr`` or ``optimizer``.
-        **trainer_kwargs
-            Passed on to scvi-tools' ``Trainer``, such as ``enable_progress_bar=False``.
-
-        Raises
-        ------
-        TypeError
-            ``plan_kwargs`` names an unknown setting.
-        """
-        changes = dict(plan_kwargs or {})
-        if batch_size is not None:
-            changes["batch_size"] = batch_size
-        s = change_settings(self.settings_, changes, "SCNYM")
-        self.settings_ = self.module.settings = s
-        train_classifier(
-            self,
-            self._training_cells(),
-            max_epochs=max_epochs,
-            early_stopping=early_stopping,
-            accelerator=accelerator,
-            devices=devices,
-            **trainer_kwargs,
-        )
-
-    def is_novel(self, prediction: Prediction) -> np.ndarray | None:
+    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
         """In new-identity mode, cells that the model finds more likely not to be of their type."""
         if self.settings_.confidence <= 0:
             return None
-        return prediction.proba.max(axis=1) < self.settings_.novel_below
+        return proba.max(axis=1) < self.settings_.novel_below
 
-    def audit_when_reused(self, novel: str | int) -> list[str]:
+    def _note_reuse(self, novel: str | int) -> list[str]:
         """Says also if novel cells cannot be flagged."""
-        notes = super().audit_when_reused(novel)
+        notes = super()._note_reuse(novel)
         if novel == "auto" and self.settings_.confidence <= 0:
             notes.append("novel: the model was trained for known types only; no cell is flagged")
         return notes

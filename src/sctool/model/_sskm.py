@@ -13,20 +13,24 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics.pairwise import euclidean_distances
 from torch import Tensor, nn
 
-from sctool.model import _novelty
-from sctool.model._base import OpenWorldModel
-from sctool.model._regression import LogisticSettings, regress, weights
+from sctool import novelty
+from sctool._docs import docs
+from sctool._neighbors import fit_pca
+from sctool._regression import regress, weights
+from sctool._train import TrainOptions, numpy_generator
+from sctool.model._base import OpenWorldModel, Settings
 
 #: Rounds of k-means at most; it ends as soon as no cell changes its group.
 MAX_ROUNDS = 100
 
 
 @dataclass(frozen=True)
-class SSKMSettings(LogisticSettings):
-    """Hyperparameters of the semi-supervised k-means; those of the regression are its own.
+class SSKMSettings(Settings):
+    """Hyperparameters of the semi-supervised k-means, and of its regression.
 
     Parameters
     ----------
@@ -36,11 +40,15 @@ class SSKMSettings(LogisticSettings):
         Principal components of reference and query together.
     n_init
         Restarts, of which the one with the lowest inertia wins.
+    C, max_iter
+        Of the regression: inverse strength of the L2 penalty, and iterations of L-BFGS at most.
     """
 
     n_novel: int | None = None
     n_components: int = 20
     n_init: int = 10
+    C: float = 1.0
+    max_iter: int = 500
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,6 @@ class Clustering:
     converged: bool
 
 
-def squared_distances(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Of each cell to each centre, (n_cells, n_centres)."""
-    squares = (z**2).sum(axis=1)[:, None] - 2 * z @ centres.T + (centres**2).sum(axis=1)
-    return np.maximum(squares, 0)  # rounding may leave a cell on a centre below it
-
-
 def scatter_centres(
     z: np.ndarray, centres: np.ndarray, n_novel: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -78,12 +80,12 @@ def scatter_centres(
 
     A cell is drawn with a probability proportional to its squared distance to the nearest centre.
     """
-    nearest = squared_distances(z, centres).min(axis=1)
+    nearest = euclidean_distances(z, centres, squared=True).min(axis=1)
     for _ in range(n_novel):
         total = nearest.sum()
         drawn = z[[rng.choice(len(z), p=nearest / total if total > 0 else None)]]
         centres = np.concatenate([centres, drawn])
-        nearest = np.minimum(nearest, squared_distances(z, drawn)[:, 0])
+        nearest = np.minimum(nearest, euclidean_distances(z, drawn, squared=True)[:, 0])
     return centres
 
 
@@ -128,7 +130,7 @@ def cluster(
         codes, inertia, converged = labels, [], False
         for _ in range(max_rounds):
             before, codes = codes, labels.copy()
-            codes[free] = squared_distances(z[free], centres).argmin(axis=1)
+            codes[free] = pairwise_distances_argmin(z[free], centres)
             centres = update_centres(z, codes, centres)
             inertia.append(float(((z - centres[codes]) ** 2).sum()))
             converged = np.array_equal(codes, before)
@@ -170,6 +172,7 @@ class CentresModule(nn.Module):
         return logits / self.variance, z
 
 
+@docs.dedent
 class SSKM(OpenWorldModel):
     """Semi-supervised k-means on principal components and the logits of a regression.
 
@@ -178,17 +181,16 @@ class SSKM(OpenWorldModel):
 
     Parameters
     ----------
-    adata
-        Labelled and unlabelled cells together, registered with :meth:`setup_anndata`.
+    %(adata)s
     preset
         "default" alone.
-    ignore_case
-        Compare gene names without regard to case.
+    %(ignore_case)s
     **settings
-        Changes to the preset: see ``sctool.model._sskm.SSKMSettings``.
+        Changes to the preset, fields of :class:`SSKMSettings`.
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": SSKMSettings()}
+    TRAINER_ARGUMENTS: ClassVar[list[str]] = []
     settings_: SSKMSettings
     module: CentresModule
 
@@ -196,34 +198,16 @@ class SSKM(OpenWorldModel):
         # As many dimensions for few cells too, which have fewer components: the others stay 0.
         return CentresModule(n_input, self.settings_.n_components + len(self.classes_), n_classes)
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        batch_size: int | None = None,
-        enable_progress_bar: bool = True,
-    ) -> None:
-        """Find the representation and the centres.
-
-        Parameters
-        ----------
-        max_epochs
-            Rounds of k-means at most; default: 100.
-        accelerator, devices, batch_size
-            As other models take them; the CPU sees all cells at once.
-        enable_progress_bar
-            Show the progress of the estimate of the number of novel groups.
-        """
-        # torch's generator is the one that annotate() seeds
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
+    def _train(self, options: TrainOptions) -> None:
+        """Find the representation and the centres; epochs are rounds of k-means."""
+        rng = numpy_generator()
         cells = self._training_cells()
         labels = cells.arrays["label"]
         weight, bias = self._representation(cells.x, labels, int(rng.integers(2**31)))
         n_novel = self.settings_.n_novel
         if n_novel is None:
-            n_novel = self._estimate(cells.x, labels, rng, enable_progress_bar)
-        max_rounds = max_epochs or MAX_ROUNDS
+            n_novel = self._estimate(cells.x, labels, rng, options.progress)
+        max_rounds = options.max_epochs or MAX_ROUNDS
         z = cells.x @ weight.T + bias
         found = cluster(z, labels, n_novel, rng, self.settings_.n_init, max_rounds)
         if not found.converged:
@@ -249,8 +233,6 @@ class SSKM(OpenWorldModel):
         self.history_ = {
             "inertia_train": pd.DataFrame({"inertia_train": found.inertia}, index=rounds)
         }
-        self.module.eval()
-        self.is_trained_ = True
 
     def _representation(
         self, x: sp.csr_matrix, labels: np.ndarray, seed: int
@@ -269,12 +251,9 @@ class SSKM(OpenWorldModel):
         labelled = np.flatnonzero(labels >= 0)
         fitted, notes = regress(x[labelled], labels[labelled], s.C, s.max_iter)
         self.audit_ += notes
-        # Twice the precision: components that hardly differ in variance would else turn with the
-        # order of a sum.
-        n = min(s.n_components, min(x.shape) - 1)
-        pca = PCA(n, svd_solver="arpack", random_state=seed).fit(x.astype(np.float64))
+        pca = fit_pca(x, s.n_components, seed)
         components = np.zeros((s.n_components, x.shape[1]))
-        components[:n] = pca.components_
+        components[: pca.n_components_] = pca.components_
         blocks = []
         for weight in (components, weights(fitted)[0]):
             total = (x @ weight.T).var(axis=0).sum()
@@ -287,10 +266,8 @@ class SSKM(OpenWorldModel):
     ) -> int:
         """The number of novel groups as scDET estimates it; the audit says how sure it is."""
         labelled, free = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
-        found = _novelty.find(x[labelled], labels[labelled], x[free], None, rng, progress)
-        if isinstance(found, str):
-            self.audit_.append(found)
-            return 0
+        found = novelty.find(x[labelled], labels[labelled], x[free], None, rng, progress)
         self.audit_.append(found.audit[-1])
-        self.n_novel_ = found.interval()
+        if found.sought:
+            self.n_novel_ = found.interval
         return found.n

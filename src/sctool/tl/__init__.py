@@ -2,7 +2,8 @@
 
 from sctool.tl._annotate import annotate
 from sctool.tl._cluster import cluster
+from sctool.tl._evaluate import evaluate
 from sctool.tl._explain import explain
 from sctool.tl._rename_novel import rename_novel
 
-__all__ = ["annotate", "cluster", "explain", "rename_novel"]
+__all__ = ["annotate", "cluster", "evaluate", "explain", "rename_novel"]

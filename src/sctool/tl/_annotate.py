@@ -7,12 +7,18 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sctool import _data, _keys, _novel
+from sctool import _data, _slots, novelty
+from sctool._docs import docs
 from sctool._train import seeded
 from sctool.model import AUTO, METHODS, AnnotationModel, Prediction, load
-from sctool.model._base import versions
+from sctool.model._saving import versions
+
+docs.params["methods"] = "\n    ".join(
+    f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
+)
 
 
+@docs.dedent
 def annotate(
     adata: AnnData,
     ref: AnnData | AnnotationModel | str | Path,
@@ -26,9 +32,10 @@ def annotate(
     key_added: str = "sctool",
     random_state: int = 0,
     copy: bool = False,
+    return_model: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
-) -> AnnData | None:
+) -> AnnData | AnnotationModel | tuple[AnnData, AnnotationModel] | None:
     """Name the cells of ``adata`` after the types of a labelled reference.
 
     Genes are matched by name, in whatever order. Values may be counts, linear (CPM, TPM) or log1p;
@@ -48,13 +55,10 @@ def annotate(
         Column of ``ref.obs`` with the types, of any dtype; cells with a missing label are used as
         unlabelled ones.
     method
-        "scnym" (semi-supervised, adapts to the query), "scdet" (semi-supervised, finds and groups
-        cells of no known type), "logistic" (logistic regression on the reference alone), "actinn"
-        and "scdae" (networks on the reference alone), each also with ``model_kwargs={"component":
-        "mls"}`` or "mlp", "contrastive" ("logistic" with "mls", for rare types), "gate" (logistic
-        regression that also finds and groups cells of no known type), "sskm" (k-means with centres
-        that the reference holds, and free ones), or "auto" for
-        the one we recommend, which is "scnym".
+        "auto", for the one we recommend, which is "scnym"; or one of the following, all of them
+        models in :mod:`sctool.model`:
+
+        %(methods)s
     batch_key
         Column of both ``obs`` with donors or technologies, each a domain that "scnym" adapts to.
         Default: reference and query are the two domains.
@@ -72,14 +76,19 @@ def annotate(
         Seed; the same seed on the same machine gives the same result.
     copy
         Return an annotated copy and leave ``adata`` as it is.
+    return_model
+        Return the trained model, without its cells: to save it, to annotate other cells with it,
+        or for :func:`explain`.
     model_kwargs
-        Passed on to the model, such as ``preset="paper"`` or any of its settings.
+        Passed on to the model, such as ``preset="paper"`` or any of its settings, which the model's
+        settings class lists.
     train_kwargs
         Passed on to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
 
     Returns
     -------
-    None, or with ``copy=True`` the annotated copy. Written, with ``key`` for ``key_added``:
+    None; with ``copy=True`` the annotated copy, with ``return_model=True`` the model, with both the
+    pair of them. Written, with ``key`` for ``key_added``:
 
     ``obs[key]`` : categorical
         The most probable type, in the reference's order, with its colours in
@@ -129,41 +138,6 @@ def annotate(
     >>> adata.obs["sctool"].cat.categories[0]
     'CD4+/CD25 T Reg'
     """
-    result, _ = annotate_with_model(
-        adata,
-        ref,
-        labels_key=labels_key,
-        method=method,
-        batch_key=batch_key,
-        layer=layer,
-        novel=novel,
-        ignore_case=ignore_case,
-        key_added=key_added,
-        random_state=random_state,
-        copy=copy,
-        model_kwargs=model_kwargs,
-        train_kwargs=train_kwargs,
-    )
-    return result if copy else None
-
-
-def annotate_with_model(
-    adata: AnnData,
-    ref: AnnData | AnnotationModel | str | Path,
-    *,
-    labels_key: str,
-    method: str,
-    batch_key: str | None,
-    layer: str | None,
-    novel: str | int,
-    ignore_case: bool,
-    key_added: str,
-    random_state: int,
-    copy: bool,
-    model_kwargs: dict[str, Any] | None,
-    train_kwargs: dict[str, Any] | None,
-) -> tuple[AnnData, AnnotationModel]:
-    """:func:`annotate`, returning also the model, without its training cells."""
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     if novel != "auto" and (not isinstance(novel, int) or isinstance(novel, bool) or novel < 0):
@@ -181,9 +155,8 @@ def annotate_with_model(
         "train_kwargs": train_kwargs,
     }
     if isinstance(ref, AnnData):
-        model, prediction, table = _train_and_predict(
-            adata, ref, METHODS[AUTO if method == "auto" else method], params
-        )
+        cls = METHODS[AUTO if method == "auto" else method]
+        model, prediction, table = _train_and_predict(adata, ref, cls, params)
     else:
         model = load(ref) if isinstance(ref, str | Path) else ref
         if not isinstance(model, AnnotationModel):
@@ -192,12 +165,12 @@ def annotate_with_model(
             )
         table = None
         _refuse_training_arguments(model, method, batch_key, model_kwargs, train_kwargs)
-        prediction = model.annotate_cells(adata, layer)
-        prediction.audit.extend(model.audit_when_reused(novel))
+        prediction = model.predict_cells(adata, layer)
+        prediction.audit.extend(model._note_reuse(novel))
 
-    target = _keys.writable(adata, copy)
-    name = next(name for name, cls in METHODS.items() if cls is type(model))
-    _keys.write_annotation(
+    target = _slots.writable(adata, copy)
+    registered = {cls: name for name, cls in METHODS.items()}
+    _slots.write_annotation(
         target,
         key_added,
         classes=model.classes_,
@@ -207,66 +180,46 @@ def annotate_with_model(
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
-        novel_score=model.novel_score(prediction),
-        novel=None if novel == 0 else model.is_novel(prediction),
-        params={"method": name, "preset": model.preset_, **params},
+        novel_score=model._novel_score(prediction.proba),
+        novel=None if novel == 0 else model._is_novel(prediction.proba),
+        params={
+            "method": registered.get(type(model), type(model).__name__),
+            "preset": model.preset_,
+            **params,
+        },
         versions=versions(),
         audit=prediction.audit,
     )
-    return target, model
+    return _slots.returned(target, model, copy, return_model)
 
 
 def _train_and_predict(
     adata: AnnData, ref: AnnData, cls: type[AnnotationModel], params: dict[str, Any]
 ) -> tuple[AnnotationModel, Prediction, pd.DataFrame | None]:
+    """The model, without its cells; what it says of the query; a table of novel groups if any."""
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
-    settings = cls.settings_for_novel(params["novel"], preset) | settings
-    joint, unlabelled, audit = _data.join(
-        adata,
-        ref,
-        labels_key=params["labels_key"],
-        batch_key=params["batch_key"],
-        layer=params["layer"],
-        ignore_case=params["ignore_case"],
-    )
+    settings = cls._settings_for_novel(params["novel"], preset) | settings
+    names = ("labels_key", "batch_key", "layer", "ignore_case")
+    data = _data.join(adata, ref, **{name: params[name] for name in names})
     with seeded(params["random_state"]):
-        cls.setup_anndata(joint, "labels", unlabelled, batch_key="domain")
-        try:
-            model = cls(joint, ignore_case=params["ignore_case"], **settings)
-            model.train(**(params["train_kwargs"] or {}))
-            query = np.arange(ref.n_obs, joint.n_obs)
-            prediction = model.annotate_cells(indices=query)
-            table = None
-            if model.novel_classes_:
-                table = _describe_novel(model, prediction, joint, query, unlabelled)
-            model.release()
-        finally:
-            cls.forget(joint)
-    # The joint object is ours: of its audit only what training added concerns the user.
-    prediction.audit[:] = audit + [
-        note for note in model.audit_ if not note.startswith("training data:")
-    ]
+        model = cls(data, **settings)  # type: ignore[arg-type]
+        model.train(**(params["train_kwargs"] or {}))
+        query = np.arange(ref.n_obs, data.x.shape[0])
+        prediction = model.predict_cells(indices=query)
+    table = None
+    if model.novel_classes_:
+        labelled = np.flatnonzero(data.labels.codes >= 0)
+        table = novelty.describe(
+            data.x[query],
+            data.genes.index,
+            np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)],
+            model.novel_classes_,
+            data.x[labelled],
+            np.asarray(data.labels[labelled]),
+        )
+    model._release()
     return model, prediction, table
-
-
-def _describe_novel(
-    model: AnnotationModel,
-    prediction: Prediction,
-    joint: AnnData,
-    query: np.ndarray,
-    unlabelled: str,
-) -> pd.DataFrame:
-    labels = joint.obs["labels"].astype(str).to_numpy()
-    labelled = labels != unlabelled
-    return _novel.describe(
-        joint.X[query],
-        joint.var_names,
-        np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)],
-        model.novel_classes_,
-        joint.X[np.flatnonzero(labelled)],
-        labels[labelled],
-    )
 
 
 def _refuse_training_arguments(

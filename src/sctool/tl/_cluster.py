@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from sctool import _data, _keys, _leiden
+from sctool import _data, _neighbors, _slots
 from sctool._train import seeded
-from sctool.model import CLUSTER_METHODS, load
-from sctool.model._base import Settings, versions
-from sctool.model._cicl import CICL
+from sctool.model import CICL, CLUSTER_METHODS, Prediction, Settings, load
+from sctool.model._saving import versions
 
 
 def cluster(
@@ -23,9 +22,10 @@ def cluster(
     key_added: str | None = None,
     random_state: int = 0,
     copy: bool = False,
+    return_model: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
-) -> AnnData | None:
+) -> AnnData | CICL | tuple[AnnData, CICL | None] | None:
     """Group the cells of ``adata`` by what they express, without a reference.
 
     Values may be counts, linear (CPM, TPM) or log1p; they are found in ``X``, or where ``X`` cannot
@@ -55,6 +55,8 @@ def cluster(
         Seed; the same seed on the same machine gives the same result.
     copy
         Return a clustered copy and leave ``adata`` as it is.
+    return_model
+        Return the model, without its cells; of "leiden", which has none, None.
     model_kwargs
         Passed on to the model, such as ``preset="paper"`` or any of its settings.
     train_kwargs
@@ -62,7 +64,8 @@ def cluster(
 
     Returns
     -------
-    None, or with ``copy=True`` the clustered copy. Written, with ``key`` for ``key_added``:
+    None; with ``copy=True`` the clustered copy, with ``return_model=True`` the model, with both the
+    pair of them. Written, with ``key`` for ``key_added``:
 
     ``obs[key]`` : categorical
         The cluster, "0" the largest of those that were trained on.
@@ -105,35 +108,6 @@ def cluster(
     >>> adata.obs["leiden"].cat.categories.tolist()
     ['0', '1', '2', '3', '4']
     """
-    result, _ = cluster_with_model(
-        adata,
-        n_clusters=n_clusters,
-        method=method,
-        model=model,
-        layer=layer,
-        key_added=key_added,
-        random_state=random_state,
-        copy=copy,
-        model_kwargs=model_kwargs,
-        train_kwargs=train_kwargs,
-    )
-    return result if copy else None
-
-
-def cluster_with_model(
-    adata: AnnData,
-    *,
-    n_clusters: int | None,
-    method: str,
-    model: CICL | str | Path | None,
-    layer: str | None,
-    key_added: str | None,
-    random_state: int,
-    copy: bool,
-    model_kwargs: dict[str, Any] | None,
-    train_kwargs: dict[str, Any] | None,
-) -> tuple[AnnData, CICL | None]:
-    """:func:`cluster`, returning also the model, if there is one, without its training cells."""
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     if method not in (known := ["leiden", *CLUSTER_METHODS]):
@@ -159,7 +133,7 @@ def cluster_with_model(
         _refuse("model is trained, nothing is trained", given)
         if method != "cicl":
             raise ValueError(f"method={method!r}, but model is a trained CICL.")
-        prediction = model.cluster_cells(adata, layer)
+        prediction = model.predict_cells(adata, layer)
         prediction.audit.append("model: a CICL trained before; nothing was trained")
         found, trained = _of_model(model, prediction), model
     elif method == "leiden":
@@ -177,11 +151,11 @@ def cluster_with_model(
         )
     if trained is not None:
         params["preset"] = trained.preset_
-    target = _keys.writable(adata, copy)
-    _keys.write_clusters(
+    target = _slots.writable(adata, copy)
+    _slots.write_clusters(
         target, key_added or method, params=params | given, versions=versions(), **found
     )
-    return target, trained
+    return _slots.returned(target, trained, copy, return_model)
 
 
 def _train(
@@ -196,27 +170,19 @@ def _train(
     settings = dict(model_kwargs or {})
     if n_clusters is not None:
         settings = {"n_clusters": int(n_clusters)} | settings
-    private, audit = _data.alone(adata, layer)
+    data = _data.read_cells(adata, layer, "data")
     with seeded(seed):
-        cls.setup_anndata(private)
-        try:
-            model = cls(private, **settings)
-            model.train(**(train_kwargs or {}))
-            prediction = model.cluster_cells()
-            model.release()
-        finally:
-            cls.forget(private)
-    # The private object is ours: of its audit only what training added concerns the user.
-    prediction.audit[:] = audit + [
-        note for note in model.audit_ if not note.startswith("training data:")
-    ]
+        model = cls(data, **settings)  # type: ignore[arg-type]
+        model.train(**(train_kwargs or {}))
+        prediction = model.predict_cells()
+    model._release()
     return _of_model(model, prediction), model
 
 
-def _of_model(model: CICL, prediction: Any) -> dict[str, Any]:
+def _of_model(model: CICL, prediction: Prediction) -> dict[str, Any]:
     return {
         "codes": prediction.proba.argmax(axis=1),
-        "names": model.clusters_,
+        "names": model.names_,
         "score": prediction.proba.max(axis=1),
         "latent": prediction.latent,
         "n_clusters": model.n_clusters_,
@@ -227,25 +193,23 @@ def _of_model(model: CICL, prediction: Any) -> dict[str, Any]:
 def _leiden_clusters(
     adata: AnnData, layer: str | None, n_clusters: int | None, seed: int
 ) -> dict[str, Any]:
-    private, audit = _data.alone(adata, layer)
-    expression, _ = _data.find_expression(private, None, "data")
-    everyone, domain = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
-    _, x, notes = _data.Features.fit(expression, everyone, domain, Settings().n_top_genes)
-    _leiden.check(x)
+    data = _data.read_cells(adata, layer, "data")
+    _, x, notes = _data.Features.fit(data, Settings().n_top_genes)
+    _neighbors.check_clusterable(x)
     with seeded(seed):
-        groups = _leiden.pipeline(x, n_clusters, seed)
-        n = {"n": int(groups.codes.max()) + 1}
+        found = _neighbors.leiden_clusters(x, n_clusters, seed)
+        n = {"n": int(found.codes.max()) + 1}
         if n_clusters is None:
-            counted = _leiden.count(groups.z, np.random.default_rng(seed))
+            counted = _neighbors.count_clusters(found.z, np.random.default_rng(seed))
             n |= {"low": min(counted["low"], n["n"]), "high": max(counted["high"], n["n"])}
-    audit += [*notes, f"clusters: Leiden with resolution {groups.resolution:.4g}"]
+    audit = [*data.audit, *notes, f"clusters: Leiden with resolution {found.resolution:.4g}"]
     if n_clusters is not None and n["n"] != n_clusters:
         audit.append(f"clusters: no resolution was found that gives {n_clusters}; {n['n']} instead")
     return {
-        "codes": groups.codes,
+        "codes": found.codes,
         "names": [str(code) for code in range(n["n"])],
-        "score": groups.score,
-        "latent": groups.z,
+        "score": found.score,
+        "latent": found.z,
         "n_clusters": n,
         "audit": audit,
     }

@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from sctool import _keys
+from sctool import _slots
 from sctool._train import seeded
 from sctool.model import AnnotationModel
 
@@ -127,7 +127,7 @@ def explain(
 
         index = np.unique(np.concatenate(list(groups.values())))
         background = np.sort(rng.permutation(adata.n_obs)[:n_cells])
-        data, columns = model.inputs(adata, layer)
+        data, columns = model._inputs(adata, layer)
         device = next(model.module.parameters()).device
         network = _Logits(model.module).eval()
         inputs = data[index]["x"].to(device)
@@ -165,8 +165,8 @@ def explain(
     attribution[known] = mean_by_group[:, columns[known]].T
     order = np.argsort(-mean_by_group, axis=1, kind="stable")[:, :n_genes]
     params = {"method": method, "layer": layer, "n_cells": n_cells, "random_state": random_state}
-    target_adata = _keys.writable(adata, copy)
-    _keys.write_explanation(
+    target_adata = _slots.writable(adata, copy)
+    _slots.write_explanation(
         target_adata,
         key_added,
         names=list(groups),

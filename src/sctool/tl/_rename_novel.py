@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from anndata import AnnData
 
-from sctool import _keys
+from sctool import _slots
 
 
 def rename_novel(
@@ -56,6 +56,6 @@ def rename_novel(
         raise ValueError(f"names: {bad!r} cannot be names of types.")
     if taken := [name for name in names.values() if name in novel and name not in names]:
         raise ValueError(f"names: {taken!r} are other novel groups; name those too.")
-    target = _keys.writable(adata, copy)
-    _keys.rename_novel(target, key, names)
+    target = _slots.writable(adata, copy)
+    _slots.rename_novel(target, key, names)
     return target if copy else None

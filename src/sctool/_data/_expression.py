@@ -1,0 +1,215 @@
+"""Where the expression values of an AnnData are, and on which scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+#: Cells that are read at a time.
+CHUNK = 8192
+#: The scale is decided on at most so many cells, in so many runs spread evenly over the file.
+SAMPLE, RUNS = 8192, 16
+#: The largest log2(CPM + 1) is log2(1e6) < 20; what exceeds this cannot be logarithmic.
+LOG_MAX = 25.0
+COUNT_LAYERS = ("counts", "raw_counts", "count", "umi_counts", "umis")
+#: Why values cannot be used, by what :func:`detect_scale` returns.
+UNUSABLE = {
+    "missing": "missing or infinite values",
+    "scaled": "scaled values (negative, or unit variance for every gene)",
+    "empty": "only zeros",
+}
+
+
+def rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+    """Rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR in memory."""
+    block = matrix[start:stop]
+    if hasattr(block, "compute"):  # dask
+        block = block.compute()
+    if hasattr(block, "to_memory"):
+        block = block.to_memory()
+    x = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
+    if not x.has_canonical_format:  # entries of a gene in several parts are one value
+        x = x.copy()
+        x.sum_duplicates()
+    return x
+
+
+def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr_matrix:
+    """The columns of ``x`` that are wanted, in float32 and where they are wanted.
+
+    Parameters
+    ----------
+    x
+        CSR (n_cells, n_genes).
+    column
+        Where each of its columns goes, (n_genes,); -1 leaves it out. Columns that go to the same
+        place are added up.
+    """
+    target = column[x.indices]
+    keep = target >= 0
+    indptr = np.concatenate([[0], np.cumsum(keep)])[x.indptr]
+    values = x.data[keep].astype(np.float32)
+    taken = sp.csr_matrix((values, target[keep], indptr), shape=(x.shape[0], n_columns))
+    if len(np.unique(column[column >= 0])) < np.count_nonzero(column >= 0):
+        taken.sum_duplicates()
+    return taken
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Expression values where they lie in an AnnData, and the scale that they are on.
+
+    Attributes
+    ----------
+    matrix, var
+        The values, (n_cells, n_genes), and the genes.
+    side, slot
+        Whose they are ("ref", "query", ...), and where they lie.
+    scale
+        "counts", "linear" or "log1p".
+    base
+        Of the logarithm.
+    """
+
+    matrix: Any
+    var: pd.DataFrame
+    side: str
+    slot: str
+    scale: str
+    base: float = np.e
+
+    @property
+    def n_cells(self) -> int:
+        return self.matrix.shape[0]
+
+    def linear(self, column: np.ndarray, n_columns: int) -> Iterator[sp.csr_matrix]:
+        """Chunks of cells on the linear scale, genes placed as :func:`take_columns` has it.
+
+        Raises
+        ------
+        ValueError
+            A chunk holds values that the scale does not admit.
+        """
+        for start in range(0, self.n_cells, CHUNK):
+            x = rows(self.matrix, start, min(start + CHUNK, self.n_cells))
+            self._check(x.data, start)
+            if self.scale == "log1p":
+                # before columns are added up
+                x = sp.csr_matrix(x, dtype=np.float32)
+                x.data = np.expm1(x.data * np.float32(np.log(self.base)))
+            yield take_columns(x, column, n_columns)
+
+    def _check(self, values: np.ndarray, start: int) -> None:
+        """Refuse values that contradict the scale, which was decided on a sample."""
+        if not np.isfinite(values).all():
+            found = UNUSABLE["missing"]
+        elif values.size and values.min() < 0:
+            found = "negative values"
+        elif self.scale == "counts" and (np.mod(values, 1) != 0).any():
+            found = "fractions"
+        elif self.scale == "log1p" and values.max(initial=0) > LOG_MAX:
+            found = f"values above {LOG_MAX:g}, which are no logarithms"
+        else:
+            return
+        raise ValueError(
+            f"The {self.side}'s {self.slot} was read as {self.scale} values, as a sample of its "
+            f"cells has it, but the cells from {start} to {start + CHUNK} hold {found}. Bring all "
+            "cells to one scale, drop those, or name other values with layer=..."
+        )
+
+
+def detect_scale(matrix: Any) -> str:
+    """Scale of a matrix, by a sample of its cells.
+
+    Returns
+    -------
+    ``"counts"`` (non-negative integers), ``"log1p"``, ``"linear"`` (non-negative, normalised but
+    not logarithmic: CPM, TPM, RPKM), or why it cannot be used: ``"missing"`` (NaN or infinite
+    values), ``"scaled"`` (negative values, or unit variance for every gene), ``"empty"``.
+    """
+    n_cells = matrix.shape[0]
+    if n_cells <= SAMPLE:
+        x = rows(matrix, 0, n_cells)
+    else:
+        size = SAMPLE // RUNS
+        starts = np.linspace(0, n_cells - size, RUNS).astype(int)
+        x = sp.vstack([rows(matrix, start, start + size) for start in starts], format="csr")
+    values = x.data
+    if not np.isfinite(values).all():
+        return "missing"
+    if values.size and values.min() < 0:
+        return "scaled"
+    top = values.max(initial=0)
+    if top == 0:
+        return "empty"
+    if (np.mod(values, 1) == 0).all():
+        return "counts"
+    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    if top > LOG_MAX or (len(total) > 1 and total.std() < 1e-3 * total.mean()):
+        return "linear"
+    # scanpy.pp.scale(zero_center=False) leaves no negative values behind, but a variance of 1; of
+    # a gene that few cells express the sample gives it roughly.
+    x = x.astype(np.float64)
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+    variance *= len(total) / max(len(total) - 1, 1)
+    varying = variance > 0
+    if len(total) > 20 and varying.any() and np.median(np.abs(variance[varying] - 1)) < 0.1:
+        return "scaled"
+    return "log1p"
+
+
+def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expression, list[str]]:
+    """The usable expression values of ``adata``, and what was noted on the way.
+
+    ``layer`` names where to look (``"raw"`` for ``adata.raw``). Without it ``X`` is taken, or, if
+    ``X`` cannot be used, ``raw`` or a layer of counts.
+
+    Raises
+    ------
+    KeyError
+        ``layer`` is not there.
+    ValueError
+        No cells, or no values on a scale that can be used.
+    """
+    if adata.n_obs == 0:
+        raise ValueError(f"{side} has no cells: found shape {adata.shape}.")
+    base = (adata.uns.get("log1p") or {}).get("base") or np.e
+    slots: list[tuple[str, Any, pd.DataFrame]] = []
+    if layer == "raw" and adata.raw is not None:
+        slots.append(("raw.X", adata.raw.X, adata.raw.var))
+    elif layer is not None:
+        if layer not in adata.layers:
+            found = [*filter(None, adata.layers), *(["raw"] if adata.raw is not None else [])]
+            raise KeyError(f"layer={layer!r} is not in the {side}'s layers; found {found!r}.")
+        slots.append((f"layers[{layer!r}]", adata.layers[layer], adata.var))
+    else:
+        if adata.X is not None:
+            slots.append(("X", adata.X, adata.var))
+        if adata.raw is not None:
+            slots.append(("raw.X", adata.raw.X, adata.raw.var))
+        names = [n for n in adata.layers if isinstance(n, str) and n.lower() in COUNT_LAYERS]
+        slots += [(f"layers[{name!r}]", adata.layers[name], adata.var) for name in names]
+
+    refused: list[str] = []
+    for slot, matrix, var in slots:
+        if sp.issparse(matrix) and matrix.format != "csr":
+            matrix = sp.csr_matrix(matrix)  # a CSC matrix is slow to read by rows
+        scale = detect_scale(matrix)
+        if scale not in UNUSABLE:
+            notes = [f"{side}: read {scale} values from {slot}"]
+            if refused:
+                notes[0] += f", because {' and '.join(refused)}"
+            return Expression(matrix, var, side, slot, scale, base), notes
+        refused.append(f"{slot} holds {UNUSABLE[scale]}")
+    raise ValueError(
+        f"The {side} has no usable expression values: {'; '.join(refused) or 'X is empty'}. "
+        "Pass raw counts or log1p-normalised values in X, in adata.raw, or in a layer named with "
+        "layer=..."
+    )

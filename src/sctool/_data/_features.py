@@ -1,0 +1,226 @@
+"""From expression to what a model sees: size factors, logarithm, selected genes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.feature_selection import f_classif
+
+from sctool._data._expression import Expression
+from sctool._data._genes import locate, match_genes, note_duplicates
+from sctool._data._join import TARGET_SUM, TrainingData
+
+logger = logging.getLogger("sctool")
+
+#: Shares of a model's genes that a query must have, and below which it is warned of.
+MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
+
+
+def normalize(x: sp.csr_matrix, target_sum: float = TARGET_SUM) -> sp.csr_matrix:
+    """Log1p of each cell's values scaled to ``target_sum``, in place; empty cells stay empty."""
+    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    total[total == 0] = 1.0
+    x.data = np.log1p(x.data * np.repeat(target_sum / total, np.diff(x.indptr))).astype(np.float32)
+    return x
+
+
+def variable_genes(x: sp.csr_matrix, domain: np.ndarray, n_top_genes: int) -> np.ndarray:
+    """Positions of the genes that vary most, each domain given the same say (scanpy's "seurat").
+
+    Domains of fewer than 50 cells, too few to estimate a dispersion, have no say, unless there
+    is no other.
+
+    Parameters
+    ----------
+    x
+        Log1p values, CSR (n_cells, n_genes).
+    domain
+        Code of each cell's domain, (n_cells,).
+    """
+    import scanpy as sc
+
+    names, codes = np.unique(domain, return_inverse=True)
+    large = np.flatnonzero(np.bincount(codes) >= 50)
+    use = np.isin(codes, large) if len(large) else np.ones(len(codes), dtype=bool)
+    obs = pd.DataFrame(
+        {"domain": pd.Categorical(names[codes[use]])}, index=np.arange(use.sum()).astype(str)
+    )
+    cells = AnnData(x[use], obs=obs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy warns of genes that no cell of a domain expresses
+        table = sc.pp.highly_variable_genes(
+            cells,
+            n_top_genes=n_top_genes,
+            flavor="seurat",
+            batch_key="domain" if cells.obs["domain"].nunique() > 1 else None,
+            inplace=False,
+        )
+    return np.flatnonzero(table["highly_variable"].to_numpy())
+
+
+def marker_genes(x: sp.csr_matrix, y: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` genes that types differ in most, by the F statistic.
+
+    Parameters
+    ----------
+    x, y
+        Log1p values, CSR (n_cells, n_genes), and codes of the types, (n_cells,).
+    """
+    x = x.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of genes that are the same in all cells
+        score = np.nan_to_num(f_classif(x, y)[0], posinf=np.inf)
+    # Where the types have a single cell each, nothing varies within them.
+    variance = np.asarray(x.multiply(x).mean(axis=0) - np.square(x.mean(axis=0))).ravel()
+    return np.sort(np.lexsort((-variance, -score))[:n])
+
+
+def filter_genes_by_percentile(x: sp.csr_matrix) -> np.ndarray:
+    """Positions of the genes that ACTINN sees.
+
+    Of the expressed ones, those between the 1st and the 99th percentile, first of total
+    expression, then of the coefficient of variation.
+
+    Parameters
+    ----------
+    x
+        Log1p values, CSR (n_cells, n_genes).
+    """
+    x = x.astype(np.float64)
+    total = np.asarray(x.sum(axis=0)).ravel()
+    square = np.asarray(x.multiply(x).sum(axis=0)).ravel()
+    mean = total / x.shape[0]
+    deviation = np.sqrt(np.clip(square / x.shape[0] - mean**2, 0, None))
+    keep = np.flatnonzero(total > 0)
+    for value in (total, deviation / np.where(mean > 0, mean, 1)):
+        low, high = np.percentile(value[keep], [1, 99])
+        keep = keep[(value[keep] >= low) & (value[keep] <= high)]
+    return keep
+
+
+@dataclass
+class Features:
+    """How a model sees cells: learnt from its training data, applied to whatever it is given.
+
+    The order of the steps matters: size factors are computed on *all* genes that both sides share,
+    before genes are selected. On each side's own genes they cost up to a point of accuracy where
+    the two gene sets differ.
+
+    Attributes
+    ----------
+    genes
+        One row per gene that the size factors are computed on; the index is its name, the columns
+        are other identifiers.
+    selected
+        Names of the genes that the network sees.
+    mean
+        Mean input of each selected gene over the labelled cells, for genes that are missing.
+    target_sum
+        Total that each cell is scaled to before the logarithm.
+    ignore_case
+        Whether gene names are compared without regard to case.
+    """
+
+    genes: pd.DataFrame
+    selected: pd.Index
+    mean: np.ndarray
+    target_sum: float = TARGET_SUM
+    ignore_case: bool = False
+
+    @classmethod
+    def fit(
+        cls, data: TrainingData, n_top_genes: int | None, target_sum: float | None = TARGET_SUM
+    ) -> tuple[Features, sp.csr_matrix, list[str]]:
+        """Learn from the training cells; returns also their inputs (cells x selected) and notes.
+
+        ``target_sum=None`` scales each cell to the median of their totals if they are counts, which
+        alone say how deeply cells were sequenced, and else to ``TARGET_SUM``.
+        """
+        notes = _note_empty_cells(data.x)
+        if target_sum is None:
+            target_sum = TARGET_SUM
+            if data.is_counts:
+                total = np.asarray(data.x.sum(axis=1, dtype=np.float64)).ravel()
+                target_sum = float(np.median(total[total > 0]))
+        x = normalize(data.x.copy(), target_sum)
+        genes = data.genes.index
+        if n_top_genes is not None and n_top_genes < len(genes):
+            keep = variable_genes(x, data.domain, n_top_genes)
+        else:
+            keep = np.flatnonzero(np.asarray(x.sum(axis=0)).ravel() > 0)
+        # By name, so that the order of the genes in a file decides nothing.
+        keep = keep[np.argsort(genes[keep].to_numpy().astype(str))]
+        x = x[:, keep]
+        labelled = np.flatnonzero(data.labels.codes >= 0)
+        mean = np.asarray((x[labelled] if len(labelled) else x).mean(axis=0), dtype=np.float32)
+        return cls(data.genes, genes[keep], mean.ravel(), target_sum, data.ignore_case), x, notes
+
+    def keep(self, positions: np.ndarray) -> None:
+        """See no genes but those at some positions of ``selected``."""
+        self.selected, self.mean = self.selected[positions], self.mean[positions]
+
+    def transform(
+        self, expression: Expression
+    ) -> tuple[Iterator[sp.csr_matrix], np.ndarray | None, list[str]]:
+        """Inputs of any cells.
+
+        Returns
+        -------
+        chunks
+            Iterator over CSR blocks (cells x selected), log1p CP10k.
+        fill
+            What to add to every cell for genes that are missing: the reference's mean there, 0
+            elsewhere; None if there are none.
+        audit
+            What was found and repaired, complete once the chunks are read.
+
+        Raises
+        ------
+        ValueError
+            Fewer than half of the selected genes are there.
+        """
+        ours, theirs, audit = match_genes(self.genes, expression.var, self.ignore_case)
+        audit += note_duplicates(theirs, pd.Index(ours), expression.side)
+        columns = self.genes.index.get_indexer(self.selected)
+        present = pd.Index(ours[columns]).isin(theirs)
+        share = present.mean()
+        n, of = int(present.sum()), len(present)
+        text = f"{n} of the model's {of} genes ({share:.0%}) are in the query"
+        if share < MIN_PRESENT:
+            raise ValueError(
+                f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
+                f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. Give the "
+                "query the same kind of gene names, or train on the genes that both have."
+            )
+        if share < 1:
+            audit.append(f"genes: {text}; the others took the reference's mean")
+        if share < FEW_PRESENT:
+            logger.warning("Only %s; the others take the reference's mean.", text)
+        fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None
+
+        def chunks() -> Iterator[sp.csr_matrix]:
+            for x in expression.linear(locate(theirs, ours), len(ours)):
+                audit.extend(note for note in _note_empty_cells(x) if note not in audit)
+                yield normalize(x, self.target_sum)[:, columns]
+
+        return chunks(), fill, audit
+
+    def positions(self, var: pd.DataFrame) -> np.ndarray:
+        """Position of each gene of ``var`` among the selected ones, (n_vars,); -1 if not there."""
+        ours, theirs, _ = match_genes(self.genes, var, self.ignore_case)
+        columns = self.genes.index.get_indexer(self.selected)
+        return locate(theirs, ours[columns])
+
+
+def _note_empty_cells(x: sp.csr_matrix) -> list[str]:
+    n = int((np.diff(x.indptr) == 0).sum())
+    if n:
+        logger.warning("%d cells express none of the shared genes: their labels mean nothing.", n)
+    return [f"cells: {n} express none of the shared genes; their labels mean nothing"] if n else []

@@ -1,0 +1,202 @@
+"""The one object that a model is trained on, made of one AnnData or of a reference and a query."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from sctool._data import _genes
+from sctool._data._expression import Expression, find_expression
+from sctool._data._genes import (
+    clean_names,
+    gene_table,
+    locate,
+    match_genes,
+    note_duplicates,
+    too_few,
+)
+
+logger = logging.getLogger("sctool")
+
+TARGET_SUM = 1e4
+
+
+@dataclass
+class TrainingData:
+    """Cells to train on. Made once, from objects that stay as they are, and taken by the model.
+
+    Attributes
+    ----------
+    x
+        Values on a linear scale, CSR (n_cells, n_genes) float32.
+    genes
+        One row a gene: the index is its name, the columns are other identifiers.
+    is_counts
+        Whether ``x`` holds counts; otherwise it is normalised (CP10k, CPM, TPM).
+    labels
+        Type of each cell, (n_cells,), missing where it has none.
+    domain
+        Code of the side, and the batch of it, that each cell is from, (n_cells,).
+    colors
+        Scanpy's colours of the types, by name; empty if there are none.
+    ignore_case
+        Whether gene names are compared without regard to case.
+    audit
+        What was found and repaired.
+    """
+
+    x: sp.csr_matrix
+    genes: pd.DataFrame
+    is_counts: bool
+    labels: pd.Categorical
+    domain: np.ndarray
+    audit: list[str]
+    colors: dict[str, str] = field(default_factory=dict)
+    ignore_case: bool = False
+
+    @property
+    def expression(self) -> Expression:
+        """The values, to be read like those of any other object."""
+        scale = "counts" if self.is_counts else "linear"
+        return Expression(self.x, self.genes, "training data", "X", scale)
+
+
+def read_cells(
+    adata: AnnData, layer: str | None, side: str, ignore_case: bool = False
+) -> TrainingData:
+    """The cells of one object, unlabelled and of one domain; raises as ``find_expression``."""
+    expression, audit = find_expression(adata, layer, side)
+    names = clean_names(expression.var.index, ignore_case)
+    genes = pd.Index(pd.unique(names[names != ""]))
+    audit += note_duplicates(names, genes, side)
+    chunks = expression.linear(locate(names, genes), len(genes))
+    return TrainingData(
+        x=_rescaled(sp.vstack(list(chunks), format="csr"), expression.scale),
+        genes=gene_table(expression.var, names, genes),
+        is_counts=expression.scale == "counts",
+        labels=pd.Categorical.from_codes(np.full(adata.n_obs, -1), []),
+        domain=np.zeros(adata.n_obs, dtype=np.int64),
+        audit=audit,
+        ignore_case=ignore_case,
+    )
+
+
+def join(
+    adata: AnnData,
+    ref: AnnData,
+    *,
+    labels_key: str,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    ignore_case: bool = False,
+) -> TrainingData:
+    """The reference's and then the query's cells, on their shared genes in the reference's order.
+
+    Raises
+    ------
+    KeyError
+        A column or the layer is not there.
+    ValueError
+        Fewer than two types, too few shared genes, or values that cannot be used.
+    """
+    if labels_key not in ref.obs:
+        raise KeyError(
+            f"labels_key={labels_key!r} is not in ref.obs; found {list(ref.obs.columns)!r}."
+        )
+    labels = clean_labels(ref.obs[labels_key])
+    if len(labels.categories) < 2:
+        raise ValueError(
+            f"ref.obs[{labels_key!r}] names {len(labels.categories)} type(s); 2 are needed."
+        )
+    audit: list[str] = []
+    n_missing = int((labels.codes < 0).sum())
+    if n_missing:
+        audit.append(f"ref: {n_missing} cells without a label were used as unlabelled")
+
+    sides = {}
+    for side, side_adata in (("ref", ref), ("query", adata)):
+        sides[side], notes = find_expression(side_adata, layer, side)
+        audit += notes
+    ref_names, query_names, notes = match_genes(sides["ref"].var, sides["query"].var, ignore_case)
+    names = {"ref": ref_names, "query": query_names}
+    audit += notes
+    in_query = set(names["query"]) - {""}
+    shared = pd.Index(pd.unique(np.array([g for g in names["ref"] if g in in_query], dtype=object)))
+    if len(shared) < _genes.MIN_SHARED:
+        raise ValueError(too_few(len(shared), sides["ref"].var, sides["query"].var, ignore_case))
+    if len(shared) < _genes.FEW_SHARED:
+        note = f"genes: only {len(shared)} are shared"
+        logger.warning("%s; fine types may not be told apart.", note)
+        audit.append(note)
+
+    blocks = []
+    for side, expression in sides.items():
+        audit += note_duplicates(names[side], shared, side)
+        chunks = expression.linear(locate(names[side], shared), len(shared))
+        blocks.append(_rescaled(sp.vstack(list(chunks), format="csr"), expression.scale))
+
+    domain = np.repeat(np.array(["ref", "query"], dtype=object), [ref.n_obs, adata.n_obs])
+    if batch_key is not None:
+        batches = []
+        for side, side_adata in (("ref", ref), ("query", adata)):
+            if batch_key not in side_adata.obs:
+                raise KeyError(
+                    f"batch_key={batch_key!r} is not in the {side}'s obs; found "
+                    f"{list(side_adata.obs.columns)!r}."
+                )
+            batches.append(batch_names(side_adata.obs[batch_key]))
+        domain = domain + ":" + np.concatenate(batches)
+    codes = np.concatenate([labels.codes, np.full(adata.n_obs, -1)])
+    return TrainingData(
+        x=sp.vstack(blocks, format="csr"),
+        genes=gene_table(sides["ref"].var, names["ref"], shared),
+        is_counts=all(expression.scale == "counts" for expression in sides.values()),
+        audit=audit,
+        labels=pd.Categorical.from_codes(codes, labels.categories),
+        domain=np.unique(domain, return_inverse=True)[1].astype(np.int64),
+        colors=palette(ref, labels_key),
+        ignore_case=ignore_case,
+    )
+
+
+def _rescaled(x: sp.csr_matrix, scale: str) -> sp.csr_matrix:
+    """Counts as they are; other values, in place, to a median total of ``TARGET_SUM``."""
+    total = np.asarray(x.sum(axis=1)).ravel()
+    if scale != "counts" and x.nnz:
+        x.data *= np.float32(TARGET_SUM / np.median(total[total > 0]))
+    return x
+
+
+def clean_labels(values: pd.Series) -> pd.Categorical:
+    """Labels of any dtype as text, missing ones kept missing, unused categories dropped.
+
+    Categories keep their order; other labels are sorted.
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        used = values.cat.remove_unused_categories()
+        names = [str(c) for c in used.cat.categories]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Labels that differ in type only, as text they are equal: {names!r}.")
+        return pd.Categorical.from_codes(used.cat.codes.to_numpy(), names)
+    present = values.notna().to_numpy()
+    text = np.full(len(values), None, dtype=object)
+    text[present] = values[present].astype(str).to_numpy()
+    return pd.Categorical(text, categories=sorted(set(text[present])))
+
+
+def batch_names(values: pd.Series) -> np.ndarray:
+    """Batches of any dtype as text; cells without one are a batch of their own, "nan"."""
+    return values.astype(object).where(values.notna(), "nan").astype(str).to_numpy(dtype=object)
+
+
+def palette(adata: AnnData, key: str) -> dict[str, str]:
+    """Scanpy's colours of a categorical column, by category; empty if there are none."""
+    colors = adata.uns.get(f"{key}_colors")
+    if colors is None or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
+        return {}
+    return dict(zip(map(str, adata.obs[key].cat.categories), map(str, colors), strict=False))

@@ -1,0 +1,148 @@
+"""Saved models: JSON and plain tensors, which other versions of Python and its packages can read.
+
+A directory holds ``model.json`` and ``weights.pt``. Nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sctool._data import Features
+
+if TYPE_CHECKING:
+    from sctool.model._base import CellModel
+
+FORMAT = 2
+#: What format 1 called classes and settings that have other names now.
+CLASSES_1 = {"LOGISTIC": "LogisticClassifier", "GATE": "GroupNoveltyClassifier"}
+SETTINGS_1 = {
+    "SCDET": {"guided": "initial_names"},
+    "ContrastiveClassifier": {"guided": "init_from_linear"},
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("sctool", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
+    """See :meth:`sctool.model.CellModel.save`."""
+    path = Path(dir_path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{str(path)!r} exists: pass overwrite=True to replace it.")
+    path.mkdir(parents=True, exist_ok=True)
+    features = model.features_
+    state = {
+        "format": FORMAT,
+        "model": type(model).__name__,
+        "versions": versions(),
+        "preset": model.preset_,
+        "settings": asdict(model.settings_),
+        "genes": list(features.genes.index),
+        "gene_identifiers": {c: list(features.genes[c]) for c in features.genes},
+        "selected": list(features.selected),
+        "ignore_case": features.ignore_case,
+        "target_sum": features.target_sum,
+        "registry": model.registry,
+        "audit": model.audit_,
+        **model._outputs(),
+    }
+    tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
+    tensors["features.mean"] = torch.from_numpy(features.mean)
+    torch.save(tensors, path / "weights.pt")
+    with open(path / "model.json", "w", encoding="utf-8") as file:
+        json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
+
+
+def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The two files of a saved model, brought to the present format.
+
+    Raises
+    ------
+    FileNotFoundError
+        No model there.
+    ValueError
+        Written by a newer version, or files that hold more than JSON and plain tensors.
+    """
+    path = Path(dir_path)
+    for name in ("model.json", "weights.pt"):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {name} is not there.")
+    try:
+        state = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path / 'model.json')!r} is not JSON: {error}.") from error
+    if not isinstance(state, dict) or not {"format", "model"} <= set(state):
+        raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
+    if state["format"] > FORMAT:
+        raise ValueError(
+            f"The model in {str(path)!r} has format {state['format']}, this sctool reads up to "
+            f"{FORMAT}: update sctool."
+        )
+    try:
+        tensors = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded; do "
+            f"not trust where it came from ({type(error).__name__})."
+        ) from error
+    return (_from_format_1(state) if state["format"] == 1 else state), tensors
+
+
+def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Give a model, made without cells, what :func:`read` returned."""
+    default = model.PRESETS["default"]
+    known = {f.name for f in fields(default)}
+    model.preset_ = state["preset"]
+    model.settings_ = replace(default, **{k: v for k, v in state["settings"].items() if k in known})
+    model.audit_ = state["audit"]
+    model._set_outputs(state)
+    model.features_ = Features(
+        pd.DataFrame(state["gene_identifiers"], index=pd.Index(state["genes"], dtype=object)),
+        pd.Index(state["selected"], dtype=object),
+        tensors["features.mean"].numpy(),
+        state["target_sum"],
+        state["ignore_case"],
+    )
+    model._build()
+    weights = {k: v for k, v in tensors.items() if k.startswith("module.")}
+    model.module.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+    model.module.eval()
+    model.is_trained_ = True
+
+
+def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
+    """What a model of format 1 says, in the words of the present one."""
+    name = state["model"]
+    settings = dict(state["settings"])
+    # A regression with a component was a LOGISTIC that had one.
+    if name == "LOGISTIC" and settings.get("component"):
+        name = "ContrastiveClassifier"
+    name = CLASSES_1.get(name, name)
+    same = {"ACTINN": "ContrastiveClassifier", "SCDAE": "ContrastiveClassifier"}
+    for old, new in SETTINGS_1.get(same.get(name, name), {}).items():
+        if old in settings:
+            settings[new] = settings.pop(old)
+    state = state | {"model": name, "settings": settings}
+    return {"target_sum": settings.get("target_sum", 1e4)} | state
+
+
+def _plain(value: Any) -> Any:
+    """Numpy values inside scvi-tools' registry as JSON."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot save {type(value).__name__} as JSON")

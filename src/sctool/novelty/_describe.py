@@ -1,0 +1,75 @@
+"""What there is to say of groups of cells that are of no known type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from sctool._data._features import normalize
+
+N_MARKERS = 20
+
+
+def describe(
+    linear: sp.csr_matrix,
+    genes: pd.Index,
+    names: np.ndarray,
+    novel: list[str],
+    reference: sp.csr_matrix,
+    labels: np.ndarray,
+) -> pd.DataFrame:
+    """Size, nearest known type and marker genes of each novel group.
+
+    Parameters
+    ----------
+    linear
+        The query's cells on the linear scale, CSR (n_cells, n_genes).
+    genes
+        Names of the genes.
+    names
+        What each of the cells is called, (n_cells,).
+    novel
+        The groups, in order.
+    reference, labels
+        The labelled cells, linear, of the same genes; and their types.
+
+    Returns
+    -------
+    One row per group: "n_cells"; "nearest", the type whose mean profile (log1p CP10k) correlates
+    best with the group's; "distance", 1 minus that correlation; "markers", genes higher in the
+    group than in the rest of the query by scanpy's t-test, best first, joined by ", ". A group
+    without cells has neither, one of a single cell has no markers.
+    """
+    import scanpy as sc
+
+    x, x_ref = normalize(linear.copy()), normalize(reference.copy())
+    types = pd.unique(labels)
+    profiles = np.stack([np.asarray(x_ref[labels == t].mean(axis=0)).ravel() for t in types])
+    sizes = pd.Series(names).value_counts().reindex(novel, fill_value=0)
+    testable = [n for n in novel if 1 < sizes[n] < len(names)]
+    markers = {}
+    if testable:
+        cells = AnnData(
+            x,
+            obs=pd.DataFrame(
+                {"name": pd.Categorical(names)}, index=np.arange(len(names)).astype(str)
+            ),
+            var=pd.DataFrame(index=genes),
+        )
+        sc.tl.rank_genes_groups(
+            cells, "name", groups=testable, reference="rest", method="t-test", n_genes=N_MARKERS
+        )
+        markers = {n: list(cells.uns["rank_genes_groups"]["names"][n]) for n in testable}
+    rows = []
+    for name in novel:
+        row = {"n_cells": int(sizes[name]), "nearest": "", "distance": np.nan, "markers": ""}
+        if sizes[name]:
+            profile = np.asarray(x[names == name].mean(axis=0)).ravel()
+            correlation = np.corrcoef(profile, profiles)[0, 1:]
+            row["nearest"] = str(types[correlation.argmax()])
+            row["distance"] = float(1 - correlation.max())
+            row["markers"] = ", ".join(map(str, markers.get(name, [])))
+        rows.append(row)
+    return pd.DataFrame(rows, index=pd.Index(novel, dtype=object))

@@ -1,0 +1,231 @@
+"""How many types some cells are of, and which cell is of which.
+
+What sets two types apart is learnt from the reference: its cells are cut into small groups, and
+pairs of groups of one type are set beside pairs of groups of two. Steps and reasons are in
+``docs/methods/scdet.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sctool._neighbors import (
+    group_means,
+    leiden,
+    neighbor_graph,
+    order_by_size,
+    principal_components,
+)
+
+#: Fewer cells than this are not split into types.
+MIN_CELLS = 50
+N_COMPONENTS, N_NEIGHBORS = 30, 15
+#: Resolution of the groups that types are put together from.
+RESOLUTION = 2.0
+#: Smaller groups are joined to the nearest: the mean of a few cells differs from any other.
+MIN_GROUP = 20
+#: Times that cells of some types are split, and cells used each time at most.
+EPISODES, EPISODE_CELLS = 20, 2500
+#: A pair of groups whose cells are less often of one type is of two types, one above is of one.
+TWO, ONE = 0.3, 0.6
+
+
+# -- Groups of cells -----------------------------------------------------------------------------
+
+
+def join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The groups but for the smallest, which joins the one whose mean is nearest."""
+    codes = order_by_size(codes)
+    means = group_means(z, codes)
+    nearest = ((means[:-1] - means[-1]) ** 2).sum(axis=1).argmin()
+    return np.where(codes == len(means) - 1, nearest, codes)
+
+
+def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
+    """The groups, the largest cut in two."""
+    n = np.bincount(codes)
+    cells = np.flatnonzero(codes == n.argmax())
+    codes = codes.copy()
+    codes[cells[KMeans(2, n_init=3, random_state=seed).fit_predict(z[cells]) == 1]] = len(n)
+    return codes
+
+
+def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
+    """Cut cells into groups finer than types.
+
+    Parameters
+    ----------
+    x
+        Cells, log1p CP10k, CSR (n_cells, n_genes).
+    n
+        As many groups at least, if there are as many different cells.
+
+    Returns
+    -------
+    Group of each cell, (n_cells,).
+    """
+    z = principal_components(x, N_COMPONENTS, seed)
+    codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed), RESOLUTION, seed)
+    while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
+        codes = join_smallest(z, codes)
+    n_different = len(np.unique(z.round(3), axis=0))  # copies differ by rounding alone
+    for _ in range(codes.max() + 1, min(n, n_different)):
+        codes = split_largest(z, codes, seed)
+    return codes
+
+
+# -- Types of groups -----------------------------------------------------------------------------
+
+
+def differences(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
+    """What sets the mean expression of each two groups apart, (n_pairs, 4).
+
+    Pairs are those of ``np.triu_indices(n_groups, 1)``. By column: one minus the correlation over
+    genes; the logarithms of the mean difference of the 5 and of the 20 genes that differ most, and
+    of the number of genes that differ by more than 1.
+    """
+    means = group_means(x, codes)
+    first, second = np.triu_indices(len(means), 1)
+    values = np.zeros((len(first), 4))
+    values[:, 0] = 1 - np.corrcoef(means)[first, second]
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        difference = np.sort(np.abs(means[a] - means[b]))[::-1]
+        values[row, 1] = np.log(difference[:5].mean() + 0.01)
+        values[row, 2] = np.log(difference[:20].mean() + 0.01)
+        values[row, 3] = np.log1p(np.count_nonzero(difference > 1))
+    return values
+
+
+@dataclass(frozen=True)
+class TypeSeparation:
+    """What tells two types from one.
+
+    Attributes
+    ----------
+    model
+        From :func:`differences` to the probability that two groups are of two types; None if there
+        was nothing to learn it from, and groups are then compared by their correlation alone.
+    off
+        True number of types over the number found, each time that types were split.
+    """
+
+    model: Pipeline | None = None
+    off: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    def distance(self, x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
+        """Of each two groups, (n_groups, n_groups); above a half they are of two types."""
+        n = codes.max() + 1
+        values = differences(x, codes)
+        apart = values[:, 0] if self.model is None else self.model.predict_proba(values)[:, 1]
+        distance = np.zeros((n, n))
+        distance[np.triu_indices(n, 1)] = apart
+        return distance + distance.T
+
+    def types(self, x: sp.csr_matrix, codes: np.ndarray, n: int | None = None) -> np.ndarray:
+        """Put groups together, by mean distance, to types: to ``n`` of them, if that is given."""
+        if codes.max() == 0:
+            return codes
+        clusters = AgglomerativeClustering(
+            n_clusters=n,
+            distance_threshold=0.5 if n is None else None,
+            metric="precomputed",
+            linkage="average",
+        ).fit_predict(self.distance(x, codes))
+        return clusters[codes]
+
+
+def learn_separation(
+    x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
+) -> TypeSeparation:
+    """Split the cells of some reference types, two fifths of them or more, as if they were new.
+
+    Parameters
+    ----------
+    x
+        Reference, log1p CP10k, CSR (n_cells, n_genes).
+    labels
+        Its types as codes from 0.
+    """
+    n_types = labels.max() + 1
+    episodes, values, two, weight = [], [], [], []
+    for _ in range(EPISODES):
+        share = rng.uniform(0.4, 1.0)
+        chosen = rng.permutation(n_types)[: max(round(share * n_types), 2)]
+        cells = rng.permutation(len(labels))[:EPISODE_CELLS]
+        cells = cells[np.isin(labels[cells], chosen)]
+        if len(cells) < MIN_CELLS:
+            continue
+        # (so many that there are pairs of one type)
+        n = 2 * len(np.unique(labels[cells]))
+        codes = small_groups(x[cells], int(rng.integers(2**31)), n)
+        episodes.append((cells, codes))
+        if codes.max() == 0:
+            continue
+        of_type = group_means(np.eye(n_types)[labels[cells]], codes)
+        first, second = np.triu_indices(len(of_type), 1)
+        alike = (of_type[first] * of_type[second]).sum(axis=1)
+        clear = (alike < TWO) | (alike > ONE)  # what a mixed group is has no answer
+        size = np.bincount(codes)
+        values.append(differences(x[cells], codes)[clear])
+        two.append(alike[clear] < TWO)
+        weight.append(np.sqrt(size[first] * size[second])[clear])
+    if not two or len(np.unique(np.concatenate(two))) < 2:
+        return TypeSeparation()
+    y, w = np.concatenate(two), np.concatenate(weight)
+    w *= len(w) / 2 / np.where(y, w[y].sum(), w[~y].sum())  # pairs of one type are few
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3))
+    model.fit(np.concatenate(values), y, logisticregression__sample_weight=w)
+    found = [TypeSeparation(model).types(x[cells], codes).max() + 1 for cells, codes in episodes]
+    true = [len(np.unique(labels[cells])) for cells, _ in episodes]
+    return TypeSeparation(model, tuple(np.array(true) / np.array(found)))
+
+
+def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
+    """The interval about ``n`` types, from how far off the number was when types were hidden.
+
+    One more either way, for types that were not found and known cells taken for novel ones, of
+    which parting cells of the reference knows nothing.
+    """
+    low, high = np.quantile(off, [0.05, 0.95])
+    return max(min(int(np.floor(n * low)), n) - 1, 0), max(int(np.ceil(n * high)), n) + 1
+
+
+def split_into_types(
+    x: sp.csr_matrix, separation: TypeSeparation, n: int | None, seed: int
+) -> tuple[np.ndarray, int, int]:
+    """Split cells into types.
+
+    Parameters
+    ----------
+    x
+        Cells, log1p CP10k, CSR (n_cells, n_genes).
+    n
+        Number of types; None estimates it. There may be fewer: one of fewer than 50 cells, and as
+        many as there are groups.
+
+    Returns
+    -------
+    Code of each cell, (n_cells,), the largest type first; lowest and highest number of types.
+    """
+    n_cells = x.shape[0]
+    if n_cells < MIN_CELLS or n == 1:
+        low, high = (1, max(n, 1)) if n else number_range(1, separation.off)
+        return np.zeros(n_cells, dtype=int), low, high
+    groups = small_groups(x, seed, n or 1)
+    codes = order_by_size(separation.types(x, groups, n and min(n, int(groups.max()) + 1)))
+    found = int(codes.max()) + 1
+    return codes, *((found, found) if n else number_range(found, separation.off))
+
+
+def describe_number(n: int, low: int, high: int, asked: int | None) -> str:
+    """What the audit says of the number of novel types."""
+    if asked:
+        return f"novel: types: {n}, of {asked} asked for"
+    return f"novel: types: {n}, between {low} and {high} as far as hiding known types can tell"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+#: More types than this on a side, and cells of the figure hold no numbers.
+MAX_NUMBERED = 20
+
+
+def confusion(
+    adata: AnnData,
+    truth: str,
+    *,
+    key: str = "sctool",
+    ax: Axes | None = None,
+) -> Axes:
+    """Which types are taken for which: predicted against true ones.
+
+    Parameters
+    ----------
+    adata
+        Annotated by :func:`sctool.tl.annotate`, or clustered by :func:`sctool.tl.cluster`.
+    truth
+        Column of ``obs`` with the true types; cells without one are left out.
+    key
+        Name of the annotation's slots.
+    ax
+        Axes to draw on.
+
+    Returns
+    -------
+    The axes: one row a true type, one column a predicted one, shaded and, up to 20 types,
+    labelled by the share of the row's cells in per cent. Types that the reference lacks come
+    last. Row names give the numbers of cells.
+
+    Raises
+    ------
+    KeyError
+        ``key`` was not annotated, or ``truth`` is not in ``obs``.
+    ValueError
+        No cell has a known type.
+    """
+    for column in (key, truth):
+        if column not in adata.obs:
+            raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
+    known = adata.obs[truth].notna().to_numpy()
+    if not known.any():
+        raise ValueError(f"adata.obs[{truth!r}] has no value: there is nothing to compare with.")
+    y_true = adata.obs[truth][known].astype(str).to_numpy()
+    y_pred = adata.obs[key][known].astype(str).to_numpy()
+    order = [str(name) for name in adata.obs[key].astype("category").cat.categories]
+    columns = [name for name in order if name in y_pred]
+    rows = [name for name in order if name in y_true]
+    rows += sorted(set(y_true) - set(order))
+    counts = pd.crosstab(y_true, y_pred).reindex(index=rows, columns=columns, fill_value=0)
+    n = counts.sum(axis=1)
+    share = counts.div(n, axis=0).to_numpy()
+    if ax is None:
+        size = (2.5 + 0.34 * len(columns), 2.0 + 0.3 * len(rows))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if max(share.shape) <= MAX_NUMBERED:
+        for i, j in zip(*np.nonzero(share >= 0.005), strict=True):
+            color = "white" if share[i, j] > 0.6 else "black"
+            text = f"{100 * share[i, j]:.0f}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(range(len(columns)), columns, rotation=90)
+    ax.set_yticks(range(len(rows)), [f"{name} ({n[name]})" for name in rows])
+    ax.set(xlabel="predicted", ylabel="true (number of cells)")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+    bar.set_label("share of the true type's cells")
+    return ax
