@@ -1,19 +1,22 @@
-"""Principal components, neighbour graph and Leiden groups of cells, by scikit-learn and scanpy."""
+"""Principal components, neighbours and groups of cells, by scikit-learn and scanpy."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: More cells than this are searched for neighbours approximately.
+#: More cells than this are searched for neighbours approximately, and clustered by minibatches.
 MANY_CELLS = 50_000
 #: Scanpy's own defaults, and Leiden's default resolution.
 N_COMPONENTS, N_NEIGHBORS, RESOLUTION = 50, 15, 1.0
@@ -81,6 +84,17 @@ def leiden(graph: AnnData, resolution: float, seed: int) -> np.ndarray:
         random_state=seed,
     )
     return graph.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+
+
+def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
+    """K-means with ``n`` centroids, or as many as there are cells; by minibatches if many."""
+    n = min(n, len(h))
+    with warnings.catch_warnings():
+        # Fewer distinct cells than clusters: some stay empty.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if len(h) > MANY_CELLS:
+            return MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=seed).fit(h)
+        return KMeans(n, n_init=n_init, random_state=seed).fit(h)
 
 
 def group_means(x: sp.csr_matrix | np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -15,10 +15,11 @@ from sklearn.feature_selection import f_classif
 
 from sctool._data._expression import Expression
 from sctool._data._genes import locate, match_genes, note_duplicates
-from sctool._data._join import TARGET_SUM, TrainingData
+from sctool._data._join import TrainingData
 
 logger = logging.getLogger("sctool")
 
+TARGET_SUM = 1e4
 #: Shares of a model's genes that a query must have, and below which it is warned of.
 MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
 

@@ -23,8 +23,6 @@ from sctool._data._genes import (
 
 logger = logging.getLogger("sctool")
 
-TARGET_SUM = 1e4
-
 
 @dataclass
 class TrainingData:
@@ -76,7 +74,7 @@ def read_cells(
     audit += note_duplicates(names, genes, side)
     chunks = expression.linear(locate(names, genes), len(genes))
     return TrainingData(
-        x=_rescaled(sp.vstack(list(chunks), format="csr"), expression.scale),
+        x=sp.vstack(list(chunks), format="csr"),
         genes=gene_table(expression.var, names, genes),
         is_counts=expression.scale == "counts",
         labels=pd.Categorical.from_codes(np.full(adata.n_obs, -1), []),
@@ -134,11 +132,11 @@ def join(
         logger.warning("%s; fine types may not be told apart.", note)
         audit.append(note)
 
-    blocks = []
+    blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():
         audit += note_duplicates(names[side], shared, side)
         chunks = expression.linear(locate(names[side], shared), len(shared))
-        blocks.append(_rescaled(sp.vstack(list(chunks), format="csr"), expression.scale))
+        blocks += chunks
 
     domain = np.repeat(np.array(["ref", "query"], dtype=object), [ref.n_obs, adata.n_obs])
     if batch_key is not None:
@@ -162,14 +160,6 @@ def join(
         colors=palette(ref, labels_key),
         ignore_case=ignore_case,
     )
-
-
-def _rescaled(x: sp.csr_matrix, scale: str) -> sp.csr_matrix:
-    """Counts as they are; other values, in place, to a median total of ``TARGET_SUM``."""
-    total = np.asarray(x.sum(axis=1)).ravel()
-    if scale != "counts" and x.nnz:
-        x.data *= np.float32(TARGET_SUM / np.median(total[total > 0]))
-    return x
 
 
 def clean_labels(values: pd.Series) -> pd.Categorical:

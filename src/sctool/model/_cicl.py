@@ -6,7 +6,6 @@ Learning". ``docs/methods/cicl.md`` has the maths, what the default preset chang
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,8 +18,7 @@ from scipy.spatial.distance import pdist
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from sctool import _data, _neighbors
 from sctool._batches import Cells, Splitter
 from sctool._docs import docs
-from sctool._neighbors import MANY_CELLS, fit_pca, group_means
+from sctool._neighbors import fit_pca, group_means, k_means
 from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
 from sctool.losses import cluster_contrast, instance_contrast, student_t
 from sctool.model._base import CellModel, NetworkSettings, change_settings, check_registrable
@@ -269,17 +267,6 @@ class CICLModule(nn.Module):
             terms["cluster"] = cluster_contrast(z, z_other, labels, s.temperature)
             total = total + s.cluster_weight * terms["cluster"]
         return total, terms
-
-
-def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
-    """K-means with ``n`` centroids, or as many as there are cells; by minibatches if many."""
-    n = min(n, len(h))
-    with warnings.catch_warnings():
-        # Fewer distinct cells than clusters: some stay empty.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if len(h) > MANY_CELLS:
-            return MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=seed).fit(h)
-        return KMeans(n, n_init=n_init, random_state=seed).fit(h)
 
 
 def partition(

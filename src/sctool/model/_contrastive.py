@@ -10,6 +10,7 @@ a head of its own), the component, the head that stays. The networks are in
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 from sctool._batches import Cells, Splitter, TypeSplitter, stratified_holdout
@@ -134,17 +136,23 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     return {"default": default, "paper": paper}
 
 
-def deal(y: np.ndarray, n_folds: int) -> np.ndarray:
-    """Fold of each cell, (n_cells,), every type dealt out evenly; -1 for a type's only cell.
+def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold of each cell, (n_cells,), stratified by type; -1 for a type's only cell.
 
-    So whatever fold is left out, every type keeps a cell.
+    So whatever fold is left out, every type keeps a cell. There are no more folds than cells of
+    the largest type.
     """
+    n = np.bincount(y)
     fold = np.full(len(y), -1)
-    for code in np.unique(y):
-        members = np.flatnonzero(y == code)
-        if len(members) > 1:
-            members = members[torch.randperm(len(members)).numpy()]
-            fold[members] = (np.arange(len(members)) + code) % n_folds
+    cells = np.flatnonzero(n[y] > 1)
+    if not len(cells):
+        return fold
+    folds = StratifiedKFold(min(n_folds, n.max()), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # types with fewer cells than folds are left out of some
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for i, (_, members) in enumerate(folds.split(cells, y[cells])):
+            fold[cells[members]] = i
     return fold
 
 
@@ -359,7 +367,7 @@ class ContrastiveClassifier(AnnotationModel):
         by_folds = not backbone.is_network and s.component == "mls" and s.init_from_linear
         fold, outside = np.full(len(y), -1), None
         if by_folds and s.folds > 1:
-            fold = deal(y, s.folds)
+            fold = assign_folds(y, s.folds, int(torch.randint(2**31, (1,))))
             folds = np.unique(fold[fold >= 0])
             for i in progress(folds, desc="components of folds", enabled=options.progress):
                 place(np.flatnonzero(fold != i), f"component_fold_{i + 1}")

@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from scvi.distributions import ZeroInflatedNegativeBinomial
-from sklearn.cluster import KMeans, MiniBatchKMeans
 from torch import Tensor, nn
 
 from sctool import losses, novelty
 from sctool._batches import Cells, Splitter
 from sctool._docs import docs
-from sctool._neighbors import MANY_CELLS, fit_pca
+from sctool._neighbors import fit_pca, k_means
 from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
 from sctool.model._base import NetworkSettings, OpenWorldModel
 from sctool.model._scnym import SCNYM, SCNYMModule, train_classifier
@@ -336,9 +335,16 @@ class SCDETPlan(Plan):
 
     module: SCDETModule
 
-    def __init__(self, module: SCDETModule, settings: SCDETSettings, cells: Cells, mixed: bool):
+    def __init__(
+        self,
+        module: SCDETModule,
+        settings: SCDETSettings,
+        cells: Cells,
+        mixed: bool,
+        rng: np.random.Generator,
+    ):
         super().__init__(module, lr=settings.lr)
-        self.settings, self.cells, self.mixed = settings, cells, mixed
+        self.settings, self.cells, self.mixed, self.rng = settings, cells, mixed, rng
         self.labels = cells.arrays["label"]
         self.share = float((self.labels >= 0).mean())
 
@@ -363,12 +369,7 @@ class SCDETPlan(Plan):
         """Share of each type by k-means on the contrastive features of all cells (section 3.3)."""
         features, predicted = self._features()
         n = self.module.n_types
-        n_clusters = min(n, len(features))
-        if len(features) > MANY_CELLS:
-            k_means = MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=0)
-        else:
-            k_means = KMeans(n_clusters, n_init=3, random_state=0)
-        clusters = k_means.fit_predict(features)
+        clusters = k_means(features, n, int(self.rng.integers(2**31)), n_init=3).labels_
         by = predicted if self._match_by_prediction() else None
         return distribution(clusters, self.labels, by, self.module.n_seen, n)
 
@@ -447,7 +448,8 @@ class SCDET(OpenWorldModel):
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
-        n_novel, mixed = self._seek(cells, name, options)
+        rng = numpy_generator()
+        n_novel, mixed = self._seek(cells, name, rng, options)
         self._name_novel(n_novel)
         self._build()
         self._set_inputs(cells.x)
@@ -460,11 +462,13 @@ class SCDET(OpenWorldModel):
             np.array([], dtype=int),
             s.batch_size,
         )
-        plan = self.PLAN(self.module, s, cells, mixed)
+        plan = self.PLAN(self.module, s, cells, mixed, rng)
         fit(self, plan, splitter, n_epochs(s, splitter, options), options)
         self._order_novel(unlabelled)
 
-    def _seek(self, cells: Cells, name: np.ndarray, options: TrainOptions) -> tuple[int, bool]:
+    def _seek(
+        self, cells: Cells, name: np.ndarray, rng: np.random.Generator, options: TrainOptions
+    ) -> tuple[int, bool]:
         """Number of novel types, and whether there is no batch effect, as far as is known.
 
         The names found are written into ``name``, (n_cells,), if they are to be learnt from: of
@@ -478,7 +482,7 @@ class SCDET(OpenWorldModel):
             if s.initial_names:
                 name[unlabelled] = novelty.known_types(x_ref, y, x)
             return s.n_novel, True
-        found = novelty.find(x_ref, y, x, s.n_novel, numpy_generator(), options.progress)
+        found = novelty.find(x_ref, y, x, s.n_novel, rng, options.progress)
         self.audit_ += found.audit
         if s.initial_names:
             name[unlabelled] = found.names
