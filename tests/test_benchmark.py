@@ -1,6 +1,5 @@
 """The benchmark harness: tasks, suites, resuming, failures and tables."""
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -15,9 +14,10 @@ from synthetic import simulate
 
 import sctool.model
 import sctool.tl
-from sctool import benchmark
-from sctool.benchmark import Method, Task, _cluster, _regroup, _report, _run, _worker
+import sctool_benchmark as benchmark
 from sctool.model import _novelty
+from sctool_benchmark import Method, Task, _cluster, _regroup, _report, _run, _worker
+from sctool_benchmark.__main__ import main
 
 TYPES = ["B", "CD4 T/NK", "DC", "Mono"]
 PEER = """
@@ -101,10 +101,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return done
 
 
-def parse(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    benchmark.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+def parse(*words: object) -> list[str]:
+    return [str(word) for word in words]
 
 
 # -- Splits --------------------------------------------------------------------------------------
@@ -488,7 +486,7 @@ def test_nothing_to_run_is_exit_code_2(
 ) -> None:
     monkeypatch.setattr(sctool.model, "METHODS", {"fake": object}, raising=False)
     monkeypatch.setenv("SCTOOL_DATA_DIR", str(tmp_path / "absent"))
-    assert benchmark.main(parse("--suite", suite, "-o", tmp_path / "out")) == 2
+    assert main(parse("--suite", suite, "-o", tmp_path / "out")) == 2
     said = capsys.readouterr().err
     assert ("SCTOOL_DATA_DIR" if suite == "quick" else "no suite 'nowhere'") in said
     assert not (tmp_path / "out").exists()
@@ -514,7 +512,7 @@ def test_run_records_every_method_and_resumes(
 ) -> None:
     out = tmp_path / "out"
     args = parse("--suite", suite, "-o", out)
-    assert benchmark.main(args) == 1  # a method failed, and the others went on
+    assert main(args) == 1  # a method failed, and the others went on
     assert len(jobs) == 12
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert len(rows) == 12
@@ -542,11 +540,11 @@ def test_run_records_every_method_and_resumes(
     assert failed["error"] == "the command ended with exit code 1: out of luck"
 
     jobs.clear()
-    assert benchmark.main(args) == 1
+    assert main(args) == 1
     assert {job["method"]["name"] for job in jobs} == {"failing"}
     jobs.clear()
     peers = parse("--suite", suite, "-o", out, "--methods", "losing,centroid")
-    assert benchmark.main(peers) == 0
+    assert main(peers) == 0
     assert not jobs
 
     frame = pd.read_csv(out / "results.csv")
@@ -565,7 +563,7 @@ def test_run_records_every_method_and_resumes(
     assert "| failing | 0 of 2 | - |" in table
     assert "Mean over the tasks whose data may choose presets" in table  # kang.h5ad
     assert "Mean over the other tasks" not in table
-    assert f"sctool benchmark --suite {suite} --methods centroid,losing,failing" in table
+    assert f"python -m sctool_benchmark --suite {suite} --methods centroid,losing,failing" in table
     assert re.search(r"- python 3\.\d+", table)
 
 
@@ -799,7 +797,7 @@ def test_demo_with_the_real_method(tmp_path: Path, capsys: pytest.CaptureFixture
     args = parse(
         "--suite", "demo", "--methods", "logistic", "--protocols", "honest", "-o", tmp_path / "out"
     )
-    assert benchmark.main(args) == 0, (tmp_path / "out" / "results.jsonl").read_text()
+    assert main(args) == 0, (tmp_path / "out" / "results.jsonl").read_text()
     (row,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert row["n_genes"] == 765
     assert row["n_types"] == 7

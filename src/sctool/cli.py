@@ -1,4 +1,4 @@
-"""The command line: argument parsing over ``sctool.tl`` and ``sctool.benchmark``."""
+"""The command line: argument parsing over ``sctool.tl``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ exit codes: 0 done, 1 a run failed, 2 the input or the arguments are wrong"""
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from sctool import __version__, benchmark
+    from sctool import __version__
 
     top = argparse.ArgumentParser(
         prog="sctool",
@@ -140,14 +140,6 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)
-
-    bench = commands.add_parser(
-        "benchmark",
-        help="run the papers' experiments",
-        description="Run methods on tasks, each in a process of its own, and tabulate the metrics.",
-    )
-    benchmark.add_arguments(bench)
-    bench.set_defaults(run=benchmark.main)
     return top
 
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
-from sctool.benchmark._cluster import cluster, cluster_scores
-from sctool.benchmark._regroup import regroup
-from sctool.benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
+from sctool_benchmark._cluster import cluster, cluster_scores
+from sctool_benchmark._regroup import regroup
+from sctool_benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
 
 if TYPE_CHECKING:
     from sctool.model import AnnotationModel

@@ -1,6 +1,5 @@
-"""All runs of a suite: plan, resume, report progress; and the command line."""
+"""All runs of a suite: plan, resume, report progress."""
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -28,10 +27,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sctool.benchmark import _worker
-from sctool.benchmark._cluster import BASELINES
-from sctool.benchmark._report import write_reports
-from sctool.benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate, shipped_suites
+from sctool_benchmark import _worker
+from sctool_benchmark._cluster import BASELINES
+from sctool_benchmark._report import write_reports
+from sctool_benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate
 
 Row = dict[str, Any]
 Job = dict[str, Any]
@@ -87,7 +86,7 @@ def run(
     chosen = _choose(spec, methods)
     seeds = spec.seeds if seeds is None else seeds
     made_by = shlex.join(
-        ["sctool", "benchmark", "--suite", str(suite)]
+        ["python", "-m", "sctool_benchmark", "--suite", str(suite)]
         + ["--methods", ",".join(method.name for method in chosen)]
         + ["--protocols", ",".join(protocols), "--seeds", str(seeds)]
         + (["--timeout", f"{timeout:g}"] if timeout else [])
@@ -290,56 +289,3 @@ def _current(rows: Sequence[Row]) -> list[Row]:
 
     settings = {group(row): row["config"] for row in rows}
     return list({row["id"]: row for row in rows if row["config"] == settings[group(row)]}.values())
-
-
-# -- Command line --------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``sctool benchmark``."""
-
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",")]
-
-    parser.add_argument("--suite", default="quick", metavar="NAME|FILE", help="default: quick")
-    parser.add_argument("--methods", type=names, metavar="A,B", help="default: all of the suite")
-    parser.add_argument(
-        "--protocols", type=names, default=list(PROTOCOLS), metavar="A,B", help="default: both"
-    )
-    parser.add_argument("--seeds", type=int, metavar="N", help="default: what the suite says")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one run")
-    parser.add_argument("--list", action="store_true", help="list suites and methods, and end")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder of the results")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run ``sctool benchmark``; 1 if a run failed, 2 if nothing could be run."""
-    if args.list:
-        _print_list()
-        return 0
-    try:
-        if args.out is None:
-            raise ValueError("give the folder of the results: -o DIR")
-        rows = run(
-            args.suite, args.methods, args.protocols, args.seeds, args.out, timeout=args.timeout
-        )
-    except (ValueError, FileNotFoundError) as error:
-        print(f"sctool benchmark: {error}", file=sys.stderr)
-        return 2
-    n_failed = int(rows["error"].notna().sum())
-    print(f"{len(rows) - n_failed} of {len(rows)} runs succeeded: see {args.out / 'table.md'}")
-    return int(n_failed > 0)
-
-
-def _print_list() -> None:
-    """Print the suites of the package and the registered methods."""
-    from sctool.model import METHODS
-
-    for name in shipped_suites():
-        suite = load_suite(name)
-        print(f"{name} (seeds: {suite.seeds})")
-        for task in suite.tasks:
-            print(f"    {task.name}: {task.kind}, {task.data}")
-        if suite.methods:
-            print(f"    methods: {', '.join(suite.methods)}")
-    print(f"methods: {', '.join(METHODS)}")

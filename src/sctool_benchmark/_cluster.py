@@ -7,7 +7,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from sctool.benchmark._tasks import Method, Split, Task
+from sctool_benchmark._tasks import Method, Split, Task
 
 #: Baselines that are no method of `sctool.tl.cluster`.
 BASELINES = ("kmeans", "scvi")
@@ -23,7 +23,7 @@ def cluster(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> di
     parts
         Without a reference.
     task, method, job
-        As `sctool.benchmark._worker.work` has them; the protocol ``"paper"`` gives the true number
+        As `sctool_benchmark._worker.work` has them; the protocol ``"paper"`` gives the true number
         of types, ``"honest"`` none.
 
     Returns

@@ -5,7 +5,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from sctool.benchmark._tasks import LABELS, Method, Split, Task
+from sctool_benchmark._tasks import LABELS, Method, Split, Task
 
 #: Fewer rejected cells than this are one group.
 MIN_CELLS = 50

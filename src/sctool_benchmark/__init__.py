@@ -14,8 +14,8 @@ source of truth, one run a line), ``results.csv`` and ``table.md``.
 ===============  ================================================================================
 """
 
-from sctool.benchmark._run import add_arguments, main, run
-from sctool.benchmark._tasks import (
+from sctool_benchmark._run import run
+from sctool_benchmark._tasks import (
     Method,
     Split,
     Suite,
@@ -31,9 +31,7 @@ __all__ = [
     "Split",
     "Suite",
     "Task",
-    "add_arguments",
     "load_suite",
-    "main",
     "read",
     "run",
     "shipped_suites",

@@ -4,7 +4,7 @@
 ::
 
     python3.11 -m venv peer && peer/bin/pip install celltypist==1.7.1 'scikit-learn<1.8'
-    CELLTYPIST_PYTHON=peer/bin/python sctool benchmark --suite scarce -o results
+    CELLTYPIST_PYTHON=peer/bin/python python -m sctool_benchmark --suite scarce -o results
 
 scikit-learn 1.8 took away an argument that it passes. Its own defaults: all genes, C of 1, no
 majority voting. Seconds are its training and prediction.
