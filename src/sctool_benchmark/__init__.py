@@ -1,17 +1,23 @@
 """The experiments of the papers, our methods and their peers, through one command.
 
-A *suite* is a TOML file of tasks and, if need be, of variants of methods; `run` runs every
-(task, method, protocol, seed) of it in a process of its own and writes ``results.jsonl`` (the
-source of truth, one run a line), ``results.csv`` and ``table.md``.
+It is no part of the installed library: ``python -m sctool_benchmark`` runs it from a clone. A
+*suite* names tasks and methods; every (task, method, protocol, seed) of it is run in a process of
+its own. ``results.jsonl`` has one line for each run, and ``results.csv`` and ``table.md`` are made
+from it.
 
-===============  ================================================================================
-``_tasks.py``    what a suite may say, and how a task parts cells into reference and query
-``_worker.py``   one run: predict, then score
-``_cluster.py``  one run without a reference
-``_regroup.py``  for a floor: cluster the cells that a method rejects
-``_run.py``      all runs: plan, resume, report progress; the command line
-``_report.py``   the tables
-===============  ================================================================================
+=================  ==============================================================================
+``__main__.py``    the command line
+``_tasks.py``      what a suite may say, and how a task parts cells into reference and query
+``_run.py``        all runs: plan, resume, report progress
+``_worker.py``     one run: predict, then score
+``_baselines.py``  floors that are no method of the library
+``_report.py``     the tables
+``_metrics.py``    scores that only the tables have
+``suites``         tasks and methods of each experiment
+``methods.toml``   variants of methods, and peers
+``data.toml``      data sets
+``peers``          programs that run other packages, in environments of their own
+=================  ==============================================================================
 """
 
 from sctool_benchmark._run import run

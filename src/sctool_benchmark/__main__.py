@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sctool_benchmark._run import run
-from sctool_benchmark._tasks import PROTOCOLS, load_suite, shipped_suites
+from sctool_benchmark._tasks import PROTOCOLS, known_methods, load_suite, shipped_suites
 
 PROG = "python -m sctool_benchmark"
 
@@ -59,17 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_list() -> None:
-    """Print the suites of the package and the registered methods."""
-    from sctool.model import METHODS
-
+    """Print the suites of the package, and all methods by name."""
     for name in shipped_suites():
         suite = load_suite(name)
         print(f"{name} (seeds: {suite.seeds})")
         for task in suite.tasks:
             print(f"    {task.name}: {task.kind}, {task.data}")
-        if suite.methods:
-            print(f"    methods: {', '.join(suite.methods)}")
-    print(f"methods: {', '.join(METHODS)}")
+        print(f"    methods: {', '.join(method.name for method in suite.methods)}")
+    print(f"all methods: {', '.join(known_methods())}")
 
 
 if __name__ == "__main__":

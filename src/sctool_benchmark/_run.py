@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from tqdm import tqdm
 
 from sctool_benchmark import _worker
-from sctool_benchmark._cluster import BASELINES
 from sctool_benchmark._report import write_reports
-from sctool_benchmark._tasks import PROTOCOLS, Method, Suite, load_suite, locate
+from sctool_benchmark._tasks import (
+    CLUSTER_BASELINES,
+    PROTOCOLS,
+    Method,
+    Suite,
+    Task,
+    choose,
+    load_suite,
+    locate,
+)
 
 Row = dict[str, Any]
 Job = dict[str, Any]
@@ -55,10 +56,10 @@ def run(
     suite
         Name of a suite of the package, or path of one (see `load_suite`).
     methods
-        Names of variants in the suite or of registered methods.  By default the variants of the
-        suite or, where it has none, all registered methods.
+        Names of methods of the library, of ``methods.toml`` or of the suite's own; by default those
+        that the suite names (see `load_suite`).
     protocols
-        ``"honest"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``
+        ``"blind"``: the default preset, ``novel="auto"``.  ``"paper"``: the preset ``"paper"``
         where there is one, told whether there are novel types and, for methods that take it, how
         many; commands are left out.  A variant keeps the preset that it names.  Tasks of the kind
         "cluster" keep the default preset, and are told the number of types under ``"paper"``.
@@ -83,7 +84,7 @@ def run(
         If the data are not there.
     """
     spec = load_suite(suite)
-    chosen = _choose(spec, methods)
+    chosen = spec.methods if methods is None else choose(spec.known, methods)
     seeds = spec.seeds if seeds is None else seeds
     made_by = shlex.join(
         ["python", "-m", "sctool_benchmark", "--suite", str(suite)]
@@ -95,6 +96,7 @@ def run(
     plan = _plan(spec, chosen, protocols, seeds)
     if not plan:
         raise ValueError(f"nothing to run: no tasks, no seeds, or no preset for {protocols}")
+    commit = _commit(Path(__file__).parent)
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -103,17 +105,24 @@ def run(
     rows = {row["id"]: row for row in map(json.loads, lines)}
     done = {name for name, row in rows.items() if row["error"] is None}
     pending = [(row, job) for row, job in plan if row["id"] not in done]
-    with _progress() as progress:
-        bar = progress.add_task("", total=len(plan), completed=len(plan) - len(pending))
-        progress.advance(bar, 0)  # the clock of the time left starts here
-        planned = {(row["method"], row["protocol"]) for row, _ in plan}
-        for name, protocol in product([method.name for method in chosen], protocols):
-            if (name, protocol) not in planned:
-                progress.console.print(f"{name} has no preset for the protocol {protocol!r}")
+    planned = {(row["method"], row["protocol"]) for row, _ in plan}
+    for name, protocol in product([method.name for method in chosen], protocols):
+        if (name, protocol) not in planned:
+            print(f"{name} has no preset for the protocol {protocol!r}", file=sys.stderr)
+    # Without a terminal: a line a run, and no bar. The time left rests on all runs so far.
+    has_terminal = sys.stderr.isatty()
+    with tqdm(
+        total=len(plan),
+        initial=len(plan) - len(pending),
+        smoothing=0,
+        unit="run",
+        disable=not has_terminal,
+    ) as bar:
         for row, job in pending:
             title = "{task} · {method} · {protocol} · seed {seed}".format(**row)
-            progress.update(bar, description=title)
-            row |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "made_by": made_by}
+            bar.set_description(title)
+            row |= {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+            row |= {"made_by": made_by, "commit": commit}
             try:
                 row |= _spawn(job, timeout, out / "failed" / f"{row['id'].replace('/', '-')}.log")
             except RuntimeError as error:
@@ -121,64 +130,47 @@ def run(
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             rows[row["id"]] = row
-            outcome = f"failed: {row['error']}" if row["error"] else f"{row['seconds']:.1f} s"
-            progress.console.print(
-                f"{title}: {outcome}", markup=False, highlight=False, soft_wrap=True
-            )
-            progress.advance(bar)
+            if row["error"] or not has_terminal:
+                outcome = f"failed: {row['error']}" if row["error"] else f"{row['seconds']:.1f} s"
+                bar.write(f"{title}: {outcome}", file=sys.stderr)
+            bar.update()
 
     asked = [rows[row["id"]] for row, _ in plan]
     write_reports(out, _current([*rows.values(), *asked]))
     return pd.json_normalize(asked)
 
 
-def _progress() -> Progress:
-    """Return a progress bar on stderr, whose time left rests on all runs so far."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=Console(stderr=True),
-        speed_estimate_period=float("inf"),
-    )
+def _commit(folder: Path) -> str:
+    """Return the git commit that code is from, "+changes" if tracked files differ from it."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--dirty=+changes"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 # -- Plan ----------------------------------------------------------------------------------------
 
 
-def _choose(suite: Suite, names: Sequence[str] | None) -> list[Method]:
-    """Return the methods of these names."""
-    if names is None and suite.methods:
-        return list(suite.methods.values())
-    if names is not None and set(names) <= set(suite.methods):
-        return [suite.methods[name] for name in names]
-    from sctool.model import METHODS
+def _presets(method: Method, task: Task) -> Mapping[str, Any]:
+    """Return the presets of a method; ValueError if it cannot do the task.
 
-    known = {name: Method(name=name, method=name) for name in METHODS} | suite.methods
-    names = list(METHODS) if names is None else names
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"unknown methods {unknown}: choose from {list(known)}")
-    return [known[name] for name in names]
-
-
-def _presets(method: Method) -> Mapping[str, Any]:
-    """Return the presets of a method; a command has none but its own way."""
-    if method.command:
-        return {}
+    A command has none but its own way, and a baseline has none.
+    """
     from sctool.model import CLUSTER_METHODS, METHODS
 
-    models = {**METHODS, **CLUSTER_METHODS}
-    if method.method in ("leiden", *BASELINES):
+    able: dict[str, Any] = dict(METHODS)
+    if task.kind == "cluster":
+        able = CLUSTER_METHODS | dict.fromkeys(["leiden", *CLUSTER_BASELINES])
+    elif method.command:
         return {}
-    if method.method not in models:
+    if method.method not in able:
         raise ValueError(
-            f"variant {method.name!r} is of the unknown method {method.method!r}: "
-            f"choose from {[*models, 'leiden', *BASELINES]}"
+            f"method {method.name!r} ({method.method or 'a command'}) cannot do task "
+            f"{task.name!r} of the kind {task.kind!r}: these can: {list(able)}"
         )
-    return getattr(models[method.method], "PRESETS", {})
+    return getattr(able[method.method], "PRESETS", {})
 
 
 def _plan(
@@ -188,21 +180,23 @@ def _plan(
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise ValueError(f"unknown protocols {unknown}: choose from {PROTOCOLS}")
     paths = {task.name: locate(task) for task in suite.tasks}
-    presets = {method.name: _presets(method) for method in methods}
     plan = []
     for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
-        usual = "default"
+        presets, usual = _presets(method, task), "default"
         if protocol == "paper" and task.kind != "cluster":  # which is only told the number
-            if not presets[method.name]:
+            if not presets:
                 continue
-            usual = "paper" if "paper" in presets[method.name] else usual
+            usual = "paper" if "paper" in presets else usual
         preset = method.model_kwargs.get("preset", usual)
-        config = _hash(asdict(task), asdict(method), protocol, presets[method.name].get(preset))
+        # (where a method is defined is no setting)
+        said = asdict(method) | {"folder": None}
+        config = _hash(asdict(task), said, protocol, presets.get(preset))
         row = {
             "id": f"{task.name}/{method.name}/{protocol}/{seed}/{config}",
             "task": task.name,
             "kind": task.kind,
             "data": task.data,
+            "tuned": task.tuned,
             "method": method.name,
             "base": method.base,
             "protocol": protocol,
@@ -216,7 +210,6 @@ def _plan(
             "protocol": protocol,
             "seed": seed,
             "path": paths[task.name],
-            "here": str(suite.folder),
         }
         plan.append((row, job))
     return plan

@@ -3,8 +3,10 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,10 +17,13 @@ import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
-PROTOCOLS = ("honest", "paper")
+PROTOCOLS = ("blind", "paper")
 KINDS = ("pair", "masked", "intra", "cv", "cluster")
-REGROUP = ("leiden", "kmeans")
-SUITES = Path(__file__).parent / "suites"
+RECLUSTER = ("leiden", "kmeans")
+#: What clusters cells beside the methods of `sctool.tl.cluster`; see `_baselines.py`.
+CLUSTER_BASELINES = ("kmeans", "scvi")
+HERE = Path(__file__).parent
+SUITES = HERE / "suites"
 
 Entry = TypeVar("Entry", "Task", "Method")
 
@@ -31,6 +36,9 @@ class Task:
     ----------
     name
         Name in the results.
+    data
+        Name of the data set in the results. In a suite, a name in ``data.toml`` brings what is said
+        there of these data.
     kind
         ``"pair"``
             ``obs["split"]`` of the data says ``"reference"`` or ``"query"``.
@@ -53,6 +61,8 @@ class Task:
         Instead of `file`: the name of a data set of `scanpy.datasets`.
     raw
         Take the expression from ``adata.raw``.
+    tuned
+        Whether settings may be chosen on these data: tables keep them apart from the others.
     labels_key
         Column of obs with the labels.  Cells without a label are never in the reference, and
         in the query they are not scored.
@@ -82,10 +92,12 @@ class Task:
     """
 
     name: str
+    data: str
     kind: Literal["pair", "masked", "intra", "cv", "cluster"]
     file: str | None = None
     dataset: str | None = None
     raw: bool = False
+    tuned: bool = False
     labels_key: str = "cell_type"
     batch_key: str | None = None
     layer: str | None = None
@@ -107,7 +119,10 @@ class Task:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, not {self.kind!r}")
         if (self.file is None) == (self.dataset is None):
-            raise ValueError(f"task {self.name!r} must name either a file or a dataset")
+            raise ValueError(
+                f"task {self.name!r} must name either a file or a dataset, or as data one of "
+                f"{sorted(known_data())}"
+            )
         if self.kind == "masked" and bool(self.masked) == bool(self.n_masked):
             raise ValueError(f"task {self.name!r} must give either masked or n_masked")
         if self.kind != "intra" and (
@@ -119,11 +134,6 @@ class Task:
             )
         if self.n_types and not self.n_cells:
             raise ValueError(f"task {self.name!r}: n_types goes with n_cells")
-
-    @property
-    def data(self) -> str:
-        """Name of the data set, as the results show it."""
-        return Path(self.file).stem if self.file else str(self.dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +150,7 @@ class Method:
         "scvi" (k-means on the embedding of scVI).
     model_kwargs, train_kwargs
         Passed to `sctool.tl.annotate` or `sctool.tl.cluster`.
-    regroup
+    recluster_rejected
         Reject, then cluster the rejected: the cells that `method` flags as novel or, where it
         flags none, those whose score is below `reject_below` lose their names and are grouped
         anew, on 30 principal components of their own 2,000 informative genes.
@@ -154,7 +164,7 @@ class Method:
         Fewer than 50 cells are one group.  A run that is told that there are no novel types
         keeps its names.
     reject_below
-        See `regroup`; within [0, 1].
+        See `recluster_rejected`; within [0, 1].
     command
         Instead of `method`: the words of a command line, run in an empty folder, in which the
         following are replaced.
@@ -168,41 +178,46 @@ class Method:
             list a cell) with ``classes``, ``seconds``, ``peak_rss_gb``, ``epochs`` and
             ``versions``.
         ``{seed}``, ``{python}``, ``{here}``
-            The run's seed, our interpreter, the folder of the suite's file.
+            The run's seed, our interpreter, the folder of the file that defines the method.
         ``{env:NAME}``
             An environment variable, such as the interpreter of the peer's own environment.
     base
         Name of the method that the report compares this one with, type by type.
+    folder
+        Folder of the file that defines the method.
     """
 
     name: str
     method: str | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     train_kwargs: dict[str, Any] = field(default_factory=dict)
-    regroup: Literal["leiden", "kmeans"] | None = None
+    recluster_rejected: Literal["leiden", "kmeans"] | None = None
     reject_below: float = 0.7
     command: list[str] = field(default_factory=list)
     base: str | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         if (self.method is None) == (not self.command):
             raise ValueError(f"method {self.name!r} must give either method or command")
-        if self.regroup is not None and self.regroup not in REGROUP:
-            raise ValueError(f"regroup must be one of {REGROUP}, not {self.regroup!r}")
-        if self.regroup is not None and self.command:
-            raise ValueError(f"method {self.name!r}: regroup is for methods, not for commands")
+        if self.recluster_rejected not in (None, *RECLUSTER):
+            raise ValueError(
+                f"recluster_rejected must be one of {RECLUSTER}, not {self.recluster_rejected!r}"
+            )
+        if self.recluster_rejected and self.command:
+            raise ValueError(f"method {self.name!r}: recluster_rejected is not for commands")
         if not 0 <= self.reject_below <= 1:
             raise ValueError(f"reject_below must lie within [0, 1], not {self.reject_below!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """The tasks and the variants of methods of one file."""
+    """The tasks of one file, the methods that it runs, and all that it could run, by name."""
 
     name: str
-    folder: Path
     tasks: list[Task]
-    methods: dict[str, Method]
+    methods: list[Method]
+    known: dict[str, Method]
     seeds: int = 1
 
 
@@ -237,15 +252,43 @@ def shipped_suites() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.toml"))
 
 
+@cache
+def known_data() -> dict[str, dict[str, Any]]:
+    """Return what ``data.toml`` says, by the short name of the data."""
+    return tomllib.loads((HERE / "data.toml").read_text(encoding="utf-8"))
+
+
+def known_methods() -> dict[str, Method]:
+    """Return the methods of the library and the variants in ``methods.toml``, by name."""
+    from sctool.model import CLUSTER_METHODS, METHODS
+
+    plain = [*METHODS, *CLUSTER_METHODS, "leiden", *CLUSTER_BASELINES]
+    variants = tomllib.loads((HERE / "methods.toml").read_text(encoding="utf-8"))
+    return _unique([*(Method(name=name, method=name) for name in plain), *_read(variants, HERE)])
+
+
 def load_suite(suite: str | Path) -> Suite:
     """Read a suite.
 
     Parameters
     ----------
     suite
-        Name of a suite that comes with the package, or path of a TOML file with tables
-        ``[[task]]`` (see `Task`) and ``[[method]]`` (see `Method`), the number of ``seeds``, and
-        ``include``, a list of suites whose tasks come first.
+        Name of a suite that comes with the package, or path of a TOML file. It may hold
+
+        ``seeds``
+            Number of seeds.
+        ``methods``
+            Names of methods of the library, of variants in ``methods.toml``, or of methods of its
+            own. By default its own or, where it has none, all that annotate cells.
+        ``include``
+            Suites whose tasks come first.
+        ``[[task]]``
+            See `Task`. Where a field is a list, there is a task for each of its values: of several
+            such fields, for each combination, the last of them varying first. ``name`` is a
+            template, such as ``"{data}_rare_{n_rare}"`` or ``"{data}_{hidden:.0%}"``, from which
+            percent signs are dropped; by default ``"{data}"``.
+        ``[method.NAME]``
+            A method of its own; see `Method`.
 
     Returns
     -------
@@ -263,20 +306,62 @@ def load_suite(suite: str | Path) -> Suite:
         )
     try:
         spec = tomllib.loads(path.read_text(encoding="utf-8"))
-        if unknown := set(spec) - {"seeds", "include", "task", "method"}:
+        if unknown := set(spec) - {"seeds", "methods", "include", "task", "method"}:
             raise ValueError(f"unknown entries {sorted(unknown)}")
         included = [task for name in spec.get("include", []) for task in load_suite(name).tasks]
-        tasks = _unique([*included, *(Task(**entry) for entry in spec.get("task", []))])
-        methods = _unique(Method(**entry) for entry in spec.get("method", []))
+        tasks = _unique([*included, *(t for entry in spec.get("task", []) for t in _expand(entry))])
+        own = _unique(_read(spec.get("method", {}), path.parent.resolve()))
+        known = _unique([*known_methods().values(), *own.values()])
+        names = spec.get("methods") or list(own) or _annotators()
+        methods = choose(known, names)
+        choose(known, [method.base for method in own.values() if method.base])
     except (ValueError, TypeError) as error:
         raise ValueError(f"in suite {str(path)!r}: {error}") from error
     return Suite(
         name=str(suite),
-        folder=path.parent.resolve(),
         tasks=list(tasks.values()),
         methods=methods,
+        known=known,
         seeds=spec.get("seeds", 1),
     )
+
+
+def choose(known: Mapping[str, Method], names: Iterable[str]) -> list[Method]:
+    """Return the methods of these names; ValueError if there is none of a name."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown methods {unknown}: choose from {list(known)}")
+    return [known[name] for name in names]
+
+
+def _annotators() -> list[str]:
+    """Return the names of the methods that annotate cells."""
+    from sctool.model import METHODS
+
+    return list(METHODS)
+
+
+def _read(methods: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Method]:
+    """Yield the methods that a file defines."""
+    for name, fields in methods.items():
+        yield Method(name=name, folder=str(folder), **fields)
+
+
+def _expand(entry: Mapping[str, Any]) -> Iterator[Task]:
+    """Yield a task for each combination of the values of the fields that are lists."""
+
+    def values(field: str) -> list[Any]:
+        value = entry[field]
+        # (the types to mask are a list already: several of these are a list of lists)
+        is_axis = isinstance(value, list) and (field != "masked" or isinstance(value[0], list))
+        return value if is_axis else [value]
+
+    for combination in product(*map(values, entry)):
+        fields = dict(zip(entry, combination, strict=True))
+        try:
+            name = fields.pop("name", "{data}").format(**fields).replace("%", "")
+        except KeyError as error:
+            raise ValueError(f"a task's name is made of {error}, which it does not give") from error
+        yield Task(name=name, **known_data().get(fields.get("data", ""), {}) | fields)
 
 
 def _unique(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -16,10 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
-from sctool_benchmark._cluster import cluster, cluster_scores
-from sctool_benchmark._regroup import regroup
-from sctool_benchmark._tasks import BATCH, LABELS, Method, Split, Task, read, split
+from sctool import metrics
+from sctool_benchmark._baselines import cluster, recluster_rejected
+from sctool_benchmark._metrics import (
+    entropy_of_batch_mixing,
+    novel_accuracy_hungarian,
+    overall_accuracy_hungarian,
+    seen_novel_curve,
+)
+from sctool_benchmark._tasks import (
+    BATCH,
+    CLUSTER_BASELINES,
+    LABELS,
+    Method,
+    Split,
+    Task,
+    read,
+    split,
+)
 
 if TYPE_CHECKING:
     from sctool.model import AnnotationModel
@@ -36,18 +52,16 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     job
-        ``task`` and ``method`` (the fields of `Task` and `Method`), ``protocol``, ``seed``,
-        ``path`` of the data and ``here``, the folder of the suite.
+        ``task`` and ``method`` (the fields of `Task` and `Method`), ``protocol``, ``seed`` and
+        ``path`` of the data.
 
     Returns
     -------
     The sizes of the task, all scores, seconds and peak memory of the method, and versions.
     """
-    from sctool import metrics
-
     task, method = Task(**job["task"]), Method(**job["method"])
     parts = split(read(task, job["path"]), task, job["seed"])
-    sizes = {
+    row: dict[str, Any] = {
         "n_ref": parts.reference.n_obs,
         "n_query": parts.query.n_obs,
         "n_genes": parts.query.n_vars,
@@ -55,58 +69,61 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "n_novel_types": len(parts.novel),
     }
     if task.kind == "cluster":
-        answer = cluster(parts, task, method, job)
-        peak, scored = _peak_rss_gb(), parts.truth.notna().to_numpy()
-        prediction = np.asarray(answer["prediction"], dtype=str)[scored]
-        return {
-            **sizes,
-            "n_types": int(parts.truth.nunique()),
-            "n_novel_types": 0,
-            **cluster_scores(parts.truth[scored].to_numpy(), prediction),
-            **{f"n_clusters_{name}": n for name, n in answer["n_clusters"].items()},
-            "seconds": answer["seconds"],
-            "peak_rss_gb": peak,
-            "n_threads": _n_threads(),
-            "versions": _versions(),
-        }
-    answer = (_command if method.command else _annotate)(parts, task, method, job)
+        row |= {"n_types": len(parts.novel), "n_novel_types": 0}
+        answer = _cluster(parts, task, method, job)
+        row |= _cluster_scores(parts, answer)
+    else:
+        answer = (_command if method.command else _annotate)(parts, task, method, job)
+        row |= _scores(parts, answer)
+    row |= {name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")}
+    return row | {"n_threads": _n_threads(), "versions": _versions() | answer.get("versions", {})}
 
+
+# -- Scores --------------------------------------------------------------------------------------
+
+
+def _cluster_scores(parts: Split, answer: dict[str, Any]) -> dict[str, float]:
+    """Return what is measured of clusters, by name."""
     scored = parts.truth.notna().to_numpy()
+    truth, found = parts.truth[scored].to_numpy(), np.asarray(answer["prediction"])[scored]
+    return {
+        "ari": metrics.ari(truth, found),
+        "nmi": metrics.nmi(truth, found),
+        "clustering_accuracy": overall_accuracy_hungarian(truth, found),
+        **{f"n_clusters_{name}": n for name, n in answer["n_clusters"].items()},
+    }
+
+
+def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what is measured of names, by name; ``auprc`` has a value for each seen type."""
+    scored = parts.truth.notna().to_numpy()
+    truth, prediction = (
+        np.asarray(names, dtype=str)[scored] for names in (parts.truth, answer["prediction"])
+    )
     cells = {
         name: np.asarray(answer[name])[scored]
         for name in ("score", "novel_score", "novel", "proba")
         if answer.get(name) is not None
     }
-    prediction = np.asarray(answer["prediction"], dtype=str)
     # A method that marks no cell as novel says so by the name it gives.
-    cells.setdefault("novel", ~np.isin(prediction, parts.seen)[scored])
-    scores = metrics.summary(
-        parts.truth[scored].to_numpy(),
-        prediction[scored],
-        parts.seen,
-        classes=answer.get("classes"),
-        **cells,
-    )
-    scores |= _at_recalls(parts.truth[scored].to_numpy(), parts.seen, answer.get("classes"), cells)
-    by_type: dict[str, float] = {}
+    cells.setdefault("novel", ~np.isin(prediction, parts.seen))
+    classes = answer.get("classes")
+    scores = metrics.summary(truth, prediction, parts.seen, classes=classes, **cells)
+    scores["novel_accuracy_hungarian"] = novel_accuracy_hungarian(truth, prediction, parts.seen)
+    scores["overall_accuracy_hungarian"] = overall_accuracy_hungarian(truth, prediction)
+    scores |= _at_recalls(truth, parts.seen, classes, cells)
+    auprc: dict[str, float] = {}
     if "proba" in cells:
-        names = np.asarray(answer["classes"], dtype=str)
-        truth = parts.truth[scored].to_numpy(dtype=str)
         seen = np.isin(truth, parts.seen)
-        by_type = metrics.per_type_auprc(truth[seen], cells["proba"][seen], names)
+        auprc = metrics.per_type_auprc(truth[seen], cells["proba"][seen], np.asarray(classes, str))
     if parts.rare is not None:
-        own = (parts.truth[scored] == parts.rare).to_numpy()
-        right = prediction[scored] == parts.truth[scored].to_numpy()
+        own, right = truth == parts.rare, prediction == truth
         scores |= {"rare_recall": right[own].mean(), "others_accuracy": right[~own].mean()}
     return {
-        **sizes,
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
-        "auprc": {name: value for name, value in by_type.items() if math.isfinite(value)},
-        **{name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")},
+        "auprc": {name: value for name, value in auprc.items() if math.isfinite(value)},
         # What was estimated, if anything was.
         **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
-        "n_threads": _n_threads(),
-        "versions": _versions() | answer.get("versions", {}),
     }
 
 
@@ -119,25 +136,59 @@ def _at_recalls(
     """
     if np.isin(truth, seen).all() or classes is None or "novel_score" not in cells:
         return {}
-    from sctool import metrics
-
     names = np.asarray(classes, dtype=str)
     known = np.isin(names, seen)
     named = names[known][cells["proba"][:, known].argmax(axis=1)]
-    curve = metrics.seen_novel_curve(truth, named, cells["novel_score"], seen)
+    curve = seen_novel_curve(truth, named, cells["novel_score"], seen)
     accuracy = [curve.seen_accuracy[curve.novel_recall >= recall].max() for recall in RECALLS]
     return {f"seen_at_recall.{r}": a for r, a in zip(RECALLS, accuracy, strict=True)}
 
 
-def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
-    """Run one of our methods through the call that users make."""
+# -- Runs ----------------------------------------------------------------------------------------
+
+
+def _cluster(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Cluster the query through the call that users make, or by a floor.
+
+    The protocol "paper" gives the true number of types, "blind" none.
+    """
     import scanpy  # noqa: F401  (used further in: imports are not counted in the seconds)
 
-    from sctool import metrics
+    from sctool import tl
+
+    name, query, seed = str(method.method), parts.query, job["seed"]
+    n_clusters = len(parts.novel) if job["protocol"] == "paper" else None
+    start = time.perf_counter()
+    if name in CLUSTER_BASELINES:
+        prediction, number = cluster(query, name, n_clusters, task.layer, method.train_kwargs, seed)
+    else:
+        tl.cluster(
+            query,
+            n_clusters=n_clusters,
+            method=name,
+            layer=task.layer,
+            key_added=KEY,
+            random_state=seed,
+            model_kwargs=method.model_kwargs or None,
+            train_kwargs=method.train_kwargs or None,
+        )
+        prediction, number = query.obs[KEY].astype(str).to_numpy(), query.uns[KEY]["n_clusters"]
+    return {
+        "prediction": prediction,
+        "n_clusters": number,
+        "seconds": time.perf_counter() - start,
+        "peak_rss_gb": _peak_rss_gb(),
+    }
+
+
+def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Annotate the query through the call that users make."""
+    import scanpy  # noqa: F401  (used further in: imports are not counted in the seconds)
+
     from sctool.model import METHODS
     from sctool.tl._annotate import annotate_with_model
 
-    name, model_kwargs = str(method.method), dict(method.model_kwargs)
+    name, model_kwargs, seed = str(method.method), dict(method.model_kwargs), job["seed"]
     novel: int | str = "auto"
     n_novel: int | None = None  # what the run is told
     if job["protocol"] == "paper":
@@ -146,8 +197,7 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
             model_kwargs.setdefault("preset", "paper")
         novel = _as_told(METHODS[name], n_novel, model_kwargs.get("preset", "default"))
     if model_kwargs.get("prior") == "oracle":
-        # (who is told the shares of all types is told their number)
-        model_kwargs["distribution"], novel = _distribution(parts), len(parts.novel)
+        novel = _tell_oracle(model_kwargs, parts)
     query = parts.query
     start = time.perf_counter()
     _, model = annotate_with_model(
@@ -160,7 +210,7 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         novel=novel,
         ignore_case=False,
         key_added=KEY,
-        random_state=job["seed"],
+        random_state=seed,
         copy=False,
         model_kwargs=model_kwargs or None,
         train_kwargs=method.train_kwargs or None,
@@ -170,13 +220,25 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         "score": query.obs.get(f"{KEY}_score"),
         "novel": query.obs.get(f"{KEY}_novel"),
     }
-    if method.regroup and n_novel != 0:
-        answer |= regroup(answer, parts, task, method, n_novel, job["seed"])
+    if method.recluster_rejected and n_novel != 0:
+        # By the method's own word or, where it has none, by its score.
+        if answer["novel"] is None:
+            answer["novel"] = answer["score"] < method.reject_below
+        answer["prediction"] = recluster_rejected(
+            answer["prediction"].to_numpy(),
+            answer["novel"].to_numpy(dtype=bool),
+            query,
+            parts.reference,
+            method.recluster_rejected,
+            n_novel,
+            task.layer,
+            seed,
+        )
     seconds, peak = time.perf_counter() - start, _peak_rss_gb()
     # After the clock has stopped: how well reference and query are mixed in the embedding.
     z = [model.get_latent_representation(parts.reference, layer=task.layer), query.obsm[f"X_{KEY}"]]
     sides = np.repeat(["reference", "query"], [len(part) for part in z])
-    mixing = metrics.entropy_of_batch_mixing(np.concatenate(z), sides)
+    mixing = entropy_of_batch_mixing(np.concatenate(z), sides)
     history = model.history or {}
     return answer | {
         "mixing": mixing,
@@ -190,13 +252,17 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
     }
 
 
-def _distribution(parts: Split) -> list[float]:
-    """Return the true share of each type, seen ones first, for an ablation that is told it."""
+def _tell_oracle(model_kwargs: dict[str, Any], parts: Split) -> int:
+    """Give an ablation the true share of each type, seen types first and novel ones by size.
+
+    Returns the number of novel types: the shares of all types say it.
+    """
     of_reference = parts.reference.obs[LABELS].value_counts()
     size = parts.truth.value_counts().add(of_reference, fill_value=0)
     novel = size[parts.novel].sort_values(ascending=False)
-    shares = [*size[parts.seen], *novel]
-    return [float(share / sum(shares)) for share in shares]
+    shares = pd.concat([size[parts.seen], novel]) / size.sum()
+    model_kwargs["distribution"] = shares.tolist()
+    return len(parts.novel)
 
 
 def _as_told(cls: "type[AnnotationModel]", n_novel: int, preset: str) -> int | str:
@@ -229,7 +295,7 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
             "{output}": str(output),
             "{seed}": str(job["seed"]),
             "{python}": sys.executable,
-            "{here}": job["here"],
+            "{here}": method.folder,
         }
         joint.write_h5ad(words["{input}"])
         command = [re.sub(r"\{env:(\w+)\}", _environment, part) for part in method.command]
@@ -266,6 +332,9 @@ def _environment(match: re.Match[str]) -> str:
     if name not in os.environ:
         raise RuntimeError(f"set the environment variable {name}: the suite says what to")
     return os.environ[name]
+
+
+# -- The machine ---------------------------------------------------------------------------------
 
 
 def _peak_rss_gb() -> float:
