@@ -1,7 +1,7 @@
 """Scores for the annotation of single cells from a labelled reference.
 
-Arguments
----------
+Vocabulary
+----------
 y_true, y_pred
     The true and the predicted name of each cell.  Whole numbers are accepted and read as text.
 seen
