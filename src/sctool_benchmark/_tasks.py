@@ -312,8 +312,7 @@ def load_suite(suite: str | Path) -> Suite:
         tasks = _unique([*included, *(t for entry in spec.get("task", []) for t in _expand(entry))])
         own = _unique(_read(spec.get("method", {}), path.parent.resolve()))
         known = _unique([*known_methods().values(), *own.values()])
-        names = spec.get("methods") or list(own) or _annotators()
-        methods = choose(known, names)
+        methods = choose(known, spec.get("methods", list(own) or _annotators()))
         choose(known, [method.base for method in own.values() if method.base])
     except (ValueError, TypeError) as error:
         raise ValueError(f"in suite {str(path)!r}: {error}") from error
@@ -351,15 +350,15 @@ def _expand(entry: Mapping[str, Any]) -> Iterator[Task]:
 
     def values(field: str) -> list[Any]:
         value = entry[field]
-        # (the types to mask are a list already: several of these are a list of lists)
-        is_axis = isinstance(value, list) and (field != "masked" or isinstance(value[0], list))
-        return value if is_axis else [value]
+        if field == "masked" and not any(isinstance(types, list) for types in value):
+            return [value]  # which is a list already: several of these are a list of lists
+        return value if isinstance(value, list) else [value]
 
     for combination in product(*map(values, entry)):
         fields = dict(zip(entry, combination, strict=True))
         try:
             name = fields.pop("name", "{data}").format(**fields).replace("%", "")
-        except KeyError as error:
+        except LookupError as error:
             raise ValueError(f"a task's name is made of {error}, which it does not give") from error
         yield Task(name=name, **known_data().get(fields.get("data", ""), {}) | fields)
 
