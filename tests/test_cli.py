@@ -275,7 +275,7 @@ def test_help_teaches(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["annotate", "demo", "benchmark"])
+@pytest.mark.parametrize("command", ["annotate", "demo"])
 def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import sctool
-from sctool import benchmark, metrics
+from sctool import metrics
 from sctool.tl._annotate import annotate_with_model
+from sctool_benchmark import load_suite, split
 
 ARGUMENTS = {
     "labels_key": "cell_type",
@@ -132,8 +133,8 @@ def test_hidden_types_of_the_pancreas_are_found_across_technologies(pair):
 
 def test_most_of_a_type_with_five_labelled_cells_is_found(read_real):
     # The type's other cells are in the query, with a tenth of every other type.
-    task = next(t for t in benchmark.load_suite("rare").tasks if t.name == "pbmc3k_rare_5")
-    parts = benchmark.split(read_real("pbmc3k_seurat"), task, 0)
+    task = next(t for t in load_suite("rare").tasks if t.name == "pbmc3k_rare_5")
+    parts = split(read_real("pbmc3k_seurat"), task, 0)
     truth, is_rare = parts.truth.to_numpy(), (parts.truth == parts.rare).to_numpy()
     kinds = {"contrastive": {}, "logistic": {"C": "auto", "min_type_weight": np.inf}}
     recall, others = {}, {}

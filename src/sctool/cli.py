@@ -22,7 +22,7 @@ examples:
   sctool cluster cells.h5ad -o clustered.h5ad
       group cells without a reference
 
-exit codes: 0 done, 1 a run failed, 2 the input or the arguments are wrong"""
+exit codes: 0 done, 2 the input or the arguments are wrong"""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -321,10 +321,10 @@ def distribution(
         novel = free[np.argsort(-size[free], kind="stable")]
     else:
         novel = matched(np.where(labels < 0, predicted, -1), n_seen, n, free)
-    return _shares(size[np.concatenate([seen, novel])])
+    return shares(size[np.concatenate([seen, novel])])
 
 
-def _shares(size: np.ndarray) -> np.ndarray:
+def shares(size: np.ndarray) -> np.ndarray:
     """Sizes as shares, none of them 0, for their logarithms are taken."""
     size = np.maximum(size, 1)
     return size / size.sum()
@@ -363,7 +363,7 @@ class SCDETPlan(Plan):
             self.module.pi.copy_(torch.from_numpy(pi))
 
     def _named(self) -> np.ndarray:
-        return _shares(np.bincount(self.cells.arrays["name"], minlength=self.module.n_types))
+        return shares(np.bincount(self.cells.arrays["name"], minlength=self.module.n_types))
 
     def _estimate(self) -> np.ndarray:
         """Share of each type by k-means on the contrastive features of all cells (section 3.3)."""

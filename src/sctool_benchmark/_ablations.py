@@ -1,0 +1,199 @@
+"""The papers' ablations: models of the library with a part exchanged, which no user needs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sctool import losses
+from sctool._data import TrainingData
+from sctool.model import SCDET, AnnotationModel, ContrastiveClassifier
+from sctool.model._contrastive import ContrastiveSettings
+from sctool.model._scdet import SCDETModule, SCDETPlan, SCDETSettings, shares
+
+# -- scDET: tables 3 and 4 of the paper ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SCDETAblationSettings(SCDETSettings):
+    """What scDET may be without.
+
+    Parameters
+    ----------
+    prior
+        Where the distribution of types comes from: ``"estimated"`` by k-means on the contrastive
+        features, on the ``"classifier"``'s features, ``"balanced"``, of the ``"reference"`` (which
+        says nothing of novel types), or the ``"oracle"`` in `distribution` (table 3).
+    distribution
+        With ``prior="oracle"``: the true share of each type, known ones first.
+    slots
+        Novel clusters go to novel prototypes by what these predict (``"prediction"``), or by
+        ``"size"``.
+    contrast
+        The third loss of eq. 10: ``"soft"`` (eq. 9), ``"hard"`` (of predicted types), or
+        ``"none"`` (table 4).
+    """
+
+    initial_names: bool = False
+    prior: str = "estimated"
+    distribution: tuple[float, ...] | None = None
+    slots: str = "prediction"
+    contrast: str = "soft"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = {
+            "prior": ("estimated", "classifier", "balanced", "reference", "oracle"),
+            "slots": ("prediction", "size"),
+            "contrast": ("soft", "hard", "none"),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {values!r}")
+        if (self.prior == "oracle") != (self.distribution is not None):
+            raise ValueError("distribution goes with prior='oracle', and with no other prior")
+
+
+class SCDETAblationModule(SCDETModule):
+    """The network, with another third loss or another term of eq. 5."""
+
+    settings: SCDETAblationSettings
+
+    def _soft_contrast(self, v: Tensor, v_other: Tensor, p: Tensor) -> Tensor:
+        s = self.settings
+        if s.contrast == "none":
+            return v.sum() * 0
+        if s.contrast == "hard":
+            predicted = p.argmax(dim=1).repeat(2)
+            same = predicted == predicted[:, None]
+            return losses.contrastive(torch.cat([v, v_other]), same, s.tau_contrast)
+        return super()._soft_contrast(v, v_other, p)
+
+    def _divergence(self, mean: Tensor) -> Tensor:
+        if self.settings.prior != "reference":
+            return super()._divergence(mean)
+        mean, pi = mean[: self.n_seen], self.pi[: self.n_seen]
+        return losses.distribution_divergence(mean / mean.sum(), pi / pi.sum(), self.settings.rho)
+
+
+class SCDETAblationPlan(SCDETPlan):
+    """The training plan, with another source of the distribution."""
+
+    settings: SCDETAblationSettings
+
+    def _estimate(self) -> np.ndarray:
+        s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
+        if s.distribution is not None:
+            if len(s.distribution) != n:
+                raise ValueError(f"distribution={s.distribution!r} must have {n} shares")
+            return shares(np.array(s.distribution) * len(self.cells))
+        if s.prior == "balanced":
+            return np.full(n, 1 / n)
+        if s.prior == "reference":
+            size = np.bincount(self.labels[self.labels >= 0], minlength=n).astype(float)
+            size[n_seen:] = size[:n_seen].mean()
+            return shares(size)
+        return super()._estimate()
+
+    def _match_by_prediction(self) -> bool:
+        return self.settings.slots == "prediction"
+
+    def _feature(self, z: Tensor) -> Tensor:
+        if self.settings.prior == "classifier":
+            return torch.nn.functional.normalize(self.module.hidden(z), dim=1)
+        return super()._feature(z)
+
+
+class SCDETAblation(SCDET):
+    """scDET without the names that our default gives before training, and with parts exchanged."""
+
+    PRESETS: ClassVar[dict[str, Any]] = {"default": SCDETAblationSettings()}
+    MODULE = SCDETAblationModule
+    PLAN = SCDETAblationPlan
+
+
+# -- MLS-CC: circles that start at a regression, trained further ---------------------------------
+
+
+def downsample_counts(x: Tensor, size: Tensor, depth: Tensor, target_sum: float) -> Tensor:
+    """Return cells as a shallower sequencing would have seen them: counts thinned binomially.
+
+    Parameters
+    ----------
+    x
+        Log1p of counts scaled to ``target_sum``, (n_cells, n_genes).
+    size
+        Counts of each cell over all genes, also those that ``x`` leaves out, (n_cells,).
+    depth
+        Share of its counts that each cell keeps on average, (n_cells,) in (0, 1].
+
+    Returns
+    -------
+    Inputs on the scale of ``x``.  A cell that keeps no count is 0 throughout.
+    """
+    size, depth = size[:, None], depth[:, None]
+    counts = (x.expm1() * size / target_sum).round()
+    kept = torch.binomial(counts, depth.expand_as(counts))
+    # What the genes that are left out keep is drawn as one.
+    elsewhere = (size - counts.sum(dim=1, keepdim=True)).clamp_min(0).round()
+    total = kept.sum(dim=1, keepdim=True) + torch.binomial(elsewhere, depth)
+    return (kept * target_sum / total.clamp_min(1)).log1p()
+
+
+@dataclass(frozen=True)
+class ContrastiveAblationSettings(ContrastiveSettings):
+    """What may be done to circles that follow a regression.
+
+    Parameters
+    ----------
+    thinning
+        Smallest share of its counts that a cell keeps while the component trains: each time it is
+        seen, it is thinned to a share drawn between this and 1.  1 leaves cells as they are.
+    """
+
+    thinning: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.thinning <= 1:
+            raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1")
+
+
+class ContrastiveAblation(ContrastiveClassifier):
+    """Circles that start at a regression and are then trained by the contrastive loss."""
+
+    PRESETS: ClassVar[dict[str, Any]] = {
+        "default": ContrastiveAblationSettings(
+            **{
+                name: getattr(ContrastiveClassifier.PRESETS["default"], name)
+                for name in ContrastiveSettings.__dataclass_fields__
+            }
+        )
+    }
+    settings_: ContrastiveAblationSettings
+
+    def _arrays(self, data: TrainingData) -> dict[str, np.ndarray]:
+        if self.settings_.thinning < 1 and not data.is_counts:
+            raise ValueError("thinning draws from counts: give counts of reference and query")
+        total = np.asarray(sp.csr_matrix(data.x).sum(axis=1), dtype=np.float32).ravel()
+        return super()._arrays(data) | {"size": total}
+
+    def _trains_component(self) -> bool:
+        return self.settings_.component is not None
+
+    def _component_input(self, batch: dict[str, Tensor]) -> Tensor:
+        x, least = batch["x"], self.settings_.thinning
+        if least == 1 or not self.module.training:
+            return x
+        depth = least + (1 - least) * torch.rand(len(x), device=x.device)
+        return downsample_counts(x, batch["size"], depth, self.features_.target_sum)
+
+
+#: Name of each ablation, as `methods.toml` has it, to its model.
+ABLATIONS: dict[str, type[AnnotationModel]] = {
+    "scdet-ablation": SCDETAblation,
+    "contrastive-ablation": ContrastiveAblation,
+}

@@ -1,0 +1,180 @@
+"""One run: what a method is told, and what is measured."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import sctool.model
+import sctool.tl
+from benchmark.cells import TYPES, make_adata, make_task
+from sctool_benchmark import Method, _worker, run, split
+
+
+def test_the_oracle_is_told_the_shares_of_seen_types_and_then_of_novel_ones_by_size() -> None:
+    parts = split(make_adata(split=True), make_task("masked", masked=["B"]), 0)
+    told: dict = {}
+    assert _worker._tell_oracle(told, parts) == 1
+    size = pd.concat([parts.reference.obs["cell_type"].astype(str), parts.truth]).value_counts()
+    expected = [size[name] for name in ("CD4 T/NK", "DC", "Mono", "B")]
+    np.testing.assert_allclose(told["distribution"], np.array(expected) / sum(expected))
+
+
+def test_seen_accuracy_is_recorded_at_each_novel_recall() -> None:
+    truth = np.array(["A"] * 4 + ["X"] * 4)
+    classes = ["A", "B", "novel_1"]
+    cells = {
+        # (what is called novel does not matter, the likeliest known name does)
+        "proba": np.array([[0.3, 0.1, 0.6]] + [[0.6, 0.3, 0.1]] * 2 + [[0.3, 0.6, 0.1]] * 5),
+        "novel_score": np.array([0.6, 0.1, 0.2, 0.0, 0.9, 0.8, 0.7, 0.15]),
+    }
+    found = _worker._at_recalls(truth, ["A", "B"], classes, cells)
+    assert list(found) == [f"seen_at_recall.{r}" for r in _worker.RECALLS]
+    assert list(found.values()) == [0.75, 0.75, 0.75, 0.75, 0.25, 0.25]
+    assert _worker._at_recalls(truth, ["A", "X"], classes, cells) == {}  # nothing is novel
+    assert _worker._at_recalls(truth, ["A", "B"], None, cells) == {}
+
+
+def test_the_recall_of_the_rare_type_is_scored_apart(suite: Path) -> None:
+    entries = {"hidden": 0.0, "labelled": 0.9, "n_rare": 3}
+    words = ["{python}", "{here}/peer.py", "losing", "{input}", "{output}", "{seed}"]
+    job = {
+        "task": {"name": "t", "data": "t", "kind": "intra", "file": "cells.h5ad", **entries},
+        "method": {"name": "losing", "command": words, "folder": str(suite.parent)},
+        "protocol": "blind",
+        "seed": 0,
+        "path": str(suite.parent / "cells.h5ad"),
+    }
+    row = _worker.work(job)  # which calls every cell "B", the rare type
+    assert row["rare_recall"] == 1
+    assert row["others_accuracy"] == 0
+
+
+def test_groups_are_scored_strictly_and_by_any_matching() -> None:
+    parts = split(make_adata(split=True), make_task("masked", masked=["B"]), 0)
+    swapped = parts.truth.map({"CD4 T/NK": "DC", "DC": "CD4 T/NK"}).fillna(parts.truth)
+    scores = _worker._scores(parts, {"prediction": swapped.fillna("DC").to_numpy()})
+    assert scores["overall_accuracy"] == 0.5
+    assert scores["overall_accuracy_hungarian"] == 1
+    assert scores["novel_accuracy"] == scores["novel_accuracy_hungarian"] == 1
+    assert scores["novel_recall"] == scores["novel_precision"] == 1
+
+
+def test_the_number_of_types_is_given_under_paper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def cluster(adata: ad.AnnData, *, key_added: str, **kwargs: object) -> None:
+        told.append((kwargs["n_clusters"], list(adata.obs)))
+        adata.obs[key_added] = "0"
+        adata.uns[key_added] = {"n_clusters": {"n": 1}}
+
+    monkeypatch.setattr(sctool.tl, "cluster", cluster)
+    for protocol in ("blind", "paper"):
+        parts = split(make_adata(), make_task("cluster"), 0)
+        job = {"protocol": protocol, "seed": 0}
+        _worker._cluster(parts, make_task("cluster"), Method(name="m", method="cicl"), job)
+    assert told == [(None, []), (4, [])]
+
+
+def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -> None:
+    class Plain:
+        """A method without presets."""
+
+    class Deep:
+        """A method that takes the number of novel types."""
+
+        PRESETS: ClassVar = {"default": {"epochs": 1}, "paper": {"epochs": 2}}
+
+        @staticmethod
+        def settings_for_novel(novel: int, preset: str) -> dict:
+            told.append((preset, novel))
+            return {"n_novel": novel}
+
+    class Closed:
+        """A method without the paper's preset that can be told only that nothing is novel."""
+
+        PRESETS: ClassVar = {"default": {}}
+
+        @staticmethod
+        def settings_for_novel(novel: int, preset: str) -> dict:
+            assert preset == "default"
+            if novel:
+                raise ValueError("no number")
+            return {}
+
+    calls, told = [], []
+
+    class Model:
+        history: ClassVar = {"loss_train": range(7)}
+
+        def get_latent_representation(self, adata: ad.AnnData, layer: str | None) -> np.ndarray:
+            return np.ones((adata.n_obs, 2))
+
+    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> tuple:
+        assert not adata.obs.columns.size
+        assert list(ref.obs) == ["cell_type"]
+        calls.append(kwargs)
+        n = adata.n_obs
+        adata.obs[key_added] = pd.Categorical(["B"] * n)
+        adata.obs[f"{key_added}_score"] = 0.5
+        adata.obs[f"{key_added}_novel_score"] = np.linspace(0, 1, n)
+        adata.obs[f"{key_added}_novel"] = np.arange(n) % 2 == 0
+        adata.obsm[f"{key_added}_proba"] = np.full((n, 2), 0.5)
+        adata.obsm[f"X_{key_added}"] = np.zeros((n, 2))
+        adata.uns[key_added] = {"classes": np.array(TYPES[:2])}
+        return adata, Model()
+
+    methods = {"plain": Plain, "deep": Deep, "closed": Closed}
+    monkeypatch.setattr(sctool.model, "METHODS", methods)
+    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", annotate)
+    variants = """
+        [method.variant]
+        method = "deep"
+        model_kwargs = { a = 1 }
+        [method.keeper]
+        method = "deep"
+        model_kwargs = { preset = "default" }
+    """
+    suite.write_text(suite.read_text() + variants)
+
+    names = ["plain", "deep", "variant", "keeper", "losing", "closed"]
+    rows = run(suite, names, seeds=1, out=tmp_path / "o")
+    assert len(rows) == 2 * (6 + 4)
+    assert rows["error"].isna().all()
+    paper = rows[rows["protocol"] == "paper"]
+    assert set(paper["method"]) == {"deep", "variant", "keeper", "closed"}
+    of_open = rows[(rows["task"] == "open") & (rows["method"] == "deep")]
+    assert (of_open["epochs"] == 7).all()
+    assert (of_open["novel_auroc"] > 0).all()
+    assert of_open["false_novel"].between(0.4, 0.6).all()
+    deep = [call for call in calls if call["method"] == "deep"]
+    kept = {"preset": "default"}  # which a variant names holds under both protocols
+    assert [call["model_kwargs"] for call in deep[:4]] == [
+        None,
+        {"a": 1},
+        kept,
+        {"preset": "paper"},
+    ]
+    assert [call["novel"] for call in deep if call["model_kwargs"] == kept] == [
+        "auto",
+        0,
+        "auto",
+        2,
+    ]
+    assert told == [("paper", 0)] * 2 + [("default", 0)] + [("paper", 2)] * 2 + [("default", 2)]
+    assert {call["novel"] for call in deep if call["model_kwargs"] in (None, {"a": 1})} == {"auto"}
+    assert [call["novel"] for call in deep if call["model_kwargs"] == {"preset": "paper"}] == [0, 2]
+    closed = [call for call in calls if call["method"] == "closed"]
+    assert [call["novel"] for call in closed] == ["auto", 0, "auto", "auto"]
+    assert all(call["model_kwargs"] is None for call in closed)
+    table = (tmp_path / "o" / "table.md").read_text()
+    assert table.index("## Protocol `blind`") < table.index("## Protocol `paper`")
+    assert "Without runs under `paper` (no such preset, or not asked for): losing, plain" in table
+
+    Deep.PRESETS["paper"]["epochs"] = 3  # a changed preset is another run
+    jobs.clear()
+    run(suite, ["deep"], seeds=1, out=tmp_path / "o")
+    assert [job["protocol"] for job in jobs] == ["paper", "paper"]
