@@ -305,31 +305,6 @@ def own_circle_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
     return -(weight * share / n.clamp_min(1)).sum() / weight.sum()
 
 
-def thin(x: Tensor, size: Tensor, depth: Tensor, target_sum: float) -> Tensor:
-    """Cells as a shallower sequencing would have seen them: binomial thinning of their counts.
-
-    Parameters
-    ----------
-    x
-        Log1p of counts scaled to ``target_sum``, (n_cells, n_genes).
-    size
-        Counts of each cell over all genes, also those that ``x`` leaves out, (n_cells,).
-    depth
-        Share of its counts that each cell keeps on average, (n_cells,) in (0, 1].
-
-    Returns
-    -------
-    Inputs on the scale of ``x``. A cell that keeps no count is 0 throughout.
-    """
-    size, depth = size[:, None], depth[:, None]
-    counts = (x.expm1() * size / target_sum).round()
-    kept = torch.binomial(counts, depth.expand_as(counts))
-    # What the genes that are left out keep is drawn as one.
-    elsewhere = (size - counts.sum(dim=1, keepdim=True)).clamp_min(0).round()
-    total = kept.sum(dim=1, keepdim=True) + torch.binomial(elsewhere, depth)
-    return (kept * target_sum / total.clamp_min(1)).log1p()
-
-
 # -- CICL ----------------------------------------------------------------------------------------
 
 
