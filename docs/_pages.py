@@ -16,9 +16,10 @@ from sctool.model import CLUSTER_METHODS, METHODS
 
 
 def write_pages(docs: Path) -> None:
-    """Write ``docs/_generated``: a table of presets per method, and the tutorials."""
+    """Write ``docs/_generated``: tables of the models and their presets, and the tutorials."""
     out = docs / "_generated"
     out.mkdir(exist_ok=True)
+    _write(out / "models.md", models({**METHODS, **CLUSTER_METHODS}))
     for name, cls in {**METHODS, **CLUSTER_METHODS}.items():
         published = docs / "methods" / f"{name}_published.toml"
         text = presets(cls, tomllib.loads(published.read_text()) if published.exists() else {})
@@ -26,6 +27,16 @@ def write_pages(docs: Path) -> None:
     for path in sorted((docs.parent / "tutorials").glob("*.ipynb")):
         shutil.copy2(path, out / path.name)
     check_api((docs / "api.md").read_text())
+
+
+def models(by_method: dict[str, Any]) -> str:
+    """A table of the methods: their models, settings classes and presets."""
+    lines = [_row(["Method", "Model", "Settings", "Presets"]), _row(["---"] * 4)]
+    for name, cls in by_method.items():
+        settings = type(cls.PRESETS["default"]).__name__
+        links = (f"{{class}}`~sctool.model.{linked}`" for linked in (cls.__name__, settings))
+        lines.append(_row([f'`"{name}"`', *links, ", ".join(f"`{p}`" for p in cls.PRESETS)]))
+    return "\n".join(lines) + "\n"
 
 
 def presets(cls: type, published: dict[str, Any]) -> str:
@@ -39,7 +50,7 @@ def presets(cls: type, published: dict[str, Any]) -> str:
     rows: dict[str, list[str]] = published.get("settings", {})
     names = [f.name for f in dataclasses.fields(cls.PRESETS["default"])]
     order = sorted(cls.PRESETS, key=lambda name: name == "default")
-    header = ["setting", *columns, *(f"preset `{name}`" for name in order)]
+    header = ["Setting", *columns, *(f"Preset `{name}`" for name in order)]
     lines = [_row(header), _row(["---"] * len(header))]
     for name in names:
         ours = [f"`{getattr(cls.PRESETS[preset], name)}`" for preset in order]

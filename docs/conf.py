@@ -1,5 +1,6 @@
-"""Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build``."""
+"""Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
 
+import inspect
 import re
 import sys
 from importlib.metadata import version as version_of
@@ -23,6 +24,8 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",  # MathJax from the built pages, not from a CDN
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = [
     "_build",
@@ -37,6 +40,12 @@ nitpicky = False
 html_theme = "furo"
 html_title = f"sctool {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "alpha"
+bibtex_reference_style = "author_year"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -58,6 +67,25 @@ def slots_without_backticks(app, what, name, obj, options, lines: list[str]) -> 
     lines[:] = [re.sub(r"^``(.+)`` : ", r"\1 : ", line) for line in lines]
 
 
+def inherited_settings(app, what, name, obj, options, lines: list[str]) -> None:
+    """A settings class documents the fields that it adds: append those of its bases."""
+    from sctool.model import Settings
+
+    if not (inspect.isclass(obj) and issubclass(obj, Settings)):
+        return
+    documented = {line for line in lines if not line.startswith(" ")}
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for base in obj.__mro__[1:-1]:
+        text = inspect.cleandoc(base.__doc__ or "").partition("Parameters\n----------\n")[2]
+        for entry in re.split(r"\n(?=\S)", text):
+            if entry.partition("\n")[0] not in documented:
+                lines.extend(entry.splitlines())
+                documented.add(entry.partition("\n")[0])
+    lines.append("")
+
+
 def setup(app) -> None:
     """Register the above, to run before Napoleon."""
     app.connect("autodoc-process-docstring", slots_without_backticks, priority=100)
+    app.connect("autodoc-process-docstring", inherited_settings, priority=100)
