@@ -1,8 +1,9 @@
-"""Write ``fixtures/saved_scnym``: ``python tests/make_fixture.py [DIR]``.
+"""Write a model into ``fixtures``: ``python tests/make_fixture.py [DIR]``.
 
 A small trained model, the query it is to annotate (``query.npz``: counts and gene names) and what
-it said of it (``expected.npz``). Made anew only when the format of saved models changes; then
-under the oldest Python that is supported, so that the tests load it under the others.
+it said of it (``expected.npz``). There is one of every format of saved models, and none is ever
+written again: where the format changes, another is added, under the oldest Python that is
+supported, so that the tests load it under the others.
 """
 
 import sys
@@ -13,11 +14,14 @@ import torch
 from synthetic import FAST, simulate_joint, simulate_sides
 
 from sctool.model import SCNYM
+from sctool.model._saving import FORMAT
 
-FIXTURE = Path(__file__).parent / "fixtures" / "saved_scnym"
+FOLDER = Path(__file__).parent / "fixtures"
+#: By format.
+FIXTURES = {1: FOLDER / "saved_scnym", 2: FOLDER / "saved_scnym_2"}
 
 
-def main(path: Path = FIXTURE) -> None:
+def main(path: Path = FOLDER / f"saved_scnym_{FORMAT}") -> None:
     """Train, save, and write what is expected."""
     joint, (adata, _) = simulate_joint(), simulate_sides(n_query=24)
     joint.var["gene_ids"] = [f"ENSG{i:011d}" for i in range(joint.n_vars)]
@@ -27,7 +31,7 @@ def main(path: Path = FIXTURE) -> None:
     torch.manual_seed(0)
     model = SCNYM(joint, n_top_genes=150, n_hidden=16)
     model.train(**(FAST | {"max_epochs": 12}))
-    model.save(path, overwrite=True)
+    model.save(path)
     counts = adata.X.toarray().astype(np.uint16)
     np.savez_compressed(path / "query.npz", counts=counts, genes=np.array(list(adata.var_names)))
     np.savez_compressed(

@@ -88,8 +88,10 @@ def test_the_public_names_are_those_promised():
     assert set(sctool.__all__) == {"__version__", *MODULES}
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
-    assert set(TOOLS) == {"tl.annotate", "tl.cluster", "tl.explain", "tl.rename_novel"}
-    assert set(PLOTS) == {"pl.explain", "pl.mls", "pl.reliability"}
+    tools = {"annotate", "cluster", "evaluate", "explain", "rename_novel"}
+    assert set(TOOLS) == {f"tl.{name}" for name in tools}
+    plots = {"confusion", "explain", "mls", "reliability"}
+    assert set(PLOTS) == {f"pl.{name}" for name in plots}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -155,7 +157,11 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
     assert all(p.default is not p.empty for p in parameters[len(positional) :])
 
 
-@pytest.mark.parametrize("name", list(TOOLS))
+#: The tool that returns a table, kept in ``uns`` as well; it draws nothing and reads no expression.
+TABLE = "tl.evaluate"
+
+
+@pytest.mark.parametrize("name", [name for name in TOOLS if name != TABLE])
 def test_tools_take_what_scanpys_tools_take(name):
     parameters = inspect.signature(TOOLS[name]).parameters
     assert parameters["copy"].default is False
@@ -240,10 +246,21 @@ def test_every_setting_is_documented(cls):
 
 @pytest.mark.parametrize("name", list(TOOLS))
 def test_the_returns_section_of_a_tool_lists_its_slots(name):
-    text = sections(TOOLS[name])["Returns"]
-    assert text.strip().startswith("None, or with ``copy=True`` the")
+    text = sections(TOOLS[name])["Returns"].strip()
     slots = re.findall(r"^``(obs|obsm|uns|varm)\[(.+)\]`` : \S", text, flags=re.MULTILINE)
-    assert len(slots) >= 2
+    if name == TABLE:
+        assert [slot for slot, _ in slots] == ["uns"]
+        assert inspect.signature(TOOLS[name]).return_annotation == "pd.DataFrame"
+    elif "return_model" in inspect.signature(TOOLS[name]).parameters:
+        copied = {"tl.annotate": "annotated", "tl.cluster": "clustered"}[name]
+        assert " ".join(text.split()).startswith(
+            f"None; with ``copy=True`` the {copied} copy, with ``return_model=True`` the model, "
+            "with both the pair of them. Written"
+        )
+        assert len(slots) >= 4
+    else:
+        assert text.startswith("None, or with ``copy=True`` the")
+        assert len(slots) >= 2
     assert all("key" in slot for _, slot in slots)
 
 
@@ -270,16 +287,16 @@ def explained():
     """Return an annotated and explained query."""
     adata, _ = simulate_sides()
     joint = simulate(80, seed=3)
-    sctool.model.LOGISTIC.setup_anndata(joint, "cell_type")
-    model = sctool.model.LOGISTIC(joint, component="mls", folds=1)
+    sctool.model.ContrastiveClassifier.setup_anndata(joint, "cell_type")
+    model = sctool.model.ContrastiveClassifier(joint, component="mls", folds=1)
     model.train(max_epochs=3, enable_progress_bar=False)
     sctool.tl.annotate(adata, model)
-    sctool.tl.explain(adata, model)
-    model.release()
+    sctool.tl.explain(adata, model, n_cells=10)
     return adata
 
 
 DRAW = {
+    "pl.confusion": lambda adata, **kwargs: sctool.pl.confusion(adata, "truth", **kwargs),
     "pl.explain": lambda adata, **kwargs: sctool.pl.explain(adata, **kwargs),
     "pl.mls": lambda adata, **kwargs: sctool.pl.mls(adata, color="truth", **kwargs),
     "pl.reliability": lambda adata, **kwargs: sctool.pl.reliability(adata, "truth", **kwargs),

@@ -12,17 +12,12 @@ import torch
 from synthetic import simulate
 
 import sctool
-from sctool import _leiden, metrics
+from sctool import _neighbors, metrics
+from sctool._neighbors import k_means
 from sctool.model import CICL, load
-from sctool.model._cicl import (
-    CICLModule,
-    CICLSettings,
-    join_alike,
-    k_means,
-    partition,
-)
+from sctool.model._cicl import CICLModule, CICLSettings, join_alike, partition
 
-FAST = {"max_epochs": 3, "batch_size": 16, "enable_progress_bar": False}
+FAST = {"max_epochs": 2, "batch_size": 16, "enable_progress_bar": False}
 QUIET = {"enable_progress_bar": False}
 PRESETS = list(CICL.PRESETS)
 
@@ -236,7 +231,7 @@ def test_cells_that_are_all_alike_are_one_cluster():
 
 
 def test_many_cells_are_clustered_by_minibatches(monkeypatch):
-    monkeypatch.setattr("sctool.model._cicl.MANY_CELLS", 50)
+    monkeypatch.setattr("sctool._neighbors.MANY_CELLS", 50)
     h = np.repeat([[0.0, 0], [9, 9]], 30, axis=0)
     found = k_means(h, 2, 0)
     assert type(found).__name__ == "MiniBatchKMeans"
@@ -246,7 +241,7 @@ def test_many_cells_are_clustered_by_minibatches(monkeypatch):
 def test_the_number_of_blobs_is_counted_and_the_interval_holds_it():
     rng = np.random.default_rng(0)
     z = np.repeat(20 * np.eye(5), 60, axis=0) + rng.normal(size=(300, 5))
-    found = _leiden.count(z.astype(np.float32), np.random.default_rng(0))
+    found = _neighbors.count_clusters(z.astype(np.float32), np.random.default_rng(0))
     assert found["low"] <= found["n"] <= found["high"]
     assert 5 <= found["n"] <= 8
 
@@ -256,11 +251,11 @@ def test_the_number_of_blobs_is_counted_and_the_interval_holds_it():
 
 def test_every_preset_clusters(trained):
     names = trained.predict()
-    assert set(names) <= set(trained.clusters_) == {"0", "1", "2", "3"}
+    assert set(names) <= set(trained.names_) == {"0", "1", "2", "3"}
     soft = trained.predict(soft=True)
     np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-5)
-    assert list(soft.columns) == trained.clusters_
-    assert trained.history["loss_train"].shape[0] == 3
+    assert list(soft.columns) == trained.names_
+    assert trained.history["loss_train"].shape[0] == FAST["max_epochs"]
     z = trained.get_latent_representation()
     assert z.shape == (48, trained.module.n_latent)
     assert np.isfinite(z).all()
@@ -307,7 +302,7 @@ def test_attention_over_cells_encodes_in_even_batches_of_a_fixed_order():
     model = train(simulate(33), preset="paper")
     first = model.get_latent_representation()
     np.testing.assert_array_equal(model.get_latent_representation(), first)
-    sizes = [len(h) for _, h in model._forward(model._training_cells())]
+    sizes = [len(h) for _, h in model._forward_cells(model._training_cells())]
     assert sizes == [11, 11, 11]
 
 
@@ -355,11 +350,12 @@ def test_setup_refuses_views_and_missing_layers():
         CICL.setup_anndata(adata[:10])
 
 
-@pytest.mark.parametrize("n_genes", [11, 13])
-def test_a_panel_of_few_genes_does(n_genes):
-    adata = simulate(40)[:, :n_genes].copy()
-    for preset in PRESETS:
-        assert np.isfinite(train(adata.copy(), preset=preset).predict(soft=True)).all(axis=None)
+@pytest.mark.parametrize(
+    ("preset", "n_genes"), [("default", 11), ("default", 13), ("paper", 11), ("code", 13)]
+)
+def test_a_panel_of_few_genes_does(preset, n_genes):
+    model = train(simulate(40)[:, :n_genes].copy(), preset=preset)
+    assert np.isfinite(model.predict(soft=True)).all(axis=None)
 
 
 def test_constant_genes_do_no_harm():
@@ -373,10 +369,12 @@ def test_constant_genes_do_no_harm():
 # -- on real cells -------------------------------------------------------------------------------
 
 
-def test_real_blood_is_clustered_better_than_by_an_untrained_network(read_real):
+def test_real_blood_is_clustered_by_type(read_real):
     adata = read_real("pbmc_kang_ctrl_to_stim_authors")
     adata = adata[(adata.obs["split"] == "query").to_numpy()].copy()
     truth = adata.obs["cell_type"].astype(str).to_numpy()
-    sctool.tl.cluster(adata, n_clusters=5, train_kwargs=QUIET)
+    # (as well in a third of the time that the default preset takes)
+    settings = {"batch_size": 64, "min_steps": 120}
+    sctool.tl.cluster(adata, n_clusters=5, model_kwargs=settings, train_kwargs=QUIET)
     found = metrics.ari(truth, adata.obs["cicl"].astype(str))
     assert found > 0.6

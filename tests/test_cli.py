@@ -1,6 +1,7 @@
 """The command line as a user runs it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,23 @@ from synthetic import TYPES, simulate_sides
 
 import sctool
 from sctool.cli import main
-from sctool.model import METHODS
+from sctool.model import CLUSTER_METHODS, METHODS
 
-every_method = pytest.mark.parametrize("method", list(METHODS))
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """Return a folder with ``query.h5ad`` and ``ref.h5ad``."""
+    folder = tmp_path_factory.mktemp("sides")
+    for name, side in zip(("query", "ref"), simulate_sides(), strict=True):
+        side.write_h5ad(folder / f"{name}.h5ad")
+    return folder
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(written, tmp_path, monkeypatch) -> Path:
     """Go to a folder with ``query.h5ad`` and ``ref.h5ad``."""
-    adata, ref = simulate_sides()
-    adata.write_h5ad(tmp_path / "query.h5ad")
-    ref.write_h5ad(tmp_path / "ref.h5ad")
+    for file in written.iterdir():
+        shutil.copy(file, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,7 +58,9 @@ def annotate(*more: object) -> list[object]:
 # -- annotate ------------------------------------------------------------------------------------
 
 
-@every_method
+# One that says nothing of novel cells, one that flags them, and one that groups them: all others go
+# the same way.
+@pytest.mark.parametrize("method", ["logistic", "scnym", "gate"])
 def test_annotate_writes_what_the_function_writes(method, files, capsys):
     options = ["--method", method, "--max-epochs", 3, "--seed", 3, "--quiet"]
     assert run(*annotate(*options)) == 0
@@ -73,11 +82,12 @@ def test_annotate_writes_what_the_function_writes(method, files, capsys):
     assert sorted(p.name for p in files.iterdir()) == ["out.h5ad", "query.h5ad", "ref.h5ad"]
 
 
-@every_method
+@pytest.mark.parametrize("method", list(METHODS))
 def test_a_saved_model_is_used_again(method, files, capsys):
-    options = ["--method", method, "--max-epochs", 3, "-q", "--save-model", "model"]
+    options = ["--method", method, "--max-epochs", 1, "-q", "--save-model", "model"]
     assert run(*annotate(*options)) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "wrote out.h5ad and model"
+    assert ad.read_h5ad("out.h5ad").uns["sctool"]["params"]["method"] == method
     assert run("annotate", "query.h5ad", "--model", "model", "-o", "again.h5ad") == 0
     first, second = ad.read_h5ad("out.h5ad"), ad.read_h5ad("again.h5ad")
     np.testing.assert_allclose(
@@ -240,7 +250,7 @@ def test_an_interruption_is_exit_code_130(files, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", interrupt)
+    monkeypatch.setattr("sctool.tl.annotate", interrupt)
     assert run(*annotate()) == 130
     assert capsys.readouterr().err == "sctool: interrupted\n"
 
@@ -249,7 +259,7 @@ def test_a_fault_of_ours_keeps_its_traceback(files, monkeypatch):
     def fault(*args, **kwargs):
         raise AssertionError("ours")
 
-    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", fault)
+    monkeypatch.setattr("sctool.tl.annotate", fault)
     with pytest.raises(AssertionError, match="ours"):
         run(*annotate())
 
@@ -275,15 +285,37 @@ def test_help_teaches(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["annotate", "demo"])
-def test_help_of_every_command(command, capsys):
+@pytest.mark.parametrize(
+    ("command", "methods"),
+    [
+        ("annotate", [*METHODS, "auto"]),
+        ("cluster", [*CLUSTER_METHODS, "leiden"]),
+        ("demo", [*METHODS, "auto"]),
+    ],
+    ids=["annotate", "cluster", "demo"],
+)
+def test_help_of_every_command_lists_its_methods(command, methods, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert text.startswith(f"usage: sctool {command}")
-    if command == "annotate":
-        assert all(name in text for name in METHODS)
+    option = re.search(r"--method METHOD (.+?) \(default: (\w+)\)", text)
+    assert re.findall(r"\w+", option[1].replace(" or ", " ")) == methods
+    assert option[2] in methods
+    assert not re.search(r"[{}]", text)
+
+
+def test_help_names_the_methods_that_group_novel_cells(capsys):
+    with pytest.raises(SystemExit):
+        main(["annotate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "N: N novel types (scdet, gate, sskm) (default: auto)" in text
+
+
+@pytest.mark.parametrize("command", ["benchmark", "bench"])
+def test_the_benchmark_is_no_command(command, files, capsys):
+    assert f"invalid choice: '{command}'" in fails(capsys, command)
 
 
 def test_version(capsys):

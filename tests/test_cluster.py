@@ -3,7 +3,6 @@
 import gc
 import re
 import weakref
-from collections.abc import Callable
 
 import anndata as ad
 import numpy as np
@@ -16,13 +15,16 @@ from synthetic import TYPES, simulate, simulate_joint
 
 import sctool
 from sctool import _data, metrics
-from sctool.model import CICL, CLUSTER_METHODS, LOGISTIC
-from sctool.tl._cluster import cluster_with_model
+from sctool._batches import Cells
+from sctool._data import TrainingData
+from sctool.model import CICL, CLUSTER_METHODS, LogisticClassifier
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
 METHODS = ["leiden", *CLUSTER_METHODS]
 every_method = pytest.mark.parametrize("method", METHODS)
 FAST = {"max_epochs": 4, "enable_progress_bar": False}
+#: For what does not ask how good the clusters are: plain k-means after an epoch.
+QUICK = {"model_kwargs": {"n_prototypes": 1}, "train_kwargs": FAST | {"max_epochs": 1}}
 
 
 def blobs(n_cells: int = 80, seed: int = 0) -> ad.AnnData:
@@ -42,31 +44,28 @@ def cluster(adata: ad.AnnData, method: str, **kwargs) -> ad.AnnData:
     return sctool.tl.cluster(adata, method=method, copy=True, **({"n_clusters": 4} | kwargs))
 
 
-def train(adata: ad.AnnData) -> CICL:
-    return cluster_with_model(
-        adata,
-        n_clusters=4,
-        method="cicl",
-        model=None,
-        layer=None,
-        key_added=None,
-        random_state=0,
-        copy=True,
-        model_kwargs=None,
-        train_kwargs=FAST,
-    )[1]
+@pytest.fixture(scope="module")
+def runs() -> dict[str, tuple[ad.AnnData, CICL | None]]:
+    """Return the synthetic cells, clustered with nothing out of the ordinary, and the models."""
+    return {method: cluster(blobs(), method, return_model=True) for method in METHODS}
 
 
 @pytest.fixture(scope="module")
-def baseline() -> dict[str, ad.AnnData]:
-    """Return the synthetic cells, clustered with nothing out of the ordinary, by method."""
-    return {method: cluster(blobs(), method) for method in METHODS}
+def baseline(runs) -> dict[str, ad.AnnData]:
+    """Return the cells of ``runs``."""
+    return {method: adata for method, (adata, _) in runs.items()}
 
 
 @pytest.fixture(scope="module")
-def model() -> CICL:
+def quick() -> ad.AnnData:
+    """Return the cells, clustered by "cicl" in a moment."""
+    return cluster(blobs(), "cicl", **QUICK)
+
+
+@pytest.fixture(scope="module")
+def model(runs) -> CICL:
     """Return a trained model."""
-    return train(blobs())
+    return runs["cicl"][1]
 
 
 def assert_same(result: ad.AnnData, expected: ad.AnnData, method: str) -> None:
@@ -99,8 +98,13 @@ def test_the_order_of_the_genes_is_irrelevant(method, baseline):
     assert_same(cluster(adata[:, order].copy(), method), baseline[method], method)
 
 
-@every_method
-@pytest.mark.parametrize("given", ["permuted", "wrong", "missing", "none"])
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *(("leiden", given) for given in ("permuted", "wrong", "missing", "none")),
+        ("cicl", "permuted"),
+    ],
+)
 def test_labels_are_irrelevant(method, given, baseline):
     adata = blobs()
     truth = adata.obs.pop("cell_type").astype(str)
@@ -114,34 +118,22 @@ def test_labels_are_irrelevant(method, given, baseline):
     assert_same(cluster(adata, method), baseline[method], method)
 
 
-CONTAINERS: dict[str, Callable[[sp.csr_matrix], object]] = {
-    "csc_matrix": sp.csc_matrix,
-    "csr_array": sp.csr_array,
-    "csr-float64": lambda x: x.astype(np.float64),
-    "dense-float32": lambda x: x.toarray(),
-    "dense-int64": lambda x: x.toarray().astype(np.int64),
-}
-
-
 @every_method
-@pytest.mark.parametrize("container", list(CONTAINERS))
-def test_the_container_of_the_values_is_irrelevant(method, container, baseline):
+def test_neither_container_nor_file_is_relevant(method, baseline, tmp_path):
+    # of others see test_data.py
     adata = blobs()
-    adata = ad.AnnData(CONTAINERS[container](adata.X), obs=adata.obs, var=adata.var)
-    assert_same(cluster(adata, method), baseline[method], method)
-
-
-@every_method
-def test_a_file_need_not_be_in_memory(method, baseline, tmp_path):
-    blobs().write_h5ad(tmp_path / "cells.h5ad")
+    x = adata.X.toarray().astype(np.int64)
+    ad.AnnData(x, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "cells.h5ad")
     adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     assert_same(cluster(adata, method), baseline[method], method)
     assert adata.isbacked
     adata.file.close()
 
 
-@every_method
-@pytest.mark.parametrize("where", ["layer", "raw", "named"])
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [("leiden", "layer"), ("leiden", "raw"), ("leiden", "named"), ("cicl", "named")],
+)
 def test_values_are_found_where_they_are(method, where, baseline):
     adata = blobs()
     kwargs = {}
@@ -178,7 +170,7 @@ def test_the_slots_are_those_documented(method):
     assert slots == {"obs[key]", 'obs[f"{key}_score"]', 'obsm[f"X_{key}"]', "uns[key]"}
     adata = blobs()
     before = adata.copy()
-    kwargs = {} if method == "leiden" else {"train_kwargs": FAST}
+    kwargs = {} if method == "leiden" else QUICK
     assert sctool.tl.cluster(adata, n_clusters=4, method=method, key_added="my", **kwargs) is None
     assert set(adata.obs) == {"cell_type", "my", "my_score"}
     assert set(adata.obsm) == {"X_my"}
@@ -242,18 +234,65 @@ def test_a_view_becomes_an_object_of_its_own():
     assert "leiden" not in adata.obs
 
 
-def test_nothing_of_the_cells_stays_behind():
-    def run() -> weakref.ref:
+def test_nothing_of_the_cells_stays_behind(monkeypatch):
+    refs = []
+    for cls in (Cells, TrainingData):
+        make = cls.__init__
+
+        def watched(self, *args, make=make, **kwargs):
+            refs.append(weakref.ref(self))
+            make(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "__init__", watched)
+
+    def run() -> CICL:
         adata = blobs()
-        sctool.tl.cluster(adata, n_clusters=4, train_kwargs=FAST)
-        return weakref.ref(adata)
+        refs.append(weakref.ref(adata))
+        return sctool.tl.cluster(adata, n_clusters=4, return_model=True, **QUICK)
 
     stores = CICL._setup_adata_manager_store, CICL._per_instance_manager_store
     before = [set(store) for store in stores]
-    reference = run()
+    model = run()
     gc.collect()
-    assert reference() is None
+    assert len(refs) >= 3
+    assert [ref() for ref in refs] == [None] * len(refs)
     assert [set(store) for store in stores] == before
+    with pytest.raises(RuntimeError, match=r"holds no cells of its own.*pass adata"):
+        model.predict()
+
+
+@pytest.mark.parametrize("return_model", [False, True], ids=["", "return_model"])
+@pytest.mark.parametrize("copy", [False, True], ids=["", "copy"])
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("leiden", "cells"), ("cicl", "cells"), ("cicl", "trained-model")],
+    ids=["leiden", "cicl", "cicl-trained-model"],
+)
+def test_what_is_returned(method, given, copy, return_model, baseline, quick, model):
+    adata, kwargs, expected = blobs(), {"n_clusters": 4}, baseline[method]
+    if given == "trained-model":
+        kwargs = {"model": model}
+    elif method == "cicl":
+        kwargs, expected = kwargs | QUICK, quick
+    returned = sctool.tl.cluster(
+        adata, method=method, copy=copy, return_model=return_model, **kwargs
+    )
+    assert (method in adata.obs) != copy
+    result, got = adata, None
+    if copy and return_model:
+        assert type(returned) is tuple
+        result, got = returned
+    elif copy:
+        result = returned
+    else:
+        got = returned
+    assert_same(result, expected, method)
+    if method == "leiden" or not return_model:
+        assert got is None
+    else:
+        assert type(got) is CICL
+        assert (got is model) == (given == "trained-model")
+        assert_same(cluster(blobs(), method, model=got, n_clusters=None), result, method)
 
 
 # -- sizes ---------------------------------------------------------------------------------------
@@ -309,15 +348,18 @@ def test_a_trained_model_takes_one_cell(model):
     assert cluster(blobs(1), "cicl", model=model, n_clusters=None).obs["cicl"].notna().all()
 
 
-def test_a_model_that_annotates_cannot_cluster(tmp_path):
+def test_a_model_that_annotates_cannot_cluster(model, tmp_path):
     joint = simulate_joint()
-    LOGISTIC.setup_anndata(joint, "cell_type")
-    logistic = LOGISTIC(joint)
+    LogisticClassifier.setup_anndata(joint, "cell_type")
+    logistic = LogisticClassifier(joint)
     logistic.train()
-    with pytest.raises(TypeError, match="sctool model that clusters.* not LOGISTIC"):
+    with pytest.raises(TypeError, match="sctool model that clusters.* not LogisticClassifier"):
         sctool.tl.cluster(blobs(), model=logistic)
+    logistic.save(tmp_path / "logistic")
+    with pytest.raises(TypeError, match="sctool model that clusters.* not LogisticClassifier"):
+        sctool.tl.cluster(blobs(), model=tmp_path / "logistic")
     with pytest.raises(TypeError, match="ref must be an AnnData, a sctool model or a path"):
-        sctool.tl.annotate(blobs(), train(blobs()))
+        sctool.tl.annotate(blobs(), model)
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -1,34 +1,55 @@
 """Contrastive components: the stages, what each trains, and what the components return."""
 
+from functools import cache
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 import torch
 from sklearn.metrics import roc_auc_score
-from synthetic import FAST, MARKERS, TYPES, simulate, simulate_joint, simulate_sides
+from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
 from torch.utils.data import DataLoader
 
 import sctool
-from sctool._train import Cells, TypeBatches, TypeSplitter, seeded
-from sctool.model import ACTINN, LOGISTIC, SCDAE, ContrastiveClassifier, load
-from sctool.model._contrastive import Circles, ContrastiveSettings, Sphere, deal, marker_genes
-from sctool.model._regression import type_weights
+from sctool._batches import Cells, TypeBatches, TypeSplitter
+from sctool._train import seeded
+from sctool.model import (
+    ACTINN,
+    CICL,
+    METHODS,
+    SCDAE,
+    SCNYM,
+    AnnotationModel,
+    ContrastiveClassifier,
+    ContrastiveSettings,
+    LogisticClassifier,
+    load,
+)
+from sctool.model._contrastive import assign_folds
+from sctool.model._contrastive_module import BACKBONES, Circles, Sphere
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
-BACKBONES = {"linear": LOGISTIC, "actinn": ACTINN, "scdae": SCDAE}
 every_backbone = pytest.mark.parametrize("backbone", list(BACKBONES))
+METHOD_OF = {"linear": "contrastive", "actinn": "actinn", "scdae": "scdae"}
+ONCE = FAST | {"max_epochs": 1}
 every_component = pytest.mark.parametrize("component", ["mlp", "mls"])
 
 
 def train(joint: ad.AnnData, backbone: str = "linear", train_kwargs=FAST, **settings):
     """Return a trained model."""
-    ContrastiveClassifier.setup_anndata(joint, "cell_type", "Unknown")
+    cls = METHODS[METHOD_OF[backbone]]
+    cls.setup_anndata(joint, "cell_type", "Unknown")
     with seeded(0):
-        model = ContrastiveClassifier(joint, backbone=backbone, **settings)
+        model = cls(joint, **settings)
         model.train(**train_kwargs)
     return model
+
+
+@cache
+def trained(backbone: str, component: str | None) -> ContrastiveClassifier:
+    """A trained model of the synthetic cells, which no test may change."""
+    return train(simulate_joint(), backbone, FAST | {"max_epochs": 2}, component=component)
 
 
 def accuracy(model, adata: ad.AnnData) -> float:
@@ -56,17 +77,17 @@ def test_every_circle_is_of_unit_length():
 
 @pytest.mark.parametrize(("n_latent", "expected"), [(None, 7), (3, 3)])
 def test_the_sphere_is_as_wide_as_its_input_unless_told(n_latent, expected):
-    sphere = Sphere(7, ContrastiveSettings(component="mlp", n_latent=n_latent))
+    sphere = Sphere(7, 4, ContrastiveSettings(component="mlp", n_latent=n_latent))
     z = sphere(torch.randn(20, 7))
     assert z.shape == (20, expected)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(20))
 
 
-def test_a_circle_started_at_a_score_puts_its_order_on_the_circle():
+def test_a_circle_that_follows_a_score_has_its_order():
     rng = np.random.default_rng(0)
     weight, bias, z = rng.normal(size=(4, 7)), rng.normal(size=4), rng.normal(size=(50, 7))
     circles = Circles(7, 4, ContrastiveSettings(component="mls"))
-    circles.start_at(weight, bias, z)
+    circles.init_from_linear(weight, bias, z)
     points = circles.points(torch.from_numpy(z).float()).detach().numpy()
     assert (points[:, :, 1] > 0).all()  # half a circle, so that the order is one
     score = z @ weight.T + bias
@@ -78,12 +99,12 @@ def test_a_circle_started_at_a_score_puts_its_order_on_the_circle():
 @every_component
 def test_the_embedding_is_the_components(backbone, component):
     adata, _ = simulate_sides()
-    model = train(simulate_joint(), backbone, component=component, n_latent=6)
+    model = trained(backbone, component)
     z = model.get_latent_representation(adata)
     if component == "mls":
         z = z.reshape(len(z), len(TYPES), 2)
     else:
-        assert z.shape[1] == 6
+        assert z.shape[1] == model.settings_.n_latent == 128
     np.testing.assert_allclose(np.linalg.norm(z, axis=-1), 1, atol=1e-5)
     assert "head_loss_train" in model.history_
     assert ("component_loss_train" in model.history_) == (component == "mlp")
@@ -92,32 +113,50 @@ def test_the_embedding_is_the_components(backbone, component):
 @pytest.mark.parametrize(("backbone", "n"), [("linear", 4), ("actinn", 50), ("scdae", 125)])
 def test_without_a_component_the_embedding_is_the_encoders(backbone, n):
     adata, _ = simulate_sides()
-    model = train(simulate_joint(), backbone, component=None)
+    model = trained(backbone, None)
     assert model.get_latent_representation(adata).shape == (adata.n_obs, n)
     assert model.module.component is None
 
 
-def test_without_a_component_logistic_is_scikit_learns():
-    from sklearn.linear_model import LogisticRegression
-
-    joint = simulate_joint()
-    LOGISTIC.setup_anndata(joint, "cell_type", "Unknown")
-    model = LOGISTIC(joint)
-    model.train()
-    x, y = model._examples(False)
-    fitted = LogisticRegression(C=1.0, max_iter=500).fit(x, y)
-    np.testing.assert_allclose(
-        model.predict(soft=True).to_numpy()[:120], fitted.predict_proba(x), atol=1e-5
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"C": "auto", "n_marker_genes": 50, "min_type_weight": np.inf, "n_top_genes": 200},
+    ],
+    ids=["plain", "with-choices"],
+)
+def test_without_a_component_the_linear_one_is_logistic_regression(settings):
+    settings = {"n_top_genes": 2000, "n_marker_genes": None, "C": 1.0, "min_type_weight": 0.0} | (
+        settings
     )
-    assert set(model.history_) == {"supervised_train"}
+    ref, adata = with_few("DC", 6), simulate_sides()[0]
+    model = train(ref.copy(), "linear", {}, component=None, **settings)
+    LogisticClassifier.setup_anndata(ref, "cell_type")
+    other = LogisticClassifier(ref, **settings)
+    with seeded(0):
+        other.train()
+    assert list(other.features_.selected) == list(model.features_.selected)
+    pd.testing.assert_frame_equal(
+        model.predict(adata, soft=True), other.predict(adata, soft=True), atol=1e-5
+    )
+    assert set(model.history_) == {"base_loss_train"}
 
 
 # -- stages --------------------------------------------------------------------------------------
 
 
 @every_backbone
-@every_component
-def test_each_stage_trains_its_part_and_freezes_the_others(backbone, component, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"component": "mlp"},
+        {"component": "mls", "init_from_linear": False},
+        {"component": "mls"},
+    ],
+    ids=["mlp", "mls-from-random", "mls-from-linear"],
+)
+def test_each_stage_trains_its_part_and_freezes_the_others(backbone, settings, monkeypatch):
     moved = {}
     run = ContrastiveClassifier._run
 
@@ -132,8 +171,10 @@ def test_each_stage_trains_its_part_and_freezes_the_others(backbone, component, 
         return history
 
     monkeypatch.setattr(ContrastiveClassifier, "_run", watch)
-    train(simulate_joint(), backbone, component=component, refined=True, folds=1)
-    expected = {"component": {"component"}}
+    train(simulate_joint(), backbone, ONCE, **settings)
+    # (circles that follow a regression stay where it puts them)
+    follows = settings == {"component": "mls"}
+    expected = {} if follows else {"component": {"component"}}
     if backbone == "actinn":
         expected |= {"base": {"encoder", "head"}, "head": {"head"}}
     if backbone == "scdae":
@@ -146,40 +187,6 @@ def test_each_stage_trains_its_part_and_freezes_the_others(backbone, component, 
     assert moved == expected
 
 
-@every_backbone
-def test_a_pretrained_base_skips_the_first_stage(backbone, tmp_path):
-    adata, _ = simulate_sides()
-    base = train(simulate_joint(), backbone, component=None, n_top_genes=120)
-    base.save(tmp_path / "base")
-    for pretrained in (base, tmp_path / "base"):
-        model = train(
-            simulate_joint(),
-            backbone,
-            FAST | {"pretrained": pretrained},
-            component="mls",
-            refined=True,
-            folds=1,
-        )
-        assert set(model.history_) - {"component_loss_validation", "head_loss_validation"} == {
-            "component_loss_train",
-            "head_loss_train",
-        }
-        assert list(model.features_.selected) == list(base.features_.selected)
-        for a, b in zip(
-            model.module.encoder.parameters(), base.module.encoder.parameters(), strict=True
-        ):
-            assert torch.equal(a.cpu(), b.cpu())
-        assert accuracy(model, adata) > 0.6
-
-
-def test_a_pretrained_base_must_fit():
-    base = train(simulate_joint(), "actinn", component=None)
-    with pytest.raises(ValueError, match=r"ContrastiveClassifier of backbone='actinn', not 'sc"):
-        train(simulate_joint(), "scdae", FAST | {"pretrained": base}, component="mls")
-    with pytest.raises(ValueError, match=r"nothing to train: pass component"):
-        train(simulate_joint(), "actinn", FAST | {"pretrained": base}, component=None)
-
-
 def test_scdaes_input_is_corrupted():
     clean = train(simulate_joint(), "scdae", component=None, noise=0.0)
     noisy = train(simulate_joint(), "scdae", component=None, noise=3.0)
@@ -190,7 +197,7 @@ def test_scdaes_input_is_corrupted():
 
 def test_scdaes_paper_preset_divides_by_the_maximum_of_the_reference():
     joint = simulate_joint()
-    model = train(joint, "scdae", component=None, preset="paper", scale_by_maximum=True)
+    model = train(joint, "scdae", ONCE, component=None, preset="paper")
     labelled = model._training_cells().arrays["label"] >= 0
     top = np.expm1(model._training_cells().x[labelled].max())
     assert model.module.inputs.maximum.item() == pytest.approx(top, rel=1e-4)
@@ -211,58 +218,6 @@ def test_actinns_filter_ignores_the_query():
     assert 200 < len(selected[0]) < 300
 
 
-def test_marker_genes_are_those_of_the_highest_f_statistic():
-    rng = np.random.default_rng(0)
-    y = np.array([0] * 3 + [1] * 30 + [2] * 40)
-    x = rng.poisson(1.0, (len(y), 6)).astype(float)
-    x[:, 1] += 3 * (y == 2)
-    x[:, 3] = 0.0
-    x[:, 4] += 6 * (y == 1)
-    score = []
-    for gene in x.T[[0, 1, 2, 4, 5]]:
-        parts = [gene[y == k] for k in range(3)]
-        between = sum(len(p) * (p.mean() - gene.mean()) ** 2 for p in parts) / 2
-        within = sum(((p - p.mean()) ** 2).sum() for p in parts) / (len(y) - 3)
-        score.append(between / within)
-    order = np.array([0, 1, 2, 4, 5])[np.argsort(score)[::-1]]
-    assert set(order[:2]) == {1, 4}
-    for n in range(1, 6):
-        np.testing.assert_array_equal(
-            marker_genes(sp.csr_matrix(x), y, n), np.sort(order[:n]), str(n)
-        )
-    assert len(marker_genes(sp.csr_matrix(x), y, 100)) == 6
-
-
-def test_marker_genes_of_types_with_a_cell_each_are_those_that_vary():
-    x = np.tile([1.0, 2.0, 0.0, 5.0], (4, 1))
-    x[:, 1] += [0.0, 1.0, 2.0, 3.0]
-    x[:, 3] += [0.0, 0.0, 0.0, 1.0]
-    np.testing.assert_array_equal(marker_genes(sp.csr_matrix(x), np.arange(4), 2), [1, 3])
-
-
-@pytest.mark.parametrize("n", [0, -5, 2.5, "2000"])
-def test_a_number_of_marker_genes_that_is_none_is_refused(n):
-    with pytest.raises(ValueError, match="n_marker_genes=.* must be a whole number above 0"):
-        ContrastiveSettings(n_marker_genes=n)
-
-
-def test_marker_genes_ignore_the_query():
-    joint = simulate_joint()
-    changed = joint.copy()
-    query = (changed.obs["cell_type"] == "Unknown").to_numpy()
-    values = changed.X.toarray()
-    values[query] = values[query][:, ::-1]
-    changed.X = sp.csr_matrix(values)
-    selected = []
-    for cells in (joint, changed):
-        ContrastiveClassifier.setup_anndata(cells, "cell_type", "Unknown")
-        model = ContrastiveClassifier(cells, n_marker_genes=40)
-        selected.append(list(model.features_.selected))
-        assert len(model.features_.mean) == len(selected[-1]) == 40
-    assert selected[0] == selected[1]
-    assert set().union(*MARKERS.values()) <= set(selected[0])
-
-
 @pytest.mark.parametrize("backbone", ["actinn", "linear"])
 def test_a_head_may_count_types_the_same(backbone):
     ref, adata = with_few("DC", 6), simulate_sides()[0]
@@ -273,26 +228,148 @@ def test_a_head_may_count_types_the_same(backbone):
     assert n[1] > n[0]
 
 
-def test_a_type_of_few_cells_weighs_as_much_as_half_the_median_one():
-    n = np.array([5, 40, 800, 100, 150])
-    weight = type_weights(n, 0.5)
-    np.testing.assert_allclose(weight / weight[2], [10, 1.25, 1, 1, 1])
-    assert weight @ n == pytest.approx(n.sum())
-    np.testing.assert_allclose(type_weights(n, 0), 1)
-    np.testing.assert_allclose(type_weights(n, np.inf) * n, n.mean())
-    np.testing.assert_allclose(type_weights(n, 8), type_weights(n, np.inf))
-    np.testing.assert_allclose(type_weights(np.array([7, 7]), 0.5), 1)
+@pytest.mark.parametrize("component", [None, "mls"])
+def test_C_is_chosen_where_it_is_left_open(component):
+    model = train(simulate_joint(), component=component, C="auto")
+    chosen = [note for note in model.audit_ if "chosen on 12 held-out cells" in note]
+    # (that of the regression on a component always is)
+    assert len(chosen) == (1 if component is None else 2)
+    fixed = train(simulate_joint(), component=component, C=1.0)
+    assert len([note for note in fixed.audit_ if "chosen" in note]) == len(chosen) - 1
 
 
-@pytest.mark.parametrize("least", [-1, np.nan, "1", None])
-def test_a_weight_that_is_none_is_refused(least):
-    with pytest.raises(ValueError, match="min_type_weight=.* must be a number, 0 or more"):
-        ContrastiveSettings(min_type_weight=least)
+# -- a pretrained base ---------------------------------------------------------------------------
 
 
-def test_C_is_chosen_where_it_is_left_open():
-    model = train(simulate_joint(), component=None, C="auto")
-    assert any("chosen on 12 held-out cells" in note for note in model.audit_)
+@cache
+def base_of(backbone: str) -> ContrastiveClassifier:
+    """A trained base without a component, which sees some of the genes alone."""
+    settings = {"n_marker_genes": None} if backbone == "linear" else {}
+    return train(simulate_joint(), backbone, component=None, n_top_genes=120, **settings)
+
+
+@pytest.fixture(params=["a-model", "a-path"])
+def given(request, tmp_path):
+    """Return a function that gives a model as it is, or the directory that it is saved in."""
+
+    def give(model: AnnotationModel):
+        if request.param == "a-model":
+            return model
+        model.save(tmp_path / "base")
+        return tmp_path / "base"
+
+    return give
+
+
+@every_backbone
+@pytest.mark.parametrize("init_from_linear", [True, False], ids=["from-linear", "from-random"])
+def test_a_pretrained_base_gives_its_genes_and_its_encoder(backbone, init_from_linear, given):
+    base, (adata, _) = base_of(backbone), simulate_sides()
+    model = train(
+        simulate_joint(),
+        backbone,
+        FAST if init_from_linear else ONCE,
+        pretrained=given(base),
+        component="mls",
+        init_from_linear=init_from_linear,
+    )
+    stages = {"head"} if init_from_linear else {"component", "head"}
+    assert {name.rsplit("_loss_", 1)[0] for name in model.history_} == stages
+    assert list(model.features_.selected) == list(base.features_.selected)
+    np.testing.assert_array_equal(model.features_.mean, base.features_.mean)
+    assert model.module.inputs.state_dict().keys() == base.module.inputs.state_dict().keys()
+    for part in ("inputs", "encoder"):
+        theirs = base.module.get_submodule(part).state_dict()
+        for name, value in model.module.get_submodule(part).state_dict().items():
+            assert torch.equal(value.cpu(), theirs[name].cpu())
+    if init_from_linear:
+        assert accuracy(model, adata) > 0.6
+
+
+def test_a_logistic_classifier_serves_as_a_linear_base(given):
+    joint, (adata, _) = simulate_joint(), simulate_sides()
+    LogisticClassifier.setup_anndata(joint, "cell_type", "Unknown")
+    base = LogisticClassifier(joint, n_marker_genes=60)
+    base.train()
+    model = train(simulate_joint(), "linear", pretrained=given(base), component="mls")
+    assert list(model.features_.selected) == list(base.features_.selected)
+    assert len(model.features_.selected) == 60
+    assert accuracy(model, adata) > 0.8
+
+
+def test_a_pretrained_base_sees_cells_that_lack_some_of_its_genes():
+    base = base_of("linear")
+    joint, (adata, _) = simulate_joint(), simulate_sides()
+    lacking = base.features_.selected[:20]
+    joint = joint[:, ~joint.var_names.isin(lacking)].copy()
+    model = train(joint, "linear", pretrained=base, component="mls")
+    assert "100 of the model's 120 genes (83%)" in " ".join(model.audit_)
+    # they take the mean that they have in the base's reference
+    x = model._training_cells()[np.arange(5)]["x"].numpy()
+    columns = base.features_.selected.get_indexer(lacking)
+    np.testing.assert_allclose(x[:, columns], np.tile(base.features_.mean[columns], (5, 1)))
+    assert accuracy(model, adata) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            "contrastive",
+            {"backbone": "scdae", "component": "mls"},
+            "backbone='actinn', not 'scdae'",
+        ),
+        ("contrastive", {"component": "mls"}, "is a ACTINN of backbone='actinn', not 'linear'"),
+        ("scdae", {"component": "mlp"}, "backbone='actinn', not 'scdae'"),
+        ("actinn", {}, r"leaves nothing to train: pass component='mls' or 'mlp'"),
+        ("contrastive", {"backbone": "actinn", "component": None}, "leaves nothing to train"),
+    ],
+    ids=["another", "linear", "another-class", "no-component", "component-None"],
+)
+def test_a_base_that_does_not_fit_is_refused(method, settings, message, given):
+    joint, cls = simulate_joint(), METHODS[method]
+    cls.setup_anndata(joint, "cell_type", "Unknown")
+    with pytest.raises(ValueError, match=message):
+        cls(joint, pretrained=given(base_of("actinn")), **settings)
+
+
+def test_a_base_that_is_not_trained_is_refused():
+    joint = simulate_joint()
+    ContrastiveClassifier.setup_anndata(joint, "cell_type", "Unknown")
+    base = ContrastiveClassifier(joint, backbone="actinn", component=None)
+    with pytest.raises(ValueError, match=r"pretrained is not trained: call its train\(\) first"):
+        ContrastiveClassifier(joint, backbone="actinn", component="mls", pretrained=base)
+
+
+def test_a_base_that_is_no_encoder_is_refused():
+    joint = simulate_joint()
+    SCNYM.setup_anndata(joint, "cell_type", "Unknown")
+    base = SCNYM(joint)
+    ContrastiveClassifier.setup_anndata(joint, "cell_type", "Unknown")
+    with pytest.raises(ValueError, match=r"pretrained is a SCNYM of backbone=None, not 'linear'"):
+        ContrastiveClassifier(joint, pretrained=base, component="mls")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [c for c in (*METHODS.values(), CICL) if not issubclass(c, ContrastiveClassifier)],
+    ids=lambda cls: cls.__name__,
+)
+def test_no_other_model_takes_a_base(cls):
+    adata = simulate_joint()
+    cls.setup_anndata(adata, *(["cell_type"] if cls is not CICL else []))
+    with pytest.raises(TypeError, match=rf"{cls.__name__} has no settings \['pretrained'\]"):
+        cls(adata, pretrained=base_of("linear"))
+
+
+def test_annotate_takes_a_base_among_the_models_settings(given):
+    adata, ref = simulate_sides()
+    settings = {"component": "mls", "pretrained": given(base_of("actinn"))}
+    model = sctool.tl.annotate(
+        adata, ref, method="actinn", model_kwargs=settings, train_kwargs=FAST, return_model=True
+    )
+    assert list(model.features_.selected) == list(base_of("actinn").features_.selected)
+    assert (adata.obs["sctool"].astype(str) == adata.obs["truth"].astype(str)).mean() > 0.6
 
 
 # -- rare types ----------------------------------------------------------------------------------
@@ -320,13 +397,63 @@ def test_batches_too_small_for_all_types_hold_some():
     assert len(seen) > 30
 
 
-def test_folds_deal_out_every_type_and_leave_it_a_cell():
-    y = np.repeat([0, 1, 2, 3], [50, 7, 2, 1])
-    fold = deal(y, 5)
-    assert (np.bincount(fold[y == 0]) == 10).all()
-    assert fold[y == 3] == [-1]
-    for i in range(5):
+SIZES = [50, 7, 2, 1]  # of types 0 to 3
+
+
+@pytest.mark.parametrize("n_folds", [2, 5, 10])
+def test_folds_are_stratified_and_every_type_keeps_a_cell_whatever_is_left_out(n_folds):
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(4), SIZES))
+    fold = assign_folds(y, n_folds, 0)
+    assert set(fold) == {-1, *range(n_folds)}
+    for code in range(3):
+        n = np.bincount(fold[y == code], minlength=n_folds)
+        assert n.max() - n.min() <= 1
+    for i in range(n_folds):
         assert set(y[fold != i]) == {0, 1, 2, 3}
+
+
+def test_a_types_only_cell_is_in_no_fold():
+    y = np.repeat(np.arange(4), SIZES)
+    assert assign_folds(y, 5, 0)[y == 3].tolist() == [-1]
+    assert (assign_folds(y, 5, 0)[y != 3] >= 0).all()
+    assert assign_folds(np.arange(4), 5, 0).tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize(("sizes", "n"), [([4, 2, 1], 4), ([2, 2], 2), ([3, 1, 1], 3)])
+def test_there_are_no_more_folds_than_cells_of_the_largest_type(sizes, n):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    fold = assign_folds(y, 5, 0)
+    assert set(fold) - {-1} == set(range(n))
+    for i in range(n):
+        assert set(y[fold != i]) == set(y)
+
+
+def test_the_same_seed_assigns_the_same_folds_and_another_others():
+    y = np.repeat(np.arange(4), SIZES)
+    np.testing.assert_array_equal(assign_folds(y, 5, 3), assign_folds(y, 5, 3))
+    assert not np.array_equal(assign_folds(y, 5, 3), assign_folds(y, 5, 4))
+
+
+def test_the_head_learns_from_where_components_of_other_folds_place_a_cell(monkeypatch):
+    ref, seen = with_few("DC", 1), []
+    fit_head = sctool.model._contrastive.fit_head
+
+    def watched(head, x, y, **how):
+        seen.append((head.in_features, np.asarray(x), y))
+        return fit_head(head, x, y, **how)
+
+    monkeypatch.setattr(sctool.model._contrastive, "fit_head", watched)
+    model = train(ref, n_top_genes=100, n_marker_genes=None)
+    width, z, y = seen[-1]
+    assert width == z.shape[1] == 2 * len(TYPES)
+    placed = model.get_latent_representation()
+    lone = y == TYPES.index("DC")
+    assert lone.sum() == 1
+    # every cell is placed by a component that it was not fitted to, but for the type's only one
+    assert (np.abs(z - placed).max(axis=1) > 1e-6).tolist() == (~lone).tolist()
+    seen.clear()
+    model = train(ref.copy(), n_top_genes=100, n_marker_genes=None, folds=1)
+    np.testing.assert_allclose(seen[-1][1], model.get_latent_representation(), atol=1e-6)
 
 
 def test_a_type_with_five_cells_does_not_collapse():
@@ -355,26 +482,6 @@ def test_a_head_that_learns_from_cells_outside_names_rare_cells_more_often(n):
     assert recall[1] >= recall[0]
 
 
-# -- thinning ------------------------------------------------------------------------------------
-
-
-@every_backbone
-def test_thinning_draws_from_the_counts(backbone):
-    adata, _ = simulate_sides()
-    model = train(simulate_joint(), backbone, component="mls", refined=True, thinning=0.5)
-    assert accuracy(model, adata) > 0.6
-    joint = simulate_joint()
-    cells = model._sized(model._training_cells())
-    np.testing.assert_allclose(cells.arrays["size"], np.asarray(joint.X.sum(axis=1)).ravel())
-
-
-def test_thinning_refuses_what_is_no_counts():
-    joint = simulate_joint()
-    joint.X = joint.X * np.float32(1.5)
-    with pytest.raises(ValueError, match=r"thinning=0.5 draws from counts: X holds l"):
-        train(joint, component="mls", refined=True, thinning=0.5)
-
-
 # -- settings ------------------------------------------------------------------------------------
 
 
@@ -384,7 +491,6 @@ def test_thinning_refuses_what_is_no_counts():
         ({"backbone": "cnn"}, r"backbone='cnn' is unknown; known: \('linear', 'actinn', 'scdae'\)"),
         ({"component": "mlps"}, r"component='mlps' is unknown; known: \(None, 'mlp', 'mls'\)"),
         ({"positives": "all"}, r"positives='all' is unknown; known: \('own', 'shared'\)"),
-        ({"thinning": 0.0}, r"thinning=0.0 must lie above 0"),
     ],
 )
 def test_a_wrong_setting_says_what_is_known(settings, message):
@@ -394,41 +500,53 @@ def test_a_wrong_setting_says_what_is_known(settings, message):
         ContrastiveClassifier(joint, **settings)
 
 
-def test_a_method_is_of_one_backbone():
+@pytest.mark.parametrize(("cls", "own"), [(ACTINN, "actinn"), (SCDAE, "scdae")])
+def test_a_method_is_of_one_backbone(cls, own):
     joint = simulate_joint()
-    LOGISTIC.setup_anndata(joint, "cell_type", "Unknown")
-    with pytest.raises(ValueError, match=r"LOGISTIC is of backbone='linear'"):
-        LOGISTIC(joint, backbone="actinn")
+    cls.setup_anndata(joint, "cell_type", "Unknown")
+    with pytest.raises(ValueError, match=rf"{cls.__name__} is of backbone='{own}'; use sctool.mod"):
+        cls(joint, backbone="linear")
 
 
 # -- through annotate ----------------------------------------------------------------------------
 
 
+@every_backbone
 @pytest.mark.parametrize("component", [None, "mlp", "mls"])
-@pytest.mark.parametrize("method", ["logistic", "actinn", "scdae"])
-def test_every_combination_annotates_saves_and_is_blind_to_the_order_of_genes(
-    method, component, tmp_path
+def test_every_combination_is_saved_and_is_blind_to_the_order_of_genes(
+    backbone, component, tmp_path
 ):
+    adata, _ = simulate_sides()
+    model = trained(backbone, component)
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert type(loaded) is type(model) is METHODS[METHOD_OF[backbone]]
+    assert loaded.settings_ == model.settings_
+    pd.testing.assert_frame_equal(loaded.predict(adata, soft=True), model.predict(adata, soft=True))
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(adata), model.get_latent_representation(adata), atol=1e-6
+    )
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    result = sctool.tl.annotate(adata[:, order], loaded, copy=True)
+    np.testing.assert_allclose(
+        result.obsm["sctool_proba"], model.predict(adata, soft=True), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "component"),
+    [("contrastive", "mlp"), ("actinn", "mlp"), ("actinn", "mls"), ("scdae", "mls")],
+)
+def test_annotate_trains_components_and_is_blind_to_the_order_of_genes(method, component):
     adata, ref = simulate_sides()
     order = np.random.default_rng(0).permutation(adata.n_vars)
-    settings = {"method": method, "model_kwargs": {"component": component}, "train_kwargs": FAST}
+    settings = {"method": method, "model_kwargs": {"component": component}, "train_kwargs": ONCE}
     results = [
         sctool.tl.annotate(query, ref, copy=True, **settings) for query in (adata, adata[:, order])
     ]
     for slot in ("sctool_proba", "X_sctool"):
         np.testing.assert_allclose(results[0].obsm[slot], results[1].obsm[slot], atol=1e-4)
-    joint = simulate_joint()
-    cls = sctool.model.METHODS[method]
-    cls.setup_anndata(joint, "cell_type", "Unknown")
-    model = cls(joint, component=component)
-    model.train(**FAST)
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
-    assert type(loaded) is cls
-    pd.testing.assert_frame_equal(loaded.predict(adata, soft=True), model.predict(adata, soft=True))
-    np.testing.assert_allclose(
-        loaded.get_latent_representation(adata), model.get_latent_representation(adata), atol=1e-6
-    )
+    assert results[0].uns["sctool"]["params"]["model_kwargs"] == {"component": component}
 
 
 def test_held_out_cells_come_in_the_same_minibatches_each_time():
@@ -438,6 +556,15 @@ def test_held_out_cells_come_in_the_same_minibatches_each_time():
     loaders: list[DataLoader] = [*splitter.val_dataloader(), *splitter.val_dataloader()]
     first, second = ([batch["x"] for batch in loader] for loader in loaders)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("component", [None, "mls"])
+def test_what_takes_no_steps_takes_no_arguments_of_the_trainer(component):
+    with pytest.raises(
+        TypeError, match=r"train has no arguments \['gradient_clip_val'\]: these set"
+    ):
+        train(simulate_joint(), "linear", {**FAST, "gradient_clip_val": 1.0}, component=component)
+    train(simulate_joint(), "linear", {**FAST, "gradient_clip_val": 1.0}, component="mlp")
 
 
 # -- plot ----------------------------------------------------------------------------------------
@@ -462,38 +589,12 @@ def test_the_plot_draws_a_circle_for_each_type_in_its_colour():
 def test_the_plot_says_what_it_lacks():
     adata, ref = simulate_sides()
     sctool.tl.annotate(adata, ref, method="logistic", train_kwargs=FAST)
-    with pytest.raises(ValueError, match=r"X_sctool.*no circles of 4 types: annotate with"):
+    with pytest.raises(
+        ValueError, match=r"X_sctool.*no circles of 4 types: annotate with method='con"
+    ):
         sctool.pl.mls(adata)
     sctool.tl.annotate(adata, ref, method="contrastive", train_kwargs=FAST)
     with pytest.raises(KeyError, match=r"\['T'\] are not among the types; found \['B'"):
         sctool.pl.mls(adata, types=["T"])
     with pytest.raises(KeyError, match="'who' is not in adata.obs"):
         sctool.pl.mls(adata, color="who")
-
-
-def test_what_takes_no_steps_takes_no_arguments_of_the_trainer():
-    with pytest.raises(TypeError, match=r"train has no arguments \['gradient_clip_val'\]"):
-        train(simulate_joint(), component="mls", train_kwargs={**FAST, "gradient_clip_val": 1.0})
-
-
-def test_the_search_for_C_ends_where_the_held_out_loss_rises(monkeypatch):
-    from sctool.model import _regression
-
-    x, y = simulate_joint().X, np.arange(120) % 4
-    tried, loss = [], dict(zip((0.1, 0.3, 1.0, 3.0, 10.0, 30.0), (5, 6, 4, 4, 7, 1), strict=True))
-    monkeypatch.setattr(_regression, "regress", lambda x, y, C, *_: (tried.append(C) or C, []))
-    monkeypatch.setattr(_regression, "cross_entropy", lambda C, x, y: loss[C])
-    some = np.arange(10)
-    assert _regression.choose_C(x, y, some, some, 10, grid=tuple(loss)) == 1.0
-    assert tried == [0.1, 0.3, 1.0, 3.0, 10.0]
-    assert _regression.choose_C(x, y, some, some[:0], 10) == 1.0
-
-
-def test_cells_too_many_to_be_made_dense_are_fitted_alike(monkeypatch):
-    from sctool.model import _regression
-
-    x, y = sp.csr_matrix(simulate_joint().X[:120], dtype=np.float32), np.arange(120) % 4
-    dense, _ = _regression.regress(x, y, 1e-3, 500)
-    monkeypatch.setattr(_regression, "DENSE_VALUES", 0)
-    sparse, _ = _regression.regress(x, y, 1e-3, 500)
-    np.testing.assert_allclose(sparse.predict_proba(x), dense.predict_proba(x), atol=1e-3)

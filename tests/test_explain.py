@@ -16,6 +16,12 @@ from sctool.model import METHODS
 
 EXPLAINERS = ["guided", "integrated_gradients", "expected_gradients"]
 
+#: Of models of which each epoch takes longer.
+TRAINING = {
+    "scdet": {"max_epochs": 12, "batch_size": 16},
+    "scdae": {"max_epochs": 12, "batch_size": 16},
+}
+
 
 @pytest.fixture(scope="module")
 def models():
@@ -26,8 +32,8 @@ def models():
         cls.setup_anndata(joint, "cell_type", "Unknown")
         torch.manual_seed(0)
         trained[name] = cls(joint)
-        trained[name].train(**(FAST | {"max_epochs": 25}))
-        trained[name].release()
+        trained[name].train(**(FAST | TRAINING.get(name, {"max_epochs": 15, "batch_size": 32})))
+        trained[name]._release()
     return trained
 
 
@@ -59,7 +65,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit(method, models, 
     model = models[method]
     cells = [query.obs_names[i] for i in (0, 5, 11)]
     sctool.tl.explain(query, model, method="integrated_gradients", cells=cells)
-    x = model.inputs(query)[0][[0, 5, 11]]["x"].numpy()
+    x = model._inputs(query)[0][[0, 5, 11]]["x"].numpy()
     target = [model.classes_.index(name) for name in model.predict(query)[[0, 5, 11]]]
     start = logits(model, model.features_.mean[None])[0]
     change = logits(model, x)[range(3), target] - start[target]
@@ -71,7 +77,7 @@ def test_expected_gradients_add_up_to_the_change_from_the_mean_cell(models, quer
     # of a linear model the expectation over starting points is the mean cell, whatever is drawn
     model = models["logistic"]
     sctool.tl.explain(query, model, cells=list(query.obs_names[:3]), n_cells=80)
-    x = model.inputs(query)[0][np.arange(query.n_obs)]["x"].numpy()
+    x = model._inputs(query)[0][np.arange(query.n_obs)]["x"].numpy()
     target = [model.classes_.index(name) for name in model.predict(query)[:3]]
     weight = model.module.head.weight.detach().numpy()
     change = ((x[:3] - x.mean(axis=0)) * weight[target]).sum(axis=1)
@@ -91,7 +97,7 @@ def test_guided_backpropagation_passes_back_what_excites(models, query):
     # against a transcription: at each ReLU negative gradients are dropped on the way back
     model = models["scnym"]
     sctool.tl.explain(query, model, method="guided", cells=[query.obs_names[0]])
-    x = model.inputs(query)[0][[0]]["x"]
+    x = model._inputs(query)[0][[0]]["x"]
     target = model.classes_.index(model.predict(query)[0])
     module = model.module.cpu().eval()
     states, z = [], x
@@ -239,7 +245,7 @@ def test_without_captum_the_error_names_the_extra(models, query, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r'pip install "sctool\[explain\]"'):
+    with pytest.raises(ImportError, match=r'pip install "sctool-annotate\[explain\]"'):
         sctool.tl.explain(query, models["logistic"])
 
 

@@ -146,30 +146,3 @@ def test_the_gradient_is_finite_where_types_have_one_cell(loss):
     loss(torch.nn.functional.normalize(maps, dim=2), torch.tensor(LABELS)).backward()
     assert torch.isfinite(maps.grad).all()
     assert maps.grad.abs().sum() > 0
-
-
-# -- thinning ------------------------------------------------------------------------------------
-
-
-def test_thinning_to_all_counts_changes_nothing():
-    counts = torch.tensor([[3.0, 0.0, 5.0], [0.0, 1.0, 1.0]])
-    size = torch.tensor([20.0, 2.0])  # the first cell has 12 counts in other genes
-    x = (counts * 1e4 / size[:, None]).log1p()
-    torch.testing.assert_close(losses.thin(x, size, torch.ones(2), 1e4), x)
-
-
-def test_thinning_keeps_the_share_of_each_gene_on_average():
-    counts = torch.tensor([[300.0, 0.0, 500.0]])
-    size = torch.tensor([2000.0])
-    x = (counts * 1e4 / size).log1p().expand(4000, 3)
-    thinned = losses.thin(x, size.expand(4000), torch.full((4000,), 0.25), 1e4)
-    share = thinned.expm1() / 1e4
-    torch.testing.assert_close(share.mean(dim=0), counts[0] / 2000, atol=2e-3, rtol=0)
-    # The spread is that of 500 counts, not of 2,000.
-    expected = math.sqrt(0.25 * 0.75 / 500)
-    assert share[:, 2].std().item() == pytest.approx(expected * math.sqrt(0.75), rel=0.1)
-
-
-def test_a_cell_that_keeps_nothing_is_0():
-    x = torch.tensor([[1.0]]).mul(1e4).log1p()
-    assert losses.thin(x, torch.ones(1), torch.tensor([1e-9]), 1e4).item() == 0

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scdet_equations import ce, dot, log_share, softmax
 
 from sctool import losses
 
@@ -25,19 +26,6 @@ def proba(n: int) -> torch.Tensor:
     return torch.randn(n, 4).mul(2).softmax(1)
 
 
-def dot(a: list[float], b: list[float]) -> float:
-    return sum(s * t for s, t in zip(a, b, strict=True))
-
-
-def softmax(row: list[float], tau: float = 1.0) -> list[float]:
-    e = [math.exp(v / tau) for v in row]
-    return [v / sum(e) for v in e]
-
-
-def ce(target: list[float], p: list[float]) -> float:
-    return -sum(t * math.log(v) for t, v in zip(target, p, strict=True))
-
-
 # -- contrastive learning ------------------------------------------------------------------------
 
 VIEWS = [0, 1, 2, 3, 0, 1, 2, 3]  # two views of four cells
@@ -46,11 +34,6 @@ LABELS = [0, 0, 0, 1, 1, 2, 0, 3]  # the types 2 and 3 have no pair
 
 def pairs(code: list[int]) -> torch.Tensor:
     return torch.tensor(code)[:, None] == torch.tensor(code)
-
-
-def log_share(v: list, u: list, i: int, j: int, tau: float) -> float:
-    others = sum(math.exp(dot(v[i], u[a]) / tau) for a in range(len(v)) if a != i)
-    return math.log(math.exp(dot(v[i], u[j]) / tau) / others)
 
 
 @pytest.mark.parametrize("tau", [0.2, 1.0])

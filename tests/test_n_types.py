@@ -6,9 +6,10 @@ import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 from synthetic import simulate
 
-from sctool import _data
-from sctool.model import _parting as parting
-from sctool.model._parting import Parting, learn_parting, part
+from sctool._data._features import normalize
+from sctool._neighbors import group_means
+from sctool.novelty import _n_types
+from sctool.novelty._n_types import TypeSeparation, learn_separation, split_into_types
 
 RNG = np.random.default_rng
 
@@ -17,13 +18,13 @@ def cells(n: int, seed: int = 0) -> tuple[sp.csr_matrix, np.ndarray]:
     """Log1p CP10k of synthetic cells of four types, and the codes of these."""
     adata = simulate(n, seed=seed)
     names = adata.obs["cell_type"].astype(str).to_numpy()
-    return _data.normalize(adata.X), np.unique(names, return_inverse=True)[1]
+    return normalize(adata.X), np.unique(names, return_inverse=True)[1]
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Parting:
+def learnt() -> TypeSeparation:
     """Learn from 800 cells what sets their four types apart."""
-    return learn_parting(*cells(800), RNG(0))
+    return learn_separation(*cells(800), RNG(0))
 
 
 # -- groups of cells -----------------------------------------------------------------------------
@@ -33,31 +34,31 @@ def test_group_means_are_means():
     x = RNG(0).normal(size=(50, 7))
     codes = RNG(1).integers(0, 4, 50)
     expected = [x[codes == g].mean(axis=0) for g in range(4)]
-    np.testing.assert_allclose(parting.group_means(x, codes), expected)
-    np.testing.assert_allclose(parting.group_means(sp.csr_matrix(x), codes), expected)
+    np.testing.assert_allclose(group_means(x, codes), expected)
+    np.testing.assert_allclose(group_means(sp.csr_matrix(x), codes), expected)
 
 
 def test_the_smallest_group_joins_the_nearest():
     z = np.array([[0.0], [0.2], [0.1], [5.0], [5.1], [4.0]])
     codes = np.array([2, 2, 2, 0, 0, 1])
-    np.testing.assert_array_equal(parting.join_smallest(z, codes), [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(_n_types.join_smallest(z, codes), [0, 0, 0, 1, 1, 1])
 
 
 def test_small_groups_are_finer_than_types_and_none_is_of_a_few_cells():
     x, labels = cells(800)
-    groups = parting.small_groups(x, 0, 8)
+    groups = _n_types.small_groups(x, 0, 8)
     assert groups.max() + 1 >= 8
-    assert np.bincount(groups).min() >= parting.MIN_GROUP
-    of_type = parting.group_means(np.eye(4)[labels], groups)
+    assert np.bincount(groups).min() >= _n_types.MIN_GROUP
+    of_type = group_means(np.eye(4)[labels], groups)
     assert of_type.max(axis=1).min() > 0.95
 
 
 def test_groups_are_as_many_as_asked_for_or_as_there_are_different_cells():
     x, _ = cells(120)
-    assert parting.small_groups(x, 0).max() + 1 <= 120 // parting.MIN_GROUP
-    assert parting.small_groups(x, 0, 17).max() + 1 == 17
+    assert _n_types.small_groups(x, 0).max() + 1 <= 120 // _n_types.MIN_GROUP
+    assert _n_types.small_groups(x, 0, 17).max() + 1 == 17
     copies = sp.vstack([x[:5]] * 20, format="csr")
-    assert parting.small_groups(copies, 0, 9).max() + 1 == 5
+    assert _n_types.small_groups(copies, 0, 9).max() + 1 == 5
 
 
 # -- what sets them apart ------------------------------------------------------------------------
@@ -78,12 +79,12 @@ def test_differences_are_those_of_the_means():
                 np.log(1 + sum(gap > 1 for gap in gaps)),
             ]
         )
-    np.testing.assert_allclose(parting.differences(x, codes), slow)
+    np.testing.assert_allclose(_n_types.differences(x, codes), slow)
 
 
 def test_few_genes_can_differ():
     x = sp.csr_matrix(np.abs(RNG(0).normal(size=(60, 3))))
-    assert np.isfinite(parting.differences(x, np.arange(60) % 2)).all()
+    assert np.isfinite(_n_types.differences(x, np.arange(60) % 2)).all()
 
 
 def test_two_types_are_further_apart_than_a_half_and_halves_of_one_are_nearer(learnt):
@@ -103,41 +104,43 @@ def test_two_types_are_further_apart_than_a_half_and_halves_of_one_are_nearer(le
 
 def test_the_types_of_other_cells_are_found_and_counted(learnt):
     x, labels = cells(400, seed=1)
-    codes, low, high = part(x, learnt, None, 0)
+    codes, low, high = split_into_types(x, learnt, None, 0)
     assert adjusted_rand_score(labels, codes) > 0.9
     assert low <= 4 <= high
     assert (np.diff(np.bincount(codes)) <= 0).all()
 
 
-def test_one_type_is_not_parted(learnt):
+def test_one_type_is_not_split(learnt):
     x, labels = cells(800, seed=1)
-    assert part(x[labels == 0], learnt, None, 0)[0].max() == 0
+    assert split_into_types(x[labels == 0], learnt, None, 0)[0].max() == 0
 
 
-def test_types_that_were_never_seen_are_parted_by_what_sets_others_apart():
+def test_types_that_were_never_seen_are_told_apart_by_what_sets_others_apart(monkeypatch):
+    monkeypatch.setattr(_n_types, "EPISODES", 10)
     x, labels = cells(800)
     some = labels < 2
-    of_two = learn_parting(x[some], labels[some], RNG(0))
-    codes = part(x[~some], of_two, None, 0)[0]
+    of_two = learn_separation(x[some], labels[some], RNG(0))
+    codes = split_into_types(x[~some], of_two, None, 0)[0]
     assert adjusted_rand_score(labels[~some], codes) > 0.95
 
 
-def test_the_same_draws_teach_the_same():
+def test_the_same_draws_teach_the_same(monkeypatch):
+    monkeypatch.setattr(_n_types, "EPISODES", 6)
     x, labels = cells(400)
-    one, other = (learn_parting(x, labels, RNG(3)) for _ in range(2))
+    one, other = (learn_separation(x, labels, RNG(3)) for _ in range(2))
     assert one.off == other.off
-    assert len(one.off) == parting.EPISODES
-    groups = parting.small_groups(x, 0)
+    assert len(one.off) == _n_types.EPISODES
+    groups = _n_types.small_groups(x, 0)
     np.testing.assert_array_equal(one.distance(x, groups), other.distance(x, groups))
 
 
 @pytest.mark.parametrize("n", [30, 49])
-def test_of_too_few_cells_nothing_is_learnt_and_correlation_parts_them(n):
+def test_of_too_few_cells_nothing_is_learnt_and_correlation_separates_them(n):
     x, labels = cells(n)
-    nothing = learn_parting(x, labels, RNG(0))
+    nothing = learn_separation(x, labels, RNG(0))
     assert nothing.model is None
     groups = np.arange(n) % 3
-    expected = 1 - np.corrcoef(parting.group_means(x, groups))
+    expected = 1 - np.corrcoef(group_means(x, groups))
     np.testing.assert_allclose(nothing.distance(x, groups), expected, atol=1e-12)
 
 
@@ -145,7 +148,7 @@ def test_of_too_few_cells_nothing_is_learnt_and_correlation_parts_them(n):
 def test_as_many_types_as_asked_for_by_size(n, learnt):
     x, labels = cells(400)
     some = np.flatnonzero((labels != 0) | (np.arange(400) % 8 == 0))  # one type is rarer
-    codes, low, high = part(x[some], learnt, n, 0)
+    codes, low, high = split_into_types(x[some], learnt, n, 0)
     sizes = np.bincount(codes)
     assert len(codes) == len(some)
     assert len(sizes) == n == low == high
@@ -156,11 +159,11 @@ def test_as_many_types_as_asked_for_by_size(n, learnt):
 
 
 @pytest.mark.parametrize(("n_cells", "n"), [(49, None), (49, 3), (400, 1)])
-def test_few_cells_or_one_type_are_not_parted(n_cells, n, learnt):
-    codes, low, high = part(cells(400)[0][:n_cells], learnt, n, 0)
+def test_few_cells_or_one_type_are_not_split(n_cells, n, learnt):
+    codes, low, high = split_into_types(cells(400)[0][:n_cells], learnt, n, 0)
     assert (codes == 0).all()
     assert len(codes) == n_cells
-    assert (low, high) == ((1, n) if n else parting.number_range(1, learnt.off))
+    assert (low, high) == ((1, n) if n else _n_types.number_range(1, learnt.off))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_few_cells_or_one_type_are_not_parted(n_cells, n, learnt):
     ],
 )
 def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expected):
-    assert parting.number_range(n, off) == expected
+    assert _n_types.number_range(n, off) == expected
 
 
 @pytest.mark.parametrize(
@@ -183,4 +186,4 @@ def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expe
     [(None, "types: 3, between 2 and 5 as far"), (4, "types: 3, of 4 asked for")],
 )
 def test_the_audit_says_how_sure_the_number_is(asked, said):
-    assert said in parting.note_on_number(3, 2, 5, asked)
+    assert said in _n_types.describe_number(3, 2, 5, asked)

@@ -6,22 +6,8 @@ import pytest
 
 import sctool
 from sctool import metrics
-from sctool.tl._annotate import annotate_with_model
 from sctool_benchmark import load_suite, split
 
-ARGUMENTS = {
-    "labels_key": "cell_type",
-    "method": "scnym",
-    "batch_key": None,
-    "layer": None,
-    "novel": "auto",
-    "ignore_case": False,
-    "key_added": "sctool",
-    "random_state": 0,
-    "copy": False,
-    "model_kwargs": None,
-    "train_kwargs": None,
-}
 QUIET = {"enable_progress_bar": False}
 
 
@@ -77,7 +63,8 @@ def blood(read_real):
     cells = read_real("pbmc3k_seurat")
     in_ref = np.random.default_rng(0).random(cells.n_obs) < 0.5
     adata, ref = cells[~in_ref].copy(), cells[in_ref].copy()
-    return annotate_with_model(adata, ref, **(ARGUMENTS | {"train_kwargs": QUIET}))
+    model = sctool.tl.annotate(adata, ref, method="scnym", return_model=True, train_kwargs=QUIET)
+    return adata, model
 
 
 def test_half_of_a_data_set_teaches_the_other(blood):

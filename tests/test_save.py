@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from make_fixture import FIXTURE
+from make_fixture import FIXTURES
 from synthetic import FAST, TYPES, simulate_joint, simulate_sides
 
 import sctool
-from sctool.model import LOGISTIC, METHODS, SCNYM, load
+from sctool.model import METHODS, SCNYM, LogisticClassifier, load
+from sctool.model._saving import FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def edit(saved: Path, **changes: object) -> None:
 def test_the_files_are_json_and_plain_tensors(saved, trained):
     assert sorted(p.name for p in saved.iterdir()) == ["model.json", "weights.pt"]
     state = json.loads((saved / "model.json").read_text(encoding="utf-8"))
+    assert state["format"] == 2
     assert state["model"] == "SCNYM"
     assert state["classes"] == TYPES
     assert len(state["genes"]) == 300
@@ -180,8 +182,10 @@ def test_a_missing_file_is_an_error(name, saved):
 
 
 def test_another_class_is_an_error_that_names_the_right_one(saved):
-    with pytest.raises(ValueError, match=r"holds a SCNYM, not a LOGISTIC.*sctool.model.SCNYM.load"):
-        LOGISTIC.load(saved)
+    with pytest.raises(
+        ValueError, match=r"holds a SCNYM, not a LogisticClassifier.*sctool.model.SCNYM.load"
+    ):
+        LogisticClassifier.load(saved)
 
 
 def test_an_unknown_class_lists_the_known_ones(saved):
@@ -194,7 +198,7 @@ def test_an_unknown_class_lists_the_known_ones(saved):
 def test_a_newer_format_is_an_error(saved):
     edit(saved, format=99)
     with pytest.raises(
-        ValueError, match=r"has format 99, this sctool reads up to 1: update sctool"
+        ValueError, match=r"has format 99, this sctool reads up to 2: update sctool"
     ):
         load(saved)
 
@@ -209,10 +213,14 @@ def test_settings_of_another_version_are_filled_in_and_left_out(saved):
 # -- other versions ------------------------------------------------------------------------------
 
 
-def test_a_model_saved_under_another_python_predicts_the_same():
-    # written by make_fixture.py, under Python 3.11
-    assert sum(p.stat().st_size for p in FIXTURE.iterdir()) < 200_000
-    query, expected = np.load(FIXTURE / "query.npz"), np.load(FIXTURE / "expected.npz")
+@pytest.mark.parametrize(
+    ("format", "path"), FIXTURES.items(), ids=[f"format-{i}" for i in FIXTURES]
+)
+def test_a_model_saved_under_another_python_predicts_the_same(format, path):
+    # written by make_fixture.py, under Python 3.11, by the version that had this format
+    assert json.loads((path / "model.json").read_text(encoding="utf-8"))["format"] == format
+    assert sum(p.stat().st_size for p in path.iterdir()) < 200_000
+    query, expected = np.load(path / "query.npz"), np.load(path / "expected.npz")
     adata = ad.AnnData(
         sp.csr_matrix(query["counts"].astype(np.float32)),
         var=pd.DataFrame(index=pd.Index(query["genes"])),
@@ -220,9 +228,168 @@ def test_a_model_saved_under_another_python_predicts_the_same():
     )
     for genes in (slice(None), slice(None, None, -1)):
         part = adata[:, genes].copy()
-        sctool.tl.annotate(part, FIXTURE)
+        sctool.tl.annotate(part, path)
         np.testing.assert_allclose(part.obsm["sctool_proba"], expected["proba"], atol=1e-4)
         np.testing.assert_allclose(part.obsm["X_sctool"], expected["latent"], atol=1e-3)
         assert list(part.uns["sctool"]["classes"]) == TYPES
         assert list(part.uns["sctool_colors"]) == ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728"]
     assert expected["proba"].max(axis=1).std() > 0.05, "the fixture is of no use"
+
+
+# -- models of format 1 --------------------------------------------------------------------------
+
+#: What format 1 called settings, by the class that has them.
+RENAMED = {
+    "ContrastiveClassifier": {"init_from_linear": "guided"},
+    "SCDET": {"initial_names": "guided"},
+}
+#: Settings that only format 1 had: of the experiments, and of one class for all regressions.
+GONE = {
+    "ContrastiveClassifier": {"refined": False, "thinning": 1.0},
+    "SCDET": {
+        "prior": "estimated",
+        "distribution": None,
+        "slots": "prediction",
+        "contrast": "soft",
+    },
+    "LogisticClassifier": {
+        "backbone": "linear",
+        "component": None,
+        "positives": "own",
+        "guided": True,
+        "refined": False,
+        "n_latent": 128,
+        "temperature": 0.5,
+        "folds": 5,
+        "thinning": 1.0,
+        "l2": 0.0001,
+        "noise": 1.0,
+        "scale_by_maximum": False,
+        "lr": 0.003,
+        "component_lr": 0.001,
+        "weight_decay": 0.0,
+        "batch_size": 256,
+        "max_epochs": None,
+        "min_steps": 400,
+        "min_epochs": 5,
+    },
+}
+
+
+def to_format_1(folder: Path, name: str, without: tuple[str, ...] = ()) -> None:
+    """Rewrite a saved model's JSON as the version before would have written it."""
+    state = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert state["format"] == 2
+    settings = state["settings"]
+    for new, old in RENAMED.get(state["model"], {}).items():
+        settings[old] = settings.pop(new)
+    settings |= GONE.get(state["model"], {})
+    state |= {"format": 1, "model": name, "attributes": {}}
+    for entry in without:
+        del state[entry]
+    (folder / "model.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+#: Method and settings of a model; its name in format 1, and the class that it has now.
+OF_FORMAT_1 = {
+    "LOGISTIC": ("logistic", {"n_marker_genes": 50, "C": "auto"}, "LOGISTIC", "LogisticClassifier"),
+    "LOGISTIC-with-mls": (
+        "contrastive",
+        {"component": "mls"},
+        "LOGISTIC",
+        "ContrastiveClassifier",
+    ),
+    "LOGISTIC-with-mlp": (
+        "contrastive",
+        {"component": "mlp"},
+        "LOGISTIC",
+        "ContrastiveClassifier",
+    ),
+    "ContrastiveClassifier-not-guided": (
+        "contrastive",
+        {"init_from_linear": False},
+        "ContrastiveClassifier",
+        "ContrastiveClassifier",
+    ),
+    "GATE": ("gate", {"n_novel": 1}, "GATE", "GroupNoveltyClassifier"),
+    "SCDET-guided": ("scdet", {}, "SCDET", "SCDET"),
+    "SCDET-not-guided": ("scdet", {"initial_names": False, "n_novel": 1}, "SCDET", "SCDET"),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "name", "cls"), OF_FORMAT_1.values(), ids=OF_FORMAT_1
+)
+def test_a_model_of_format_1_predicts_as_it_did(method, settings, name, cls, tmp_path):
+    adata, ref = simulate_sides()
+    model = sctool.tl.annotate(
+        adata,
+        ref[ref.obs["cell_type"] != "Mono"].copy(),
+        method=method,
+        return_model=True,
+        model_kwargs=settings,
+        train_kwargs=FAST | {"max_epochs": 2},
+    )
+    model.save(tmp_path / "model")
+    to_format_1(tmp_path / "model", name)
+
+    loaded = load(tmp_path / "model")
+    assert type(loaded).__name__ == cls
+    assert loaded.settings_ == model.settings_
+    assert loaded.names_ == model.names_
+    again, _ = simulate_sides()
+    sctool.tl.annotate(again, tmp_path / "model")
+    for slot in ("sctool_proba", "X_sctool"):
+        np.testing.assert_allclose(again.obsm[slot], adata.obsm[slot], rtol=0, atol=1e-6)
+    assert list(again.obs["sctool"]) == list(adata.obs["sctool"])
+    assert again.uns["sctool"]["params"]["method"] == method
+    assert set(again.obs) == set(adata.obs)
+
+
+def test_a_clustering_of_format_1_predicts_as_it_did(tmp_path):
+    adata, _ = simulate_sides()
+    model = sctool.tl.cluster(
+        adata,
+        n_clusters=4,
+        return_model=True,
+        train_kwargs={"max_epochs": 1, "enable_progress_bar": False},
+    )
+    model.save(tmp_path / "model")
+    to_format_1(tmp_path / "model", "CICL")
+    again, _ = simulate_sides()
+    sctool.tl.cluster(again, model=tmp_path / "model")
+    assert list(again.obs["cicl"]) == list(adata.obs["cicl"])
+    np.testing.assert_allclose(again.obsm["X_cicl"], adata.obsm["X_cicl"], atol=1e-5)
+
+
+def test_the_first_models_of_format_1_said_no_target_sum_and_no_novel_groups(saved, trained):
+    to_format_1(saved, "SCNYM", without=("target_sum", "novel_classes"))
+    state = json.loads((saved / "model.json").read_text())
+    del state["settings"]["target_sum"]
+    edit(saved, settings=state["settings"])
+    adata, _ = simulate_sides()
+    loaded = load(saved)
+    assert loaded.features_.target_sum == 1e4
+    pd.testing.assert_frame_equal(
+        loaded.predict(adata, soft=True), trained.predict(adata, soft=True)
+    )
+
+
+def test_a_model_of_format_1_is_saved_in_the_present_one(saved, tmp_path):
+    to_format_1(saved, "SCNYM")
+    load(saved).save(tmp_path / "again")
+    state = json.loads((tmp_path / "again" / "model.json").read_text())
+    assert state["format"] == 2
+    assert "attributes" not in state
+    assert load(tmp_path / "again").classes_ == TYPES
+
+
+def test_there_is_a_committed_model_of_every_format():
+    assert list(FIXTURES) == list(range(1, FORMAT + 1))
+
+
+@pytest.mark.parametrize("name", ["LOGISTIC", "GATE"])
+def test_a_class_of_format_1_is_known_by_its_present_name_alone(name, saved):
+    edit(saved, model=name)  # but of format 2
+    with pytest.raises(ValueError, match=rf"holds a '{name}'; this sctool knows"):
+        load(saved)

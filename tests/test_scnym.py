@@ -12,13 +12,16 @@ from lightning.pytorch.callbacks import Callback
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainingPlan
 from sklearn.linear_model import LogisticRegression
-from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
+from synthetic import FAST as TRAIN
+from synthetic import TYPES, simulate, simulate_joint, simulate_sides
 
 import sctool
-from sctool._train import Cells, EvenBatches, Plan, Splitter, stratified_holdout
+from sctool._batches import Cells, EvenBatches, Splitter, stratified_holdout
+from sctool._train import Plan
 from sctool.model import SCNYM
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
+FAST = TRAIN | {"max_epochs": 4, "batch_size": 32}
 
 
 def make_model(joint=None, **settings) -> SCNYM:
@@ -185,8 +188,9 @@ def test_a_labelled_set_smaller_than_a_batch_trains(n_ref):
 def test_cells_of_a_pass_are_those_of_the_settings():
     model = make_model()
     model.train(**(FAST | {"max_epochs": 2}))
-    # 108 labelled cells after validation and 80 others, in batches of 16
     assert len(model.history["loss_train"]) == 2
+    # 108 labelled cells after validation and 80 others
+    assert model.trainer.num_training_batches == 4
     assert model.history["loss_train"].index.name == "epoch"
     assert set(model.history) == {
         "loss_train",
@@ -303,14 +307,15 @@ def test_training_stops_once_it_has_got_no_better():
 
 def test_training_goes_on_where_stopping_is_switched_off():
     model = make_model(patience=1, dropout=0.0)
-    losses, _ = record(model, max_epochs=25, early_stopping=False, plan_kwargs={"lr": 8.0})
-    assert len(losses) == 25
+    losses, _ = record(model, max_epochs=15, early_stopping=False, plan_kwargs={"lr": 8.0})
+    assert len(losses) == 15
+    assert int(np.argmin(losses)) < 13, "it would not have stopped either"
 
 
 def test_stopping_can_be_asked_for_without_a_patience_of_the_preset():
     model = make_model(patience=None, ssl_ramp=0.0, adversary_ramp=0.0, dropout=0.0)
-    losses, _ = record(model, max_epochs=50, early_stopping=True, plan_kwargs={"lr": 8.0})
-    assert 10 < len(losses) < 50
+    losses, _ = record(model, max_epochs=30, early_stopping=True, plan_kwargs={"lr": 8.0})
+    assert 6 < len(losses) < 30  # after a fifth of them
 
 
 def test_the_last_weights_stay_where_nothing_is_held_out():
@@ -356,7 +361,7 @@ def test_the_paper_preset_trains():
     assert [type(m).__name__ for m in model.module.encoder].count("Linear") == 3
     model.train(**FAST)
     plan = SCNYM.PRESETS["paper"]
-    assert replace(plan, confidence=0.0, n_hidden=16, batch_size=16) == model.settings_
+    assert replace(plan, confidence=0.0, n_hidden=16, batch_size=32) == model.settings_
 
 
 @pytest.mark.parametrize(

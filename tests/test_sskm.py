@@ -1,6 +1,6 @@
 """Semi-supervised k-means: who holds which centre, and what is found of hidden types."""
 
-from types import SimpleNamespace
+from collections.abc import Callable
 
 import anndata as ad
 import numpy as np
@@ -9,8 +9,10 @@ import torch
 from synthetic import TYPES, simulate, simulate_joint
 
 import sctool
-from sctool.model import SSKM, _novelty, load
+from sctool import novelty
+from sctool.model import SSKM, load
 from sctool.model import _sskm as sskm
+from sctool.novelty import Novelty
 
 RNG = np.random.default_rng
 
@@ -37,11 +39,12 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     return z, np.where((heap < 2) & (np.arange(90) % 3 == 0), heap, -1)
 
 
-def told(n: int):
+def told(n: int) -> Callable[..., Novelty]:
     """What estimates the number of novel types, when it always says ``n``."""
     note = f"novel: types: {n}, between {n} and {n + 1}"
-    interval = {"n": n, "low": n, "high": n + 1}
-    return lambda *args: SimpleNamespace(n=n, audit=["how", note], interval=lambda: interval)
+    none = np.zeros(0)
+    found = Novelty(True, none, none, none, n, n, n + 1, True, ["how", note])
+    return lambda *args: found
 
 
 # -- the whole -----------------------------------------------------------------------------------
@@ -59,19 +62,19 @@ def test_a_hidden_type_is_found_as_a_group_of_its_own(hidden, found):
 
 
 def test_the_number_is_estimated_by_default_and_the_audit_says_how(hidden, found, monkeypatch):
-    monkeypatch.setattr(_novelty, "find", told(1))
+    monkeypatch.setattr(novelty, "find", told(1))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert list(result.uns["sctool"]["novel_classes"]) == ["novel_1"]
     assert "novel: types: 1, between 1 and 2" in result.uns["sctool"]["audit"]
     assert result.uns["sctool"]["n_novel"] == {"n": 1, "low": 1, "high": 2}
-    monkeypatch.setattr(_novelty, "find", told(0))
+    monkeypatch.setattr(novelty, "find", told(0))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert not result.obs["sctool_novel"].any()
     assert "novel_classes" not in result.uns["sctool"]
 
 
 def test_without_novel_types_nothing_is_estimated_or_flagged(hidden, monkeypatch):
-    monkeypatch.delattr(_novelty, "find")
+    monkeypatch.delattr(novelty, "find")
     result = sctool.tl.annotate(*hidden, method="sskm", novel=0, copy=True)
     assert "sctool_novel" not in result.obs
     assert not any(note.startswith("novel:") for note in result.uns["sctool"]["audit"])
@@ -216,10 +219,10 @@ def test_known_centres_start_at_the_labelled_means(blobs, monkeypatch):
 
 def test_novel_centres_are_drawn_by_squared_distance():
     z = np.array([[0.0], [1.0], [3.0]])
-    drawn = [sskm.scatter_centres(z, z[:1], 1, RNG(seed))[1, 0] for seed in range(2000)]
+    drawn = [sskm.scatter_centres(z, z[:1], 1, RNG(seed))[1, 0] for seed in range(1000)]
     values, counts = np.unique(drawn, return_counts=True)
     np.testing.assert_array_equal(values, [1, 3])  # never where a centre is
-    np.testing.assert_allclose(counts / 2000, [0.1, 0.9], atol=0.02)
+    np.testing.assert_allclose(counts / 1000, [0.1, 0.9], atol=0.02)
     assert sskm.scatter_centres(z[:1], z[:1], 1, RNG(0)).shape == (2, 1)  # all distances are 0
 
 
@@ -241,3 +244,16 @@ def test_no_more_novel_groups_than_cells(blobs):
     assert len(sskm.cluster(z[few], labels[few], 5, RNG(0)).centres) == 4
     labelled = np.flatnonzero(labels >= 0)
     assert len(sskm.cluster(z[labelled], labels[labelled], 5, RNG(0)).centres) == 2
+
+
+@pytest.mark.parametrize("n_novel", [None, 0, 2])
+def test_without_unlabelled_cells_it_is_the_labelled_means(n_novel):
+    ref = simulate(120)
+    SSKM.setup_anndata(ref, "cell_type")
+    model = SSKM(ref, n_novel=n_novel)
+    model.train(enable_progress_bar=False)
+    assert model.names_ == TYPES
+    z, labels = model.get_latent_representation(), model._cells.arrays["label"]
+    means = [z[labels == code].mean(axis=0) for code in range(4)]
+    np.testing.assert_allclose(model.module.centres, means, atol=1e-5)
+    assert (model.predict() == ref.obs["cell_type"].to_numpy()).mean() > 0.95

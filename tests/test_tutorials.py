@@ -17,7 +17,7 @@ MAX_BYTES = 600_000
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_executes(path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # else it sets torch's threads, see conftest
-    reason = 'the extra "tutorials" is not installed: pip install "sctool[tutorials]"'
+    reason = 'the extra "tutorials" is not installed: pip install "sctool-annotate[tutorials]"'
     nbclient = pytest.importorskip("nbclient", reason=reason)
     nbformat = pytest.importorskip("nbformat", reason=reason)
     pytest.importorskip("ipykernel", reason=reason)

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from sctool import datasets, metrics, model, pl, tl
 
 __all__ = ["__version__", "datasets", "metrics", "model", "pl", "tl"]
-__version__ = version("sctool")
+#: What is installed: the package index has no room for `sctool` itself.
+DISTRIBUTION = "sctool-annotate"
+__version__ = version(DISTRIBUTION)
 
 
 def __getattr__(name: str) -> Any:

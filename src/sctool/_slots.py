@@ -27,7 +27,7 @@ def clear(adata: AnnData, key: str) -> None:
             del adata.obs[column]
     for slot in (f"X_{key}", f"{key}_proba"):
         adata.obsm.pop(slot, None)
-    for slot in (key, f"{key}_colors"):
+    for slot in (key, f"{key}_colors", f"{key}_evaluation"):
         adata.uns.pop(slot, None)
 
 
@@ -119,6 +119,11 @@ def write_clusters(
         "versions": versions,
         "audit": np.array(audit, dtype=object),
     }
+
+
+def write_evaluation(adata: AnnData, key: str, tables: dict[str, pd.DataFrame]) -> None:
+    """Write the slot that :func:`sctool.tl.evaluate` documents."""
+    writable(adata, copy=False).uns[f"{key}_evaluation"] = tables
 
 
 def unused_colors(used: list[str], n: int) -> list[str]:

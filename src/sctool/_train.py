@@ -56,21 +56,32 @@ class Plan(TrainingPlan):
     The module's ``loss`` is not called by this class; ELBO metrics are neither made nor logged.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._sums: dict[str, Tensor] = {}
+        self._n_cells = 0
+
     def initialize_train_metrics(self) -> None:
         """No ELBO."""
 
     def initialize_val_metrics(self) -> None:
         """No ELBO."""
 
-    def log_losses(self, losses: dict[str, Tensor], mode: str, n: int) -> None:
-        """Log each loss as ``{name}_{mode}``, averaged over the epoch's cells."""
-        self.log_dict(
-            {f"{name}_{mode}": value.detach() for name, value in losses.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=n,
-            sync_dist=self.use_sync_dist,
-        )
+    def log_losses(self, losses: dict[str, Tensor], n: int) -> None:
+        """Log the losses of a training step on ``n`` cells as ``{name}_train``, an epoch's mean.
+
+        Summed here and logged once an epoch: Lightning's own means would take a third of a small
+        step.
+        """
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + n * value.detach()
+        self._n_cells += n
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means."""
+        means = {f"{name}_train": total / self._n_cells for name, total in self._sums.items()}
+        self.log_dict(means, sync_dist=self.use_sync_dist)
+        self._sums, self._n_cells = {}, 0
 
 
 def _module(plan: pl.LightningModule) -> nn.Module:

@@ -25,14 +25,37 @@ examples:
 exit codes: 0 done, 2 the input or the arguments are wrong"""
 
 
+METHOD_HELP = "{methods}, or auto (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Lists the methods in its help; the models are loaded when somebody asks for it, not before.
+
+    ``{methods}``, ``{grouping}`` and ``{clustering}`` in an option's help stand for those that
+    annotate, that group novel cells, and that cluster.
+    """
+
+    def format_help(self) -> str:
+        """The help, with the methods that are registered."""
+        for action in self._actions:
+            if action.help and "{" in action.help:
+                action.help = action.help.format(**_method_names())
+        return super().format_help()
+
+
+def _method_names() -> dict[str, str]:
+    from sctool.model import CLUSTER_METHODS, METHODS, OpenWorldModel
+
+    grouping = [name for name, cls in METHODS.items() if issubclass(cls, OpenWorldModel)]
+    names = {"methods": METHODS, "grouping": grouping, "clustering": CLUSTER_METHODS}
+    return {key: ", ".join(values) for key, values in names.items()}
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from sctool import __version__
-    from sctool.model import CLUSTER_METHODS, METHODS, OpenWorldModel
 
-    methods = f"{', '.join(METHODS)}, or auto (default: %(default)s)"
-    grouping = ", ".join(name for name, cls in METHODS.items() if issubclass(cls, OpenWorldModel))
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="sctool",
         description="Name cells after a labelled reference, and say which are none of its types.",
         epilog=EPILOG,
@@ -66,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         default="cell_type",
         help="column of the reference's obs with the types (default: %(default)s)",
     )
-    annotate.add_argument("--method", default="auto", help=methods)
+    annotate.add_argument("--method", default="auto", help=METHOD_HELP)
     annotate.add_argument("--preset", help="preset of the method, such as paper")
     annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
     annotate.add_argument(
@@ -76,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         "--novel",
         default="auto",
         help="auto: flag cells of no known type; 0: all are known; N: N novel types "
-        f"({grouping}) (default: %(default)s)",
+        "({grouping}) (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
@@ -110,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     cluster.add_argument(
         "--method",
         default="cicl",
-        help=f"{', '.join(CLUSTER_METHODS)} or leiden (default: %(default)s)",
+        help="{clustering} or leiden (default: %(default)s)",
     )
     cluster.add_argument("--preset", help="preset of the method, such as paper")
     cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: found)")
@@ -134,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path("sctool_demo"),
         help="folder to write to (default: %(default)s)",
     )
-    demo.add_argument("--method", default="auto", help=methods)
+    demo.add_argument("--method", default="auto", help=METHOD_HELP)
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     demo.set_defaults(run=run_demo)
     return top

@@ -84,6 +84,10 @@ class SCDETAblationPlan(SCDETPlan):
 
     settings: SCDETAblationSettings
 
+    def _named(self) -> np.ndarray:
+        # a source that was asked for holds also where initial names would say something else
+        return super()._named() if self.settings.prior == "estimated" else self._estimate()
+
     def _estimate(self) -> np.ndarray:
         s, n, n_seen = self.settings, self.module.n_types, self.module.n_seen
         if s.distribution is not None:

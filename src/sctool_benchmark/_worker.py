@@ -42,7 +42,7 @@ from sctool_benchmark._tasks import (
 if TYPE_CHECKING:
     from sctool.model import AnnotationModel
 
-PACKAGES = ("sctool", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
+PACKAGES = ("sctool-annotate", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
 KEY = "sctool"
 #: Shares of the novel cells that are to be found, at which seen accuracy is recorded.
 RECALLS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)

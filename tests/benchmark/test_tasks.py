@@ -10,6 +10,7 @@ import pytest
 from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import Method, load_suite, shipped_suites, split
+from sctool_benchmark._ablations import ABLATIONS
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
 # -- Splits --------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def test_methods_are_known_by_name() -> None:
     known = known_methods()
     models = {*METHODS, *CLUSTER_METHODS, "leiden", *CLUSTER_BASELINES}
     assert models <= set(known)
-    assert {method.method for method in known.values() if method.method} == models
+    assert {method.method for method in known.values() if method.method} == models | set(ABLATIONS)
     assert {method.base for method in known.values() if method.base} <= set(known)
     peer = known["celltypist"]
     script = next(word for word in peer.command if word.endswith(".py"))

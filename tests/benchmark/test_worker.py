@@ -89,7 +89,7 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         PRESETS: ClassVar = {"default": {"epochs": 1}, "paper": {"epochs": 2}}
 
         @staticmethod
-        def settings_for_novel(novel: int, preset: str) -> dict:
+        def _settings_for_novel(novel: int, preset: str) -> dict:
             told.append((preset, novel))
             return {"n_novel": novel}
 
@@ -99,7 +99,7 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         PRESETS: ClassVar = {"default": {}}
 
         @staticmethod
-        def settings_for_novel(novel: int, preset: str) -> dict:
+        def _settings_for_novel(novel: int, preset: str) -> dict:
             assert preset == "default"
             if novel:
                 raise ValueError("no number")
@@ -113,9 +113,10 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         def get_latent_representation(self, adata: ad.AnnData, layer: str | None) -> np.ndarray:
             return np.ones((adata.n_obs, 2))
 
-    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> tuple:
+    def annotate(adata: ad.AnnData, ref: ad.AnnData, *, key_added: str, **kwargs) -> Model:
         assert not adata.obs.columns.size
         assert list(ref.obs) == ["cell_type"]
+        assert kwargs["return_model"]
         calls.append(kwargs)
         n = adata.n_obs
         adata.obs[key_added] = pd.Categorical(["B"] * n)
@@ -125,11 +126,12 @@ def test_protocols(suite: Path, jobs: list[dict], tmp_path: Path, monkeypatch) -
         adata.obsm[f"{key_added}_proba"] = np.full((n, 2), 0.5)
         adata.obsm[f"X_{key_added}"] = np.zeros((n, 2))
         adata.uns[key_added] = {"classes": np.array(TYPES[:2])}
-        return adata, Model()
+        return Model()
 
     methods = {"plain": Plain, "deep": Deep, "closed": Closed}
     monkeypatch.setattr(sctool.model, "METHODS", methods)
-    monkeypatch.setattr("sctool.tl._annotate.annotate_with_model", annotate)
+    monkeypatch.setattr(_worker, "METHODS", methods)
+    monkeypatch.setattr(sctool.tl, "annotate", annotate)
     variants = """
         [method.variant]
         method = "deep"

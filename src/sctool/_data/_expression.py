@@ -51,14 +51,15 @@ def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr
         Where each of its columns goes, (n_genes,); -1 leaves it out. Columns that go to the same
         place are added up.
     """
-    target = column[x.indices]
-    keep = target >= 0
-    indptr = np.concatenate([[0], np.cumsum(keep)])[x.indptr]
-    values = x.data[keep].astype(np.float32)
-    taken = sp.csr_matrix((values, target[keep], indptr), shape=(x.shape[0], n_columns))
-    if len(np.unique(column[column >= 0])) < np.count_nonzero(column >= 0):
-        taken.sum_duplicates()
-    return taken
+    source = np.flatnonzero(column >= 0)
+    target = column[source]
+    x = sp.csr_matrix(x, dtype=np.float32)
+    if len(np.unique(target)) < len(target):
+        ones = np.ones(len(source), dtype=np.float32)
+        return x @ sp.csr_matrix((ones, (source, target)), shape=(x.shape[1], n_columns))
+    taken = x[:, source]
+    indices = target.astype(taken.indices.dtype)[taken.indices]
+    return sp.csr_matrix((taken.data, indices, taken.indptr), shape=(x.shape[0], n_columns))
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ class Expression:
 
     def _check(self, values: np.ndarray, start: int) -> None:
         """Refuse values that contradict the scale, which was decided on a sample."""
-        if not np.isfinite(values).all():
+        low, high = (values.min(), values.max()) if values.size else (0, 0)
+        if not (np.isfinite(low) and np.isfinite(high)):  # NaN is the least and the largest
             found = UNUSABLE["missing"]
-        elif values.size and values.min() < 0:
+        elif low < 0:
             found = "negative values"
-        elif self.scale == "counts" and (np.mod(values, 1) != 0).any():
+        elif self.scale == "counts" and (np.trunc(values) != values).any():
             found = "fractions"
-        elif self.scale == "log1p" and values.max(initial=0) > LOG_MAX:
+        elif self.scale == "log1p" and high > LOG_MAX:
             found = f"values above {LOG_MAX:g}, which are no logarithms"
         else:
             return
@@ -148,7 +150,7 @@ def detect_scale(matrix: Any) -> str:
     top = values.max(initial=0)
     if top == 0:
         return "empty"
-    if (np.mod(values, 1) == 0).all():
+    if (np.trunc(values) == values).all():
         return "counts"
     total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
     if top > LOG_MAX or (len(total) > 1 and total.std() < 1e-3 * total.mean()):

@@ -24,10 +24,16 @@ TARGET_SUM = 1e4
 MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
 
 
-def normalize(x: sp.csr_matrix, target_sum: float = TARGET_SUM) -> sp.csr_matrix:
-    """Log1p of each cell's values scaled to ``target_sum``, in place; empty cells stay empty."""
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    total[total == 0] = 1.0
+def normalize(
+    x: sp.csr_matrix, target_sum: float = TARGET_SUM, total: np.ndarray | None = None
+) -> sp.csr_matrix:
+    """Log1p of each cell's values scaled to ``target_sum``, in place; empty cells stay empty.
+
+    ``total`` is what counts as a cell's total, (n_cells,), if ``x`` has not all of its genes.
+    """
+    if total is None:
+        total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    total = np.where(total == 0, 1.0, total)
     x.data = np.log1p(x.data * np.repeat(target_sum / total, np.diff(x.indptr))).astype(np.float32)
     return x
 
@@ -209,7 +215,8 @@ class Features:
         def chunks() -> Iterator[sp.csr_matrix]:
             for x in expression.linear(locate(theirs, ours), len(ours)):
                 audit.extend(note for note in _note_empty_cells(x) if note not in audit)
-                yield normalize(x, self.target_sum)[:, columns]
+                total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+                yield normalize(x[:, columns], self.target_sum, total)
 
         return chunks(), fill, audit
 

@@ -206,8 +206,8 @@ class CellModel(BaseModelClass):
             return iter([Cells(x, {}, cells.fill)]), list(self.audit_)
         expression, audit = _data.find_expression(adata, layer, "query")
         chunks, fill, notes = self.features_.transform(expression)
-        audit += notes
-        return (Cells(x, {}, fill) for x in chunks), audit
+        notes[:0] = audit  # it grows while the chunks are read
+        return (Cells(x, {}, fill) for x in chunks), notes
 
     def _release(self) -> None:
         """Drop the training cells, which scvi-tools' class-level stores otherwise keep alive."""
@@ -240,6 +240,10 @@ class CellModel(BaseModelClass):
         ------
         %(train_raises)s
         """
+        if self._cells is None or not self._cells.arrays:
+            raise RuntimeError(
+                "A model that was loaded has no labelled cells: set up and train a new one."
+            )
         changes = dict(plan_kwargs or {})
         if batch_size is not None and hasattr(self.settings_, "batch_size"):
             changes["batch_size"] = batch_size

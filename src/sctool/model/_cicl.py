@@ -370,7 +370,7 @@ class CICLPlan(Plan):
             column = torch.randint(self.near.shape[1], (len(index),)).numpy()
             other = self.cells[self.near[index.cpu().numpy(), column]]["x"].to(x)
         total, terms = self.module.loss(x, other, self.n_clusters)
-        self.log_losses({"loss": total, **terms}, "train", len(x))
+        self.log_losses({"loss": total, **terms}, len(x))
         return total
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

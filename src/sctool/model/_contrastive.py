@@ -166,13 +166,14 @@ class StagePlan(Plan):
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """One step on labelled cells."""
         total = self.stage.loss(batch["labelled"])
-        self.log_losses({f"{self.stage.name}_loss": total}, "train", len(batch["labelled"]["x"]))
+        self.log_losses({f"{self.stage.name}_loss": total}, len(batch["labelled"]["x"]))
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on held-out cells."""
         total = self.stage.loss(batch)
-        self.log_losses({f"{self.stage.name}_loss": total}, "validation", len(batch["x"]))
+        name = f"{self.stage.name}_loss_validation"
+        self.log(name, total, on_epoch=True, batch_size=len(batch["x"]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on what the stage trains."""
@@ -208,7 +209,8 @@ class ContrastiveClassifier(AnnotationModel):
     Raises
     ------
     ValueError
-        ``pretrained`` is of another backbone, or there is no component to train on it.
+        ``pretrained`` is not trained or of another backbone, or there is no component to train on
+        it.
 
     Examples
     --------
@@ -236,6 +238,10 @@ class ContrastiveClassifier(AnnotationModel):
             pretrained = load(pretrained)
         self._pretrained = pretrained
         super().__init__(adata, preset, ignore_case, **settings)
+
+    def _release(self) -> None:
+        super()._release()
+        self._pretrained = None
 
     @property
     def _backbone(self) -> Backbone:
@@ -286,6 +292,8 @@ class ContrastiveClassifier(AnnotationModel):
             )
         if s.component is None:
             raise ValueError("pretrained leaves nothing to train: pass component='mls' or 'mlp'.")
+        if not base.is_trained_:
+            raise ValueError("pretrained is not trained: call its train() first.")
         return base.features_
 
     @torch.inference_mode()

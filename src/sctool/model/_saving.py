@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sctool import __version__
 from sctool._data import Features
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ SETTINGS_1 = {
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("sctool", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy")
+    own = {"python": platform.python_version(), "sctool": __version__}
+    return own | {name: version(name) for name in packages}
 
 
 def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:

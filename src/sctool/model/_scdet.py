@@ -398,7 +398,7 @@ class SCDETPlan(Plan):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a labelled and an unlabelled minibatch."""
         total, terms = self.module.loss(batch, self.share)
-        self.log_losses({"loss": total, **terms}, "train", len(batch["labelled"]["x"]))
+        self.log_losses({"loss": total, **terms}, len(batch["labelled"]["x"]))
         return total
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

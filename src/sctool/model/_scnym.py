@@ -187,7 +187,7 @@ class SCNYMPlan(Plan):
             s.ssl_weight * sigmoid_ramp(done, s.ssl_ramp),
             s.adversary_weight * sigmoid_ramp(done, s.adversary_ramp),
         )
-        self.log_losses({"loss": total, **terms}, "train", len(batch["labelled"]["x"]))
+        self.log_losses({"loss": total, **terms}, len(batch["labelled"]["x"]))
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -80,6 +80,8 @@ def scatter_centres(
 
     A cell is drawn with a probability proportional to its squared distance to the nearest centre.
     """
+    if not n_novel:
+        return centres
     nearest = euclidean_distances(z, centres, squared=True).min(axis=1)
     for _ in range(n_novel):
         total = nearest.sum()
@@ -130,7 +132,8 @@ def cluster(
         codes, inertia, converged = labels, [], False
         for _ in range(max_rounds):
             before, codes = codes, labels.copy()
-            codes[free] = pairwise_distances_argmin(z[free], centres)
+            if len(free):
+                codes[free] = pairwise_distances_argmin(z[free], centres)
             centres = update_centres(z, codes, centres)
             inertia.append(float(((z - centres[codes]) ** 2).sum()))
             converged = np.array_equal(codes, before)

@@ -150,6 +150,8 @@ def learn(
     From :attr:`NeighborhoodComposition.evidence` to the probability of being novel; None if there
     are too few types or cells to learn from.
     """
+    if labels.max() < 2:  # of two types none can be hidden
+        return None
     thinning = float(np.clip(np.log(len(labels) / ENOUGH), 0, MAX_LOG_THINNING))
     evidence: list[np.ndarray] = []
     novel: list[np.ndarray] = []

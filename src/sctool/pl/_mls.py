@@ -59,7 +59,8 @@ def mls(
     ):
         raise ValueError(
             f"obsm['X_{key}'] of shape {z.shape!r} holds no circles of {len(classes)} types: "
-            "annotate with model_kwargs={'component': 'mls'}."
+            "annotate with method='contrastive', or with another method that takes "
+            "model_kwargs={'component': 'mls'}."
         )
     shown = classes if types is None else list(types)
     if unknown := [name for name in shown if name not in classes]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sctool import metrics
+from sctool import _slots, metrics
 
 
 def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame:
@@ -86,7 +86,7 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
             "n_clusters": float(len(np.unique(y_pred))),
         }
     tables["scores"] = pd.DataFrame({"value": pd.Series(scores, dtype=float)})
-    adata.uns[f"{key}_evaluation"] = tables
+    _slots.write_evaluation(adata, key, tables)
     return tables["scores"].copy()
 
 

@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from sctool import _slots
+from sctool import DISTRIBUTION, _slots
 from sctool._train import seeded
 from sctool.model import AnnotationModel
 
@@ -91,7 +91,7 @@ def explain(
     Raises
     ------
     ImportError
-        Captum is missing: it comes with ``pip install "sctool[explain]"``.
+        Captum is missing: it comes with ``pip install "sctool-annotate[explain]"``.
     ValueError
         An unknown method, or a type that the model finds in no cell.
     KeyError
@@ -103,7 +103,7 @@ def explain(
         from captum.attr import GradientShap, GuidedBackprop, IntegratedGradients
     except ImportError as error:
         raise ImportError(
-            'sctool.tl.explain needs Captum: pip install "sctool[explain]".'
+            f'sctool.tl.explain needs Captum: pip install "{DISTRIBUTION}[explain]".'
         ) from error
 
     labels = np.asarray(model.predict(adata, layer=layer))
