@@ -126,8 +126,6 @@ def test_the_order_of_the_cells_is_irrelevant_to_their_neighbours():
     assert other.overlap == pytest.approx(plain.overlap)
 
 
-# (scanpy's own, where a cell has more copies than neighbours)
-@pytest.mark.filterwarnings("ignore:Changing the sparsity structure")
 def test_copies_of_a_novel_cell_lie_among_the_query():
     (x_ref, labels, _), (x, _, names) = cells(300, without="DC"), cells(300, 1)
     novel = np.flatnonzero(names == "DC")

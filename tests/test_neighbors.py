@@ -1,0 +1,62 @@
+"""Neighbour graphs: their weights are umap's, whose own are compiled in each process."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy.optimize import brentq
+
+from sctool import _neighbors
+
+
+def cells(n: int) -> np.ndarray:
+    z = np.random.default_rng(n).normal(size=(n, 5)).astype(np.float32)
+    z[: n // 3] += 3
+    return z
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "n_neighbors"), [(12, 15), (40, 15), (300, 10), (300, 30)])
+def test_the_weights_are_those_of_umap_learn(n, n_neighbors):
+    z = cells(n)
+    theirs = AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": z})
+    n_neighbors = min(n_neighbors, n - 1)
+    sc.pp.neighbors(theirs, use_rep="X", n_neighbors=n_neighbors, transformer="sklearn")
+    ours = _neighbors.neighbor_graph(z, n_neighbors, 0, weights="umap")
+    difference = abs(ours.obsp["connectivities"] - theirs.obsp["connectivities"])
+    assert difference.max() < 1e-5
+
+
+def test_the_weights_are_those_of_a_loop_over_cells():
+    n, k = 30, 6
+    graph = _neighbors.neighbor_graph(cells(n), k + 1, 0, weights="umap")
+    distances = graph.obsp["distances"].toarray()
+    directed = np.zeros((n, n))
+    for i in range(n):
+        near = np.flatnonzero(distances[i])
+        assert len(near) == k
+        beyond = distances[i, near] - distances[i, near].min()
+
+        def excess(width, beyond=beyond):
+            return np.exp(-beyond / width).sum() - np.log2(k + 1)
+
+        directed[i, near] = np.exp(-beyond / brentq(excess, 1e-6, 1e6))
+    expected = directed + directed.T - directed * directed.T
+    np.testing.assert_allclose(graph.obsp["connectivities"].toarray(), expected, atol=1e-5)
+
+
+def test_cells_that_are_copies_are_joined_fully():
+    z = cells(60)
+    z[:20] = z[0]
+    weights = _neighbors.neighbor_graph(z, 10, 0, weights="umap").obsp["connectivities"]
+    assert np.isfinite(weights.data).all()
+    assert weights.data.max() <= 1
+    assert (weights[:20][:, :20].sum(axis=1) >= 9 - 1e-6).all()
+    assert weights[:20][:, 20:].nnz == 0
+
+
+@pytest.mark.parametrize("weights", ["gauss", "umap"])
+def test_the_graph_is_symmetric(weights):
+    graph = _neighbors.neighbor_graph(cells(60), 10, 0, weights=weights).obsp["connectivities"]
+    assert abs(graph - graph.T).max() < 1e-6
