@@ -36,7 +36,9 @@ def test_pancreas_across_technologies(pair):
     adata, ref = pair("pancreas_baron_to_segerstolpe")
     sctool.tl.annotate(adata, ref, method="logistic")
     floor, _ = scores(adata)
-    sctool.tl.annotate(adata, ref, method="scnym", train_kwargs=QUIET)
+    sctool.tl.annotate(
+        adata, ref, method="scnym", model_kwargs={"max_epochs": 20}, train_kwargs=QUIET
+    )
     accuracy, _ = scores(adata)
     assert accuracy >= 0.99
     assert accuracy >= floor - 0.01
@@ -63,7 +65,14 @@ def blood(read_real):
     cells = read_real("pbmc3k_seurat")
     in_ref = np.random.default_rng(0).random(cells.n_obs) < 0.5
     adata, ref = cells[~in_ref].copy(), cells[in_ref].copy()
-    model = sctool.tl.annotate(adata, ref, method="scnym", return_model=True, train_kwargs=QUIET)
+    model = sctool.tl.annotate(
+        adata,
+        ref,
+        method="scnym",
+        model_kwargs={"max_epochs": 40},
+        return_model=True,
+        train_kwargs=QUIET,
+    )
     return adata, model
 
 
@@ -111,6 +120,7 @@ def test_nothing_novel_is_seen_in_the_pancreas_across_technologies(pair):
     assert result["false_novel"] < 0.05
 
 
+@pytest.mark.slow
 def test_hidden_types_of_the_pancreas_are_found_across_technologies(pair):
     adata, ref = pair("pancreas_baron_to_segerstolpe")
     result = novel_found(adata, ref[~ref.obs["cell_type"].isin(["ductal", "delta"])].copy())
@@ -118,6 +128,7 @@ def test_hidden_types_of_the_pancreas_are_found_across_technologies(pair):
     assert result["novel_auroc"] > 0.95
 
 
+@pytest.mark.slow
 def test_most_of_a_type_with_five_labelled_cells_is_found(read_real):
     # The type's other cells are in the query, with a tenth of every other type.
     task = next(t for t in load_suite("rare").tasks if t.name == "pbmc3k_rare_5")
