@@ -114,7 +114,6 @@ def test_labels_are_irrelevant(method, given, baseline):
             "wrong": "no such type",
             "missing": np.nan,
         }[given]
-        adata.obs[method] = adata.obs["cell_type"]
     assert_same(cluster(adata, method), baseline[method], method)
 
 

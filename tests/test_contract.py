@@ -329,6 +329,19 @@ def test_a_query_may_be_small(method, n, adata, ref):
 
 
 @every_method
+def test_cells_that_express_nothing_change_nothing(method, adata, ref):
+    clean = annotate(adata.copy(), ref.copy(), method, train_kwargs=QUICK)
+    nothing = adata[:20].copy()
+    nothing.X = nothing.X * 0
+    nothing.obs_names = [f"empty_{i}" for i in range(20)]
+    both = ad.concat([nothing, adata])
+    result = annotate(both, ref, method, train_kwargs=QUICK)
+    assert result.obs["sctool"][:20].isna().all()
+    assert list(result.obs["sctool"][20:]) == list(clean.obs["sctool"])
+    np.testing.assert_array_equal(result.obsm["sctool_proba"][20:], clean.obsm["sctool_proba"])
+
+
+@every_method
 def test_a_reference_of_one_cell_a_type_is_enough(method, adata, ref):
     result = annotate(adata, ref[: len(TYPES)].copy(), method, train_kwargs=QUICK)
     assert list(result.uns["sctool"]["classes"]) == TYPES
@@ -341,7 +354,7 @@ def test_a_type_of_one_labelled_cell_is_kept_and_its_others_are_unlabelled(metho
     keep[np.flatnonzero(~keep)[0]] = True
     ref.obs["cell_type"] = ref.obs["cell_type"].where(keep)
     result = annotate(adata, ref, method, train_kwargs=QUICK)
-    assert list(result.obs["sctool"].cat.categories) == TYPES
+    assert list(result.uns["sctool"]["classes"]) == TYPES
     proba = result.obsm["sctool_proba"]
     assert proba.shape == (adata.n_obs, len(TYPES))
     assert (proba[:, TYPES.index("DC")] > 0).all()
@@ -380,8 +393,10 @@ def test_the_slots_are_those_documented(method):
     assert proba.dtype == np.float32
     assert proba.shape == (adata.n_obs, len(TYPES))
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert list(adata.obs["my"].cat.categories) == names
-    np.testing.assert_array_equal(adata.obs["my"].cat.codes, proba.argmax(axis=1))
+    assert list(adata.uns["my"]["classes"]) == names
+    found = np.array(names)[proba.argmax(axis=1)]
+    assert list(adata.obs["my"]) == list(found)
+    assert list(adata.obs["my"].cat.categories) == [name for name in names if name in found]
     assert adata.obs["my_score"].dtype == np.float32
     np.testing.assert_array_equal(adata.obs["my_score"], proba.max(axis=1))
     assert adata.obs["my_novel_score"].dtype == np.float32
@@ -396,7 +411,9 @@ def test_the_slots_are_those_documented(method):
     assert np.isfinite(embedding).all()
 
     uns = adata.uns["my"]
-    assert set(uns) == {"classes", "params", "versions", "audit"}
+    assert set(uns) == {"classes", "novel_classes", "novel", "params", "versions", "audit"}
+    assert list(uns["novel"].columns) == ["n_cells", "nearest", "distance", "markers"]
+    assert len(uns["novel"]) == len(uns["novel_classes"]) == 0
     assert list(uns["classes"]) == names
     assert {"sctool", "scvi-tools", "torch", "python"} <= set(uns["versions"])
     assert len(uns["audit"]) >= 2

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from synthetic import GENES, TYPES, simulate, simulate_sides
+from synthetic import GENES, TYPES, simulate, simulate_joint, simulate_sides
 
 import sctool
 from sctool._data import (
@@ -28,7 +28,7 @@ from sctool._data import (
 )
 from sctool._data._expression import detect_scale
 from sctool._data._genes import match_genes
-from sctool.model import AnnotationModel
+from sctool.model import AnnotationModel, LogisticClassifier
 
 
 def cp10k(x: sp.csr_matrix) -> np.ndarray:
@@ -562,7 +562,7 @@ def test_size_factors_are_of_the_shared_genes(few_genes):
     data = join(adata, ref, labels_key="cell_type")
     assert list(data.genes.index) == ["a", "b"]
     assert data.x.toarray().tolist() == [[1, 3], [2, 2], [1, 4], [5, 0]]
-    features, x, _ = Features.fit(data, None)
+    features, x = Features.fit(data, None)
     shares = np.array([[0.25, 0.75], [0.5, 0.5], [0.2, 0.8], [1, 0]])
     np.testing.assert_allclose(x.toarray(), np.log(1 + 1e4 * shares), rtol=1e-6)
     mean = (np.log(2501) + np.log(5001)) / 2, (np.log(7501) + np.log(5001)) / 2
@@ -577,7 +577,7 @@ def test_size_factors_are_of_the_shared_genes(few_genes):
 def test_size_factors_come_before_the_selection():
     adata, ref = simulate_sides()
     data = join(adata, ref, labels_key="cell_type")
-    features, x, _ = Features.fit(data, 60)
+    features, x = Features.fit(data, 60)
     assert len(features.selected) == 60
     assert list(features.genes.index) == GENES
     columns = data.genes.index.get_indexer(features.selected)
@@ -590,7 +590,7 @@ def test_size_factors_come_before_the_selection():
 
 def test_variable_genes_are_those_that_vary():
     _, ref = simulate_sides(n_ref=400)
-    features, _, _ = Features.fit(read_cells(ref, None, "ref"), 32)
+    features, _ = Features.fit(read_cells(ref, None, "ref"), 32)
     markers = set(GENES[:32])
     assert len(markers & set(features.selected)) >= 16  # 3 by chance
 
@@ -614,7 +614,7 @@ def test_all_genes_means_those_that_a_cell_expresses():
     x = ref.X.toarray()
     x[:, [3, 7]] = 0
     ref.X = sp.csr_matrix(x)
-    features, _, _ = Features.fit(read_cells(ref, None, "ref"), None)
+    features, _ = Features.fit(read_cells(ref, None, "ref"), None)
     assert set(GENES) - set(features.selected) == {GENES[3], GENES[7]}
 
 
@@ -632,17 +632,65 @@ def test_missing_genes_take_the_mean_of_the_reference():
     assert "genes: 2 of the model's 3 genes (67%) are in the query" in notes[-1]
 
 
-def test_empty_cells_are_named_nonsense(caplog):
+# -- empty cells ---------------------------------------------------------------------------------
+
+
+def emptied(adata: ad.AnnData, cells: list[int]) -> ad.AnnData:
+    """Some cells express no gene that the other side has, only one of their own."""
+    x = sp.lil_matrix(adata.X)
+    x[cells] = 0
+    own = sp.csr_matrix((np.ones(adata.n_obs), (np.arange(adata.n_obs), [0] * adata.n_obs)))
+    both = ad.AnnData(sp.hstack([x, own], format="csr"), obs=adata.obs.copy())
+    both.var_names = [*adata.var_names, "nobody else has"]
+    return both
+
+
+def test_empty_cells_change_nothing_for_the_others_and_have_no_name(caplog):
     adata, ref = simulate_sides()
-    x = adata.X.toarray()
-    x[:3] = 0
-    adata.X = sp.csr_matrix(x)
-    result = logistic(adata, ref)
-    assert "3 express none of the shared genes; their labels mean nothing" in audit(result)
-    assert "3 cells express none of the shared genes" in caplog.text
-    assert np.isfinite(result.obsm["sctool_proba"]).all()
+    gone = [0, 5, 79]
+    kept = np.setdiff1d(np.arange(adata.n_obs), gone)
+    result = logistic(emptied(adata, gone), ref)
+    clean = logistic(adata[kept].copy(), ref)
+    assert "query: 3 cells express none of the genes used and were left out" in audit(result)
+    assert "3 cells express none" in caplog.text
+    assert result.obs["sctool"].isna().tolist() == np.isin(np.arange(adata.n_obs), gone).tolist()
+    for column in ("sctool_score", "sctool_novel_score"):
+        assert (result.obs[column].iloc[gone] == 0).all()
+    assert (result.obsm["sctool_proba"][gone] == 0).all()
+    assert list(result.obs["sctool"].iloc[kept]) == list(clean.obs["sctool"])
+    np.testing.assert_array_equal(result.obsm["sctool_proba"][kept], clean.obsm["sctool_proba"])
+
+
+def test_a_trained_model_does_not_name_empty_cells():
+    adata, ref = simulate_sides()
     model = train_logistic(adata, ref)
-    assert "3 express none of the shared genes" in audit(logistic(adata, model))
+    result = logistic(emptied(adata, [0, 5]), model)
+    assert "cells: 2 express none of the model's genes: they are not named" in audit(result)
+    assert np.flatnonzero(result.obs["sctool"].isna()).tolist() == [0, 5]
+    assert (result.obs["sctool_score"].iloc[[0, 5]] == 0).all()
+
+
+def test_empty_cells_of_the_reference_teach_nothing():
+    adata, ref = simulate_sides()
+    gone = [1, 2, 3]
+    kept = np.setdiff1d(np.arange(ref.n_obs), gone)
+    result = logistic(adata.copy(), emptied(ref, gone))
+    clean = logistic(adata, ref[kept].copy())
+    assert "ref: 3 cells express none of the genes used and were left out" in audit(result)
+    np.testing.assert_allclose(result.obsm["sctool_proba"], clean.obsm["sctool_proba"], atol=1e-6)
+
+
+def test_a_query_of_empty_cells_alone_is_refused():
+    adata, ref = simulate_sides()
+    with pytest.raises(ValueError, match="None of the 80 cells express a gene"):
+        logistic(emptied(adata, list(range(80))), ref)
+
+
+def test_a_model_set_up_with_empty_cells_refuses_them():
+    joint = emptied(simulate_joint(), [3, 4])[:, :-1].copy()
+    LogisticClassifier.setup_anndata(joint, "cell_type", "Unknown")
+    with pytest.raises(ValueError, match="2 cells of adata express no gene"):
+        LogisticClassifier(joint)
 
 
 # -- genes ---------------------------------------------------------------------------------------
@@ -666,8 +714,8 @@ def test_the_order_of_the_references_genes_is_irrelevant(n_top_genes):
     order = np.random.default_rng(1).permutation(ref.n_vars)
     data = join(adata, ref[:, order].copy(), labels_key="cell_type")
     assert list(data.genes.index) == [GENES[i] for i in order]
-    wanted, x, _ = Features.fit(expected("join"), n_top_genes)
-    features, y, _ = Features.fit(data, n_top_genes)
+    wanted, x = Features.fit(expected("join"), n_top_genes)
+    features, y = Features.fit(data, n_top_genes)
     assert list(features.selected) == list(wanted.selected) == sorted(wanted.selected)
     np.testing.assert_allclose(y.toarray(), x.toarray(), rtol=1e-6)
     np.testing.assert_allclose(features.mean, wanted.mean, rtol=1e-5)

@@ -4,11 +4,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from scanpy.plotting.palettes import default_102
 from synthetic import TYPES, simulate
 
+import sctool
 from sctool import _slots
 
+RESULT = {"classes", "novel_classes", "novel", "params", "versions", "audit"}
 KEYS = {"my", "my_score", "my_novel", "my_novel_score"}
 
 
@@ -18,16 +21,18 @@ def write(adata: ad.AnnData, **changes: object) -> ad.AnnData:
     proba[3:] = [0.25, 0.75]
     if changes.get("novel_classes"):
         proba = np.hstack([proba * 0.9, np.full((adata.n_obs, 1), 0.1)])
+        proba[-1] = [0.1, 0.1, 0.8]
     given = {
         "classes": ["a", "b"],
         "novel_classes": [],
-        "novel_table": None,
+        "novel_table": pd.DataFrame(),
         "n_novel": None,
         "colors": {},
         "proba": proba,
         "latent": np.ones((adata.n_obs, 2)),
         "novel_score": np.linspace(0, 1, adata.n_obs),
         "novel": np.arange(adata.n_obs) == 0,
+        "unseen": np.zeros(adata.n_obs, dtype=bool),
         "params": {"method": "m"},
         "versions": {"sctool": "1"},
         "audit": ["one", "two"],
@@ -44,6 +49,7 @@ def write_clusters(adata: ad.AnnData) -> ad.AnnData:
         codes=np.arange(adata.n_obs) % 2,
         names=["0", "1"],
         score=np.ones(adata.n_obs),
+        unseen=np.zeros(adata.n_obs, dtype=bool),
         latent=np.ones((adata.n_obs, 2)),
         n_clusters={"n": 2},
         params={"n_clusters": None},
@@ -110,7 +116,8 @@ def test_an_annotations_types(cells):
     assert dtypes == {"my_score": "float32", "my_novel_score": "float32", "my_novel": "bool"}
     for slot in ("X_my", "my_proba"):
         assert cells.obsm[slot].dtype == np.float32
-    assert list(cells.uns["my"]) == ["classes", "params", "versions", "audit"]
+    assert set(cells.uns["my"]) == RESULT
+    assert len(cells.uns["my"]["novel"]) == len(cells.uns["my"]["novel_classes"]) == 0
     assert list(cells.uns["my"]["audit"]) == ["one", "two"]
     assert "my_colors" not in cells.uns
 
@@ -167,7 +174,7 @@ def test_nothing_of_an_earlier_result_is_left(second, cells):
         write(cells, novel=None)
         assert set(cells.obs) == before["obs"] | KEYS - {"my_novel"}
         assert set(cells.obsm) == {"X_my", "my_proba"}
-        assert set(cells.uns["my"]) == {"classes", "params", "versions", "audit"}
+        assert set(cells.uns["my"]) == RESULT
     else:
         write_clusters(cells)
         assert set(cells.obs) == before["obs"] | {"my", "my_score"}
@@ -228,3 +235,161 @@ def test_names_of_types_are_values_and_never_names_of_slots(cells, tmp_path):
     assert list(read.uns["my"]["classes"]) == [*classes, "novel/1"]
     assert list(read.uns["my"]["novel"].index) == ["novel/1"]
     assert list(read.obs["cell_type"].cat.categories) == TYPES
+
+
+# -- keys ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", " ", None, 3, "CD4/CD8", "a\0b", ".", "..", "_index"])
+def test_keys_that_no_file_holds_are_refused(key, cells):
+    with pytest.raises(ValueError, match="key_added="):
+        _slots.check_key(cells, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "slot", "where"),
+    [
+        ("leiden", "leiden", "obs"),
+        ("S", "S_score", "obs"),
+        ("pca", "X_pca", "obsm"),
+        ("umap", "umap", "uns"),
+        ("PCs", "PCs", "varm"),
+    ],
+)
+def test_what_others_wrote_is_never_replaced(key, slot, where, cells):
+    n = cells.n_vars if where == "varm" else cells.n_obs
+    getattr(cells, where)[slot] = {"params": {}} if where == "uns" else np.ones((n, 2))[:, 0]
+    if where in ("obsm", "varm"):
+        getattr(cells, where)[slot] = np.ones((n, 2))
+    with pytest.raises(ValueError, match=rf"adata.{where}\['{slot}'\] exists"):
+        _slots.check_key(cells, key)
+    _slots.check_key(cells, "my")
+
+
+def test_an_earlier_result_may_be_replaced(cells):
+    _slots.check_key(write(cells), "my")
+    _slots.check_key(write_clusters(cells), "my")
+    del cells.uns["my"]
+    with pytest.raises(ValueError, match="was not written by sctool"):
+        _slots.check_key(cells, "my")
+    # the name of the default key says whose it is
+    cells.obs["sctool"] = "a"
+    _slots.check_key(cells, "sctool")
+
+
+@pytest.mark.parametrize("tool", ["annotate", "cluster", "explain"])
+def test_every_tool_refuses_a_bad_key_first(tool, cells):
+    given = {"annotate": ["no such model"], "cluster": [], "explain": ["no such model"]}[tool]
+    with pytest.raises(ValueError, match="key_added='CD4/CD8' cannot be the name of a slot"):
+        getattr(sctool.tl, tool)(cells, *given, key_added="CD4/CD8")
+
+
+# -- renaming ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def novel() -> ad.AnnData:
+    """Return cells of a, b, c and two novel groups, two of each, with colours; none of "c"."""
+    names = ["a", "b", "c", "novel_1", "novel_2"]
+    proba = np.full((8, 5), 0.1)
+    proba[np.arange(8), [0, 0, 1, 1, 3, 3, 4, 4]] = 0.6
+    table = pd.DataFrame({"n_cells": [2, 2]}, index=pd.Index(names[3:], dtype=object))
+    return write(
+        simulate(8),
+        classes=names[:3],
+        novel_classes=names[3:],
+        novel_table=table,
+        colors={"a": "#aaaaaa", "b": "#bbbbbb", "c": "#cccccc"},
+        proba=proba,
+        novel=np.arange(8) >= 4,
+    )
+
+
+def test_only_types_that_occur_are_categories(novel):
+    assert list(novel.obs["my"].cat.categories) == ["a", "b", "novel_1", "novel_2"]
+    assert list(novel.uns["my"]["classes"]) == ["a", "b", "c", "novel_1", "novel_2"]
+    assert list(novel.uns["my_colors"])[:2] == ["#aaaaaa", "#bbbbbb"]
+    assert len(novel.uns["my_colors"]) == 4
+    sc.tl.rank_genes_groups(novel, "my", method="t-test_overestim_var", n_genes=5)
+
+
+CHANGES = {
+    "as it is": lambda x: x,
+    "a type is gone": lambda x: x[x.obs["my"] != "a"].copy(),
+    "categories in another order": lambda x: reordered(x),
+    "a cell without a name": lambda x: without_name(x),
+    "a name given by hand": lambda x: by_hand(x),
+    "read from a file": lambda x: x,
+}
+
+
+def reordered(adata: ad.AnnData) -> ad.AnnData:
+    """Categories backwards, with their colours."""
+    names = list(adata.obs["my"].cat.categories)[::-1]
+    adata.obs["my"] = adata.obs["my"].cat.reorder_categories(names)
+    adata.uns["my_colors"] = adata.uns["my_colors"][::-1]
+    return adata
+
+
+def without_name(adata: ad.AnnData) -> ad.AnnData:
+    """The first cell and the fifth have no name."""
+    adata.obs.loc[adata.obs_names[[0, 4]], "my"] = np.nan
+    return adata
+
+
+def by_hand(adata: ad.AnnData) -> ad.AnnData:
+    """The first cell has a name that the model does not know, and colours are out of step."""
+    adata.obs["my"] = adata.obs["my"].cat.add_categories(["z"])
+    adata.obs.loc[adata.obs_names[0], "my"] = "z"
+    return adata
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["new", "c", "a"])
+def test_renaming_goes_by_name(name, change, novel, tmp_path):
+    adata = CHANGES[change](novel)
+    if change == "read from a file":
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad")
+    before = adata.obs["my"].astype(object).copy()
+    scores, proba = adata.obs["my_score"].copy(), adata.obsm["my_proba"].copy()
+    colors = dict(zip(adata.obs["my"].cat.categories, adata.uns.get("my_colors", []), strict=False))
+    sctool.tl.rename_novel(adata, {"novel_1": name}, key="my")
+    expected = before.where(before != "novel_1", name)
+    pd.testing.assert_series_equal(adata.obs["my"].astype(object), expected)
+    merged = {"a": [0, 3], "c": [2, 3], "new": [3]}[name]
+    classes = list(adata.uns["my"]["classes"])
+    np.testing.assert_allclose(
+        adata.obsm["my_proba"][:, classes.index(name)], proba[:, merged].sum(axis=1)
+    )
+    unknown = ~expected.isin(classes)
+    pd.testing.assert_series_equal(adata.obs["my_score"][unknown], scores[unknown])
+    got = adata.obs["my_score"].to_numpy()[~unknown]
+    columns = [classes.index(n) for n in expected[~unknown]]
+    np.testing.assert_array_equal(got, adata.obsm["my_proba"][~unknown][range(len(got)), columns])
+    assert list(adata.obs["my_novel"]) == list(expected == "novel_2")
+    assert list(adata.uns["my"]["novel"].index) == ["novel_2"]
+    if "my_colors" in adata.uns:
+        after = dict(zip(adata.obs["my"].cat.categories, adata.uns["my_colors"], strict=True))
+        assert {n: after[n] for n in colors if n in after} == {
+            n: c for n, c in colors.items() if n in after
+        }
+        assert after[name] == colors.get(name, colors["novel_1"])
+    else:
+        assert change == "a name given by hand"
+    adata.write_h5ad(tmp_path / "renamed.h5ad")
+
+
+def test_nothing_is_renamed_if_it_cannot_be(novel):
+    del novel.obsm["my_proba"]
+    before = novel.copy()
+    with pytest.raises(KeyError):
+        sctool.tl.rename_novel(novel, {"novel_1": "new"}, key="my")
+    pd.testing.assert_frame_equal(novel.obs, before.obs)
+    assert list(novel.uns["my"]["classes"]) == list(before.uns["my"]["classes"])
+
+
+def test_an_evaluation_of_the_old_names_is_dropped(novel):
+    novel.uns["my_evaluation"] = {}
+    sctool.tl.rename_novel(novel, {"novel_1": "new"}, key="my")
+    assert "my_evaluation" not in novel.uns

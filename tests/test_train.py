@@ -196,3 +196,15 @@ def test_a_loss_of_the_history_is_the_mean_over_the_cells_of_an_epoch(name, monk
     expected = (values[..., 0] * values[..., 1]).sum(axis=1) / values[..., 1].sum(axis=1)
     found = model.history_[f"{name}_train"].to_numpy(dtype=float).ravel()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["scnym", "cicl"])
+def test_a_slurm_job_of_several_tasks_is_one_process_like_any_other(method, monkeypatch):
+    tasks = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "1"}
+    tasks |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    for name, value in (tasks | {"SLURM_NTASKS_PER_NODE": "4"}).items():
+        monkeypatch.setenv(name, value)
+    model = make_model(method)
+    model.train(**(FAST | {"max_epochs": 1}))
+    assert model.trainer.world_size == 1
+    assert model.is_trained_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,54 @@ def writable(adata: AnnData, copy: bool) -> AnnData:
     return adata
 
 
+def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
+    """Refuse a key that no file can hold, or that would replace what sctool has not written.
+
+    Raises
+    ------
+    ValueError
+        ``key`` is no text, empty, or not a valid name in a file; or slots of that name exist that
+        are not an earlier result.
+    """
+    if not isinstance(key, str) or not key.strip():
+        raise ValueError(f"{name}={key!r}: pass a text that is not empty.")
+    if "/" in key or "\0" in key or key in (".", "..", "_index"):
+        raise ValueError(
+            f"{name}={key!r} cannot be the name of a slot in a file: leave out '/', and do not use "
+            "'.', '..' or '_index'."
+        )
+    result = adata.uns.get(key, {})
+    ours = isinstance(result, Mapping) and ("audit" in result or {"names", "genes"} <= set(result))
+    # "sctool" is ours by its name: ``uns`` may have been lost since, as in ``anndata.concat``.
+    if ours or key.startswith("sctool"):
+        return
+    slots = [("uns", key), ("varm", key)]
+    slots += [("obs", column) for column in columns(key)]
+    slots += [("obsm", slot) for slot in arrays(key)]
+    for where, slot in slots:
+        if slot in getattr(adata, where):
+            raise ValueError(
+                f"{name}={key!r}: adata.{where}[{slot!r}] exists and was not written by sctool. "
+                f"Pass another {name}, or delete it first."
+            )
+
+
+def columns(key: str) -> list[str]:
+    """Names of the columns of ``obs`` that hold a result."""
+    return [key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"]
+
+
+def arrays(key: str) -> list[str]:
+    """Names of the arrays of ``obsm`` that hold a result."""
+    return [f"X_{key}", f"{key}_proba"]
+
+
 def clear(adata: AnnData, key: str) -> None:
     """Remove what an earlier call left under ``key``, so that no two results are mixed."""
-    for column in (key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"):
+    for column in columns(key):
         if column in adata.obs:
             del adata.obs[column]
-    for slot in (f"X_{key}", f"{key}_proba"):
+    for slot in arrays(key):
         adata.obsm.pop(slot, None)
     for slot in (key, f"{key}_colors", f"{key}_evaluation"):
         adata.uns.pop(slot, None)
@@ -55,42 +98,44 @@ def write_annotation(
     *,
     classes: list[str],
     novel_classes: list[str],
-    novel_table: pd.DataFrame | None,
+    novel_table: pd.DataFrame,
     n_novel: dict[str, int] | None,
     colors: dict[str, str],
     proba: np.ndarray,
     latent: np.ndarray,
     novel_score: np.ndarray,
     novel: np.ndarray | None,
+    unseen: np.ndarray,
     params: dict[str, Any],
     versions: dict[str, str],
     audit: list[str],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.annotate` documents."""
+    """Write the slots that :func:`sctool.tl.annotate` documents.
+
+    ``unseen`` marks the cells, (n_cells,), that express no gene of the model; they get no name.
+    """
     clear(adata, key)
     names = [*classes, *novel_classes]
-    adata.obs[key] = pd.Categorical.from_codes(proba.argmax(axis=1), names)
-    adata.obs[f"{key}_score"] = proba.max(axis=1).astype(np.float32)
-    adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
+    codes = np.where(unseen, -1, proba.argmax(axis=1))
+    adata.obs[key] = pd.Categorical.from_codes(codes, names).remove_unused_categories()
+    adata.obs[f"{key}_score"] = np.where(unseen, 0, proba.max(axis=1)).astype(np.float32)
+    adata.obs[f"{key}_novel_score"] = np.where(unseen, 0, novel_score).astype(np.float32)
     if novel is not None:
-        adata.obs[f"{key}_novel"] = novel.astype(bool)
+        adata.obs[f"{key}_novel"] = novel.astype(bool) & ~unseen
     adata.obsm[f"X_{key}"] = latent.astype(np.float32)
-    adata.obsm[f"{key}_proba"] = proba.astype(np.float32)
+    adata.obsm[f"{key}_proba"] = np.where(unseen[:, None], 0, proba).astype(np.float32)
     if all(name in colors for name in classes):
         known = [colors[name] for name in classes]
-        adata.uns[f"{key}_colors"] = np.array(
-            [*known, *unused_colors(known, len(novel_classes))], dtype=object
-        )
+        by_name = dict(zip(names, [*known, *unused_colors(known, len(novel_classes))], strict=True))
+        write_colors(adata, key, by_name)
     adata.uns[key] = {
         "classes": np.array(names, dtype=object),
         "params": storable(params),
         "versions": versions,
         "audit": np.array(audit, dtype=object),
+        "novel_classes": np.array(novel_classes, dtype=object),
+        "novel": novel_table,
     }
-    if novel_classes:
-        adata.uns[key]["novel_classes"] = np.array(novel_classes, dtype=object)
-    if novel_table is not None:
-        adata.uns[key]["novel"] = novel_table
     if n_novel is not None:
         adata.uns[key]["n_novel"] = n_novel
 
@@ -103,6 +148,7 @@ def write_clusters(
     names: list[str],
     score: np.ndarray,
     latent: np.ndarray,
+    unseen: np.ndarray,
     n_clusters: dict[str, int],
     params: dict[str, Any],
     versions: dict[str, str],
@@ -110,8 +156,8 @@ def write_clusters(
 ) -> None:
     """Write the slots that :func:`sctool.tl.cluster` documents."""
     clear(adata, key)
-    adata.obs[key] = pd.Categorical.from_codes(codes, names)
-    adata.obs[f"{key}_score"] = score.astype(np.float32)
+    adata.obs[key] = pd.Categorical.from_codes(np.where(unseen, -1, codes), names)
+    adata.obs[f"{key}_score"] = np.where(unseen, 0, score).astype(np.float32)
     adata.obsm[f"X_{key}"] = latent.astype(np.float32)
     adata.uns[key] = {
         "n_clusters": n_clusters,
@@ -135,37 +181,53 @@ def unused_colors(used: list[str], n: int) -> list[str]:
     return [free[i % len(free)] for i in range(n)]
 
 
+def write_colors(adata: AnnData, key: str, colors: dict[str, str]) -> None:
+    """Scanpy's colours of a categorical column, in the order of its categories."""
+    order = [colors[str(name)] for name in adata.obs[key].cat.categories]
+    adata.uns[f"{key}_colors"] = np.array(order, dtype=object)
+
+
 def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
-    """Give novel groups names; groups of one name, or of a known type's, become one."""
-    result = adata.uns[key]
-    old = [str(name) for name in result["classes"]]
-    novel = [str(name) for name in result["novel_classes"]]
-    renamed = [names.get(name, name) for name in old]
-    new = list(dict.fromkeys(renamed))
-    proba = adata.obsm[f"{key}_proba"]
-    merged = np.zeros((len(proba), len(new)), dtype=np.float32)
-    for column, name in enumerate(renamed):
-        merged[:, new.index(name)] += proba[:, column]
-    codes = np.array([new.index(name) for name in renamed])[adata.obs[key].cat.codes]
-    remaining = [name for name in novel if name not in names]
-    adata.obs[key] = pd.Categorical.from_codes(codes, new)
-    adata.obs[f"{key}_score"] = merged[np.arange(len(codes)), codes]
-    adata.obs[f"{key}_novel"] = adata.obs[key].isin(remaining).to_numpy()
-    adata.obsm[f"{key}_proba"] = merged
-    if f"{key}_colors" in adata.uns:
-        first = [renamed.index(name) for name in new]
-        adata.uns[f"{key}_colors"] = np.asarray(adata.uns[f"{key}_colors"], dtype=object)[first]
-    result["classes"] = np.array(new, dtype=object)
-    for slot, value in (
-        ("novel_classes", np.array(remaining, dtype=object)),
-        ("novel", result["novel"].loc[remaining] if "novel" in result else None),
-    ):
-        if remaining and value is not None:
-            result[slot] = value
-        else:
-            result.pop(slot, None)
-    said = ", ".join(f"{old!r} to {new!r}" for old, new in names.items())
-    result["audit"] = np.array([*result["audit"], f"novel: a person renamed {said}"], dtype=object)
+    """Give novel groups names; groups of one name, or of a known type's, become one.
+
+    By name throughout: cells, categories and colours may have been subset or reordered since.
+    Nothing is written before everything is computed.
+    """
+    result, values = adata.uns[key], adata.obs[key]
+    classes = [names.get(str(name), str(name)) for name in result["classes"]]
+    merged = list(dict.fromkeys(classes))
+    membership = np.array([[name == other for other in merged] for name in classes], np.float32)
+    proba = np.asarray(adata.obsm[f"{key}_proba"]) @ membership
+    old = [str(name) for name in values.cat.categories]
+    new = [names.get(name, name) for name in old]
+    categories = list(dict.fromkeys(new))
+    codes = np.append(pd.Index(categories).get_indexer(new), -1)[values.cat.codes]
+    renamed = pd.Categorical.from_codes(codes, categories)
+    column = pd.Index(merged).get_indexer(renamed.astype(object))
+    score = np.where(
+        column < 0, adata.obs[f"{key}_score"], proba[np.arange(adata.n_obs), column]
+    ).astype(np.float32)
+    remaining = [name for name in map(str, result["novel_classes"]) if name not in names]
+    colors = dict(zip(old, adata.uns.get(f"{key}_colors", []), strict=False))
+    # A known type's own colour stays, where it has one.
+    by_name = {names.get(name, name): color for name, color in colors.items()} | colors
+    said = ", ".join(f"{before!r} to {after!r}" for before, after in names.items())
+
+    adata.obs[key] = renamed
+    adata.obs[f"{key}_score"] = score
+    adata.obs[f"{key}_novel"] = renamed.isin(remaining)
+    adata.obsm[f"{key}_proba"] = proba
+    adata.uns.pop(f"{key}_evaluation", None)
+    adata.uns.pop(f"{key}_colors", None)
+    if set(categories) <= set(by_name):
+        write_colors(adata, key, by_name)
+    adata.uns[key] = {
+        **result,
+        "classes": np.array(merged, dtype=object),
+        "novel_classes": np.array(remaining, dtype=object),
+        "novel": result["novel"].loc[remaining],
+        "audit": np.array([*result["audit"], f"novel: a person renamed {said}"], dtype=object),
+    }
 
 
 def write_explanation(

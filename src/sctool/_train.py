@@ -19,6 +19,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from scvi.train import Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
@@ -200,6 +201,9 @@ def fit(
         "callbacks": callbacks,
         "enable_progress_bar": False,
     }
+    if options.trainer.get("devices", "auto") in ("auto", 1):
+        # Inside a SLURM job Lightning would otherwise expect a process for each of its tasks.
+        arguments = {"plugins": [LightningEnvironment()], **arguments}
     with _quiet():
         TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
 

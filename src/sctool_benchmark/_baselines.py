@@ -141,7 +141,7 @@ def _inputs(cells: ad.AnnData, layer: str | None) -> tuple[ad.AnnData, sp.csr_ma
     Both are of shape (n_cells, n_genes).
     """
     data = _data.read_cells(cells, layer, "data")
-    features, x, _ = _data.Features.fit(data, N_GENES, None)
+    features, x = _data.Features.fit(data, N_GENES, None)
     positions = data.genes.index.get_indexer(features.selected)
     return ad.AnnData(data.x[:, positions]), x
 

@@ -144,13 +144,12 @@ class Features:
     @classmethod
     def fit(
         cls, data: TrainingData, n_top_genes: int | None, target_sum: float | None = TARGET_SUM
-    ) -> tuple[Features, sp.csr_matrix, list[str]]:
-        """Learn from the training cells; returns also their inputs (cells x selected) and notes.
+    ) -> tuple[Features, sp.csr_matrix]:
+        """Learn from the training cells; returns also their inputs (cells x selected).
 
         ``target_sum=None`` scales each cell to the median of their totals if they are counts, which
         alone say how deeply cells were sequenced, and else to ``TARGET_SUM``.
         """
-        notes = _note_empty_cells(data.x)
         if target_sum is None:
             target_sum = TARGET_SUM
             if data.is_counts:
@@ -167,7 +166,7 @@ class Features:
         x = x[:, keep]
         labelled = np.flatnonzero(data.labels.codes >= 0)
         mean = np.asarray((x[labelled] if len(labelled) else x).mean(axis=0), dtype=np.float32)
-        return cls(data.genes, genes[keep], mean.ravel(), target_sum, data.ignore_case), x, notes
+        return cls(data.genes, genes[keep], mean.ravel(), target_sum, data.ignore_case), x
 
     def keep(self, positions: np.ndarray) -> None:
         """See no genes but those at some positions of ``selected``."""
@@ -214,7 +213,6 @@ class Features:
 
         def chunks() -> Iterator[sp.csr_matrix]:
             for x in expression.linear(locate(theirs, ours), len(ours)):
-                audit.extend(note for note in _note_empty_cells(x) if note not in audit)
                 total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
                 yield normalize(x[:, columns], self.target_sum, total)
 
@@ -225,10 +223,3 @@ class Features:
         ours, theirs, _ = match_genes(self.genes, var, self.ignore_case)
         columns = self.genes.index.get_indexer(self.selected)
         return locate(theirs, ours[columns])
-
-
-def _note_empty_cells(x: sp.csr_matrix) -> list[str]:
-    n = int((np.diff(x.indptr) == 0).sum())
-    if n:
-        logger.warning("%d cells express none of the shared genes: their labels mean nothing.", n)
-    return [f"cells: {n} express none of the shared genes; their labels mean nothing"] if n else []

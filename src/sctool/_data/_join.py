@@ -57,6 +57,38 @@ class TrainingData:
     colors: dict[str, str] = field(default_factory=dict)
     ignore_case: bool = False
 
+    def drop_empty(self, n_last: int) -> np.ndarray:
+        """Leave out the cells that express no gene: nothing can be learnt from them, or about them.
+
+        Parameters
+        ----------
+        n_last
+            Number of cells, the last ones, that are of the query or the only object.
+
+        Returns
+        -------
+        Which of these are left, (n_last,) bool.
+
+        Raises
+        ------
+        ValueError
+            None of the last cells are left.
+        """
+        keep = np.asarray(self.x.sum(axis=1)).ravel() > 0
+        kept_ref, kept_query = np.split(keep, [len(keep) - n_last])
+        if not kept_query.any():
+            raise ValueError(f"None of the {n_last} cells express a gene that can be used.")
+        if keep.all():
+            return kept_query
+        for side, kept in (("ref", kept_ref), ("query", kept_query)):
+            if n := int((~kept).sum()):
+                note = f"{side}: {n} cells express none of the genes used and were left out"
+                logger.warning("%s.", note)
+                self.audit.append(note)
+        self.x, self.domain = self.x[keep], self.domain[keep]
+        self.labels = self.labels[keep].remove_unused_categories()
+        return kept_query
+
     @property
     def expression(self) -> Expression:
         """The values, to be read like those of any other object."""

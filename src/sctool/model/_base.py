@@ -6,6 +6,7 @@ With ``_train.py`` the only code that touches scvi-tools' internals.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from sctool._docs import docs
 from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
 from sctool.model import _saving
 
+logger = logging.getLogger("sctool")
+
 LABELS_COLUMN, BATCH_COLUMN = "_sctool_labels", "_sctool_batch"
 #: Cells per forward pass.
 BATCH_SIZE = 2048
@@ -44,13 +47,30 @@ class Prediction:
         Probability of each name, (n_cells, n_names) float32, rows sum to 1.
     latent
         (n_cells, n_latent) float32: the encoder's embedding, or the logits where there is none.
+    unseen
+        Cells that express no gene of the model, (n_cells,) bool: nothing is known of them.
     audit
         What was found and repaired in the input.
     """
 
     proba: np.ndarray
     latent: np.ndarray
+    unseen: np.ndarray
     audit: list[str]
+
+    def expand(self, kept: np.ndarray) -> Prediction:
+        """The same for all cells, (n_cells,), where only those of a mask were looked at."""
+        proba, latent = expand(self.proba, kept), expand(self.latent, kept)
+        return Prediction(proba, latent, expand(self.unseen, kept, True), self.audit)
+
+
+def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarray:
+    """Values of all cells, (n_cells, ...), given those of a mask."""
+    if kept.all():
+        return values
+    out = np.full((len(kept), *values.shape[1:]), missing, dtype=values.dtype)
+    out[kept] = values
+    return out
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,11 @@ class CellModel(BaseModelClass):
         data = adata
         if not isinstance(data, TrainingData):
             data = self._registered_data(ignore_case)
+            if n := int((np.asarray(data.x.sum(axis=1)).ravel() == 0).sum()):
+                raise ValueError(
+                    f"{n} cells of adata express no gene, so nothing can be learnt about them: leave "
+                    "them out first, for example with sc.pp.filter_cells(adata, min_genes=1)."
+                )
         self.features_, x, fill, notes = self._fit_features(data)
         self.audit_ = data.audit + notes
         self._cells = Cells(x, self._arrays(data), fill)
@@ -164,10 +189,8 @@ class CellModel(BaseModelClass):
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
         """How the model sees cells; the training cells' inputs, what to add to each; and notes."""
-        features, x, notes = Features.fit(
-            data, self.settings_.n_top_genes, self.settings_.target_sum
-        )
-        return features, x, None, notes
+        features, x = Features.fit(data, self.settings_.n_top_genes, self.settings_.target_sum)
+        return features, x, None, []
 
     def _arrays(self, data: TrainingData) -> dict[str, np.ndarray]:
         """Values of the training cells that minibatches hold, each (n_cells,)."""
@@ -309,10 +332,18 @@ class CellModel(BaseModelClass):
         """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
         chunks, audit = self._read(adata, layer, indices)
-        proba, latent = zip(
-            *(pair for cells in chunks for pair in self._forward_cells(cells)), strict=True
-        )
-        return Prediction(np.concatenate(proba), np.concatenate(latent), audit)
+        proba, latent, unseen = [], [], []
+        for cells in chunks:
+            unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)
+            for batch_proba, batch_latent in self._forward_cells(cells):
+                proba.append(batch_proba)
+                latent.append(batch_latent)
+        empty = np.concatenate(unseen)
+        if n := int(empty.sum()):
+            note = f"cells: {n} express none of the model's genes: they are not named"
+            logger.warning("%s.", note)
+            audit.append(note)
+        return Prediction(np.concatenate(proba), np.concatenate(latent), empty, audit)
 
     @docs.dedent
     def predict(

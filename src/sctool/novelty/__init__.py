@@ -12,6 +12,6 @@ Steps and reasons are in ``docs/methods/scdet.md`` and ``docs/methods/gate.md``.
 """
 
 from sctool.novelty._cells import Novelty, find, known_types
-from sctool.novelty._describe import describe
+from sctool.novelty._describe import describe, group_sizes
 
-__all__ = ["Novelty", "describe", "find", "known_types"]
+__all__ = ["Novelty", "describe", "find", "group_sizes", "known_types"]

@@ -44,13 +44,14 @@ def describe(
     """
     import scanpy as sc
 
+    table = group_sizes(names, novel)
+    if not novel:
+        return table
     x, x_ref = normalize(linear.copy()), normalize(reference.copy())
     types = pd.unique(labels)
     profiles = np.stack([np.asarray(x_ref[labels == t].mean(axis=0)).ravel() for t in types])
-    sizes = pd.Series(names).value_counts().reindex(novel, fill_value=0)
-    testable = [n for n in novel if 1 < sizes[n] < len(names)]
-    markers = {}
-    if testable:
+    sizes = table["n_cells"]
+    if testable := [n for n in novel if 1 < sizes[n] < len(names)]:
         cells = AnnData(
             x,
             obs=pd.DataFrame(
@@ -61,15 +62,26 @@ def describe(
         sc.tl.rank_genes_groups(
             cells, "name", groups=testable, reference="rest", method="t-test", n_genes=N_MARKERS
         )
-        markers = {n: list(cells.uns["rank_genes_groups"]["names"][n]) for n in testable}
-    rows = []
-    for name in novel:
-        row = {"n_cells": int(sizes[name]), "nearest": "", "distance": np.nan, "markers": ""}
-        if sizes[name]:
-            profile = np.asarray(x[names == name].mean(axis=0)).ravel()
-            correlation = np.corrcoef(profile, profiles)[0, 1:]
-            row["nearest"] = str(types[correlation.argmax()])
-            row["distance"] = float(1 - correlation.max())
-            row["markers"] = ", ".join(map(str, markers.get(name, [])))
-        rows.append(row)
-    return pd.DataFrame(rows, index=pd.Index(novel, dtype=object))
+        for name in testable:
+            markers = cells.uns["rank_genes_groups"]["names"][name]
+            table.loc[name, "markers"] = ", ".join(map(str, markers))
+    for name in table.index[sizes > 0]:
+        profile = np.asarray(x[names == name].mean(axis=0)).ravel()
+        correlation = np.corrcoef(profile, profiles)[0, 1:]
+        table.loc[name, "nearest"] = str(types[correlation.argmax()])
+        table.loc[name, "distance"] = 1 - correlation.max()
+    return table
+
+
+def group_sizes(names: np.ndarray, novel: list[str]) -> pd.DataFrame:
+    """The table of :func:`describe` with nothing but the number of cells."""
+    sizes = pd.Series(names, dtype=object).value_counts().reindex(novel, fill_value=0)
+    return pd.DataFrame(
+        {
+            "n_cells": sizes.to_numpy(dtype=np.int64),
+            "nearest": np.full(len(novel), "", dtype=object),
+            "distance": np.full(len(novel), np.nan),
+            "markers": np.full(len(novel), "", dtype=object),
+        },
+        index=pd.Index(novel, dtype=object),
+    )

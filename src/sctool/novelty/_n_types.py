@@ -8,6 +8,7 @@ pairs of groups of one type are set beside pairs of groups of two. Steps and rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -75,7 +76,8 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
     codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
-    n_different = len(np.unique(z.round(3), axis=0))  # copies differ by rounding alone
+    rows = list(pairwise(x.indptr))
+    n_different = len({(x.indices[a:b].tobytes(), x.data[a:b].tobytes()) for a, b in rows})
     for _ in range(codes.max() + 1, min(n, n_different)):
         codes = split_largest(z, codes, seed)
     return codes

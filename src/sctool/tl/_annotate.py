@@ -140,7 +140,10 @@ def annotate(
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
-    if novel != "auto" and (not isinstance(novel, int) or isinstance(novel, bool) or novel < 0):
+    _slots.check_key(adata, key_added)
+    if novel != "auto" and (
+        not isinstance(novel, int | np.integer) or isinstance(novel, bool) or novel < 0
+    ):
         raise ValueError(f"novel={novel!r}: pass 'auto' or the number of novel types.")
     if method != "auto" and method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {['auto', *METHODS]!r}.")
@@ -163,10 +166,11 @@ def annotate(
             raise TypeError(
                 f"ref must be an AnnData, a sctool model or a path, not {type(ref).__name__}."
             )
-        table = None
         _refuse_training_arguments(model, method, batch_key, model_kwargs, train_kwargs)
         prediction = model.predict_cells(adata, layer)
         prediction.audit.extend(model._note_reuse(novel))
+        found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
+        table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
 
     target = _slots.writable(adata, copy)
     registered = {cls: name for name, cls in METHODS.items()}
@@ -182,6 +186,7 @@ def annotate(
         latent=prediction.latent,
         novel_score=model._novel_score(prediction.proba),
         novel=None if novel == 0 else model._is_novel(prediction.proba),
+        unseen=prediction.unseen,
         params={
             "method": registered.get(type(model), type(model).__name__),
             "preset": model.preset_,
@@ -195,31 +200,31 @@ def annotate(
 
 def _train_and_predict(
     adata: AnnData, ref: AnnData, cls: type[AnnotationModel], params: dict[str, Any]
-) -> tuple[AnnotationModel, Prediction, pd.DataFrame | None]:
-    """The model, without its cells; what it says of the query; a table of novel groups if any."""
+) -> tuple[AnnotationModel, Prediction, pd.DataFrame]:
+    """The model, without its cells; what it says of the query; a table of novel groups."""
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
     settings = cls._settings_for_novel(params["novel"], preset) | settings
     names = ("labels_key", "batch_key", "layer", "ignore_case")
     data = _data.join(adata, ref, **{name: params[name] for name in names})
+    kept = data.drop_empty(adata.n_obs)
+    n_cells = data.x.shape[0]
+    query = np.arange(n_cells - kept.sum(), n_cells)
     with seeded(params["random_state"]):
         model = cls(data, **settings)  # type: ignore[arg-type]
         model.train(**(params["train_kwargs"] or {}))
-        query = np.arange(ref.n_obs, data.x.shape[0])
         prediction = model.predict_cells(indices=query)
-    table = None
-    if model.novel_classes_:
-        labelled = np.flatnonzero(data.labels.codes >= 0)
-        table = novelty.describe(
-            data.x[query],
-            data.genes.index,
-            np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)],
-            model.novel_classes_,
-            data.x[labelled],
-            np.asarray(data.labels[labelled]),
-        )
+    labelled = np.flatnonzero(data.labels.codes >= 0)
+    table = novelty.describe(
+        data.x[query],
+        data.genes.index,
+        np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)],
+        model.novel_classes_,
+        data.x[labelled],
+        np.asarray(data.labels[labelled]),
+    )
     model._release()
-    return model, prediction, table
+    return model, prediction.expand(kept), table
 
 
 def _refuse_training_arguments(

@@ -9,6 +9,7 @@ from anndata import AnnData
 from sctool import _data, _neighbors, _slots
 from sctool._train import seeded
 from sctool.model import CICL, CLUSTER_METHODS, Prediction, Settings, load
+from sctool.model._base import expand
 from sctool.model._saving import versions
 
 
@@ -112,6 +113,8 @@ def cluster(
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     if method not in (known := ["leiden", *CLUSTER_METHODS]):
         raise ValueError(f"method={method!r} is unknown; known methods: {known!r}.")
+    key = method if key_added is None else key_added
+    _slots.check_key(adata, key)
     if n_clusters is not None and (
         not isinstance(n_clusters, int | np.integer)
         or isinstance(n_clusters, bool)
@@ -152,9 +155,7 @@ def cluster(
     if trained is not None:
         params["preset"] = trained.preset_
     target = _slots.writable(adata, copy)
-    _slots.write_clusters(
-        target, key_added or method, params=params | given, versions=versions(), **found
-    )
+    _slots.write_clusters(target, key, params=params | given, versions=versions(), **found)
     return _slots.returned(target, trained, copy, return_model)
 
 
@@ -171,10 +172,11 @@ def _train(
     if n_clusters is not None:
         settings = {"n_clusters": int(n_clusters)} | settings
     data = _data.read_cells(adata, layer, "data")
+    kept = data.drop_empty(adata.n_obs)
     with seeded(seed):
         model = cls(data, **settings)  # type: ignore[arg-type]
         model.train(**(train_kwargs or {}))
-        prediction = model.predict_cells()
+        prediction = model.predict_cells().expand(kept)
     model._release()
     return _of_model(model, prediction), model
 
@@ -184,6 +186,7 @@ def _of_model(model: CICL, prediction: Prediction) -> dict[str, Any]:
         "codes": prediction.proba.argmax(axis=1),
         "names": model.names_,
         "score": prediction.proba.max(axis=1),
+        "unseen": prediction.unseen,
         "latent": prediction.latent,
         "n_clusters": model.n_clusters_,
         "audit": prediction.audit,
@@ -194,7 +197,8 @@ def _leiden_clusters(
     adata: AnnData, layer: str | None, n_clusters: int | None, seed: int
 ) -> dict[str, Any]:
     data = _data.read_cells(adata, layer, "data")
-    _, x, notes = _data.Features.fit(data, Settings().n_top_genes)
+    kept = data.drop_empty(adata.n_obs)
+    _, x = _data.Features.fit(data, Settings().n_top_genes)
     _neighbors.check_clusterable(x)
     with seeded(seed):
         found = _neighbors.leiden_clusters(x, n_clusters, seed)
@@ -202,14 +206,15 @@ def _leiden_clusters(
         if n_clusters is None:
             counted = _neighbors.count_clusters(found.z, np.random.default_rng(seed))
             n |= {"low": min(counted["low"], n["n"]), "high": max(counted["high"], n["n"])}
-    audit = [*data.audit, *notes, f"clusters: Leiden with resolution {found.resolution:.4g}"]
+    audit = [*data.audit, f"clusters: Leiden with resolution {found.resolution:.4g}"]
     if n_clusters is not None and n["n"] != n_clusters:
         audit.append(f"clusters: no resolution was found that gives {n_clusters}; {n['n']} instead")
     return {
-        "codes": found.codes,
+        "codes": expand(found.codes, kept),
         "names": [str(code) for code in range(n["n"])],
-        "score": found.score,
-        "latent": found.z,
+        "score": expand(found.score, kept),
+        "latent": expand(found.z, kept),
+        "unseen": ~kept,
         "n_clusters": n,
         "audit": audit,
     }

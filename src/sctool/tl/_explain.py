@@ -97,6 +97,7 @@ def explain(
     KeyError
         A cell that is not in ``adata``.
     """
+    _slots.check_key(adata, key_added)
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
     try:
