@@ -75,7 +75,7 @@ def test_annotate_writes_what_the_function_writes(method, files, capsys):
     np.testing.assert_array_equal(out.X.toarray(), adata.X.toarray())
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == "wrote out.h5ad"
-    assert "query: read counts values from X" in printed
+    assert "query: read count values from X" in printed
     for name, n in out.obs["sctool"].value_counts().items():
         line = re.search(rf"^  {name} +(\d+)( |$)", printed, flags=re.MULTILINE)
         assert (int(line[1]) if line else 0) == n

@@ -1,4 +1,4 @@
-"""The only code that writes into a user's AnnData: the names and types of every slot."""
+"""Names and types of all results; the only code that writes to a user's AnnData."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anndata import AnnData
 
 
 def writable(adata: AnnData, copy: bool) -> AnnData:
-    """The object to write into: ``adata``, made an object of its own if it is a view, or a copy."""
+    """Return the object to write to: a copy, or ``adata`` itself, made actual if it is a view."""
     if not copy and not adata.is_view:
         return adata
     own = adata.to_memory() if adata.isbacked else adata.copy()
@@ -21,7 +21,7 @@ def writable(adata: AnnData, copy: bool) -> AnnData:
 
 
 def clear(adata: AnnData, key: str) -> None:
-    """Remove what an earlier call left under ``key``, so that no two results are mixed."""
+    """Remove the results of an earlier call under ``key``, so that results are not mixed."""
     for column in (key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"):
         if column in adata.obs:
             del adata.obs[column]
@@ -32,14 +32,14 @@ def clear(adata: AnnData, key: str) -> None:
 
 
 def returned(adata: AnnData, model: Any, copy: bool, return_model: bool) -> Any:
-    """What a tool returns: None, the annotated copy, the model, or the pair of both."""
+    """Select what a tool returns: None, the annotated copy, the model, or both."""
     if copy and return_model:
         return adata, model
     return adata if copy else model if return_model else None
 
 
 def storable(value: Any) -> Any:
-    """A value as ``write_h5ad`` takes it in ``uns``: None left out of mappings, lists as arrays."""
+    """Convert a value so that ``write_h5ad`` accepts it in ``uns``; drops None from mappings."""
     if isinstance(value, dict):
         return {str(k): storable(v) for k, v in value.items() if v is not None}
     if isinstance(value, str | bool | int | float | np.ndarray | np.generic):
@@ -66,7 +66,7 @@ def write_annotation(
     versions: dict[str, str],
     audit: list[str],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.annotate` documents."""
+    """Write the results documented in :func:`sctool.tl.annotate`."""
     clear(adata, key)
     names = [*classes, *novel_classes]
     adata.obs[key] = pd.Categorical.from_codes(proba.argmax(axis=1), names)
@@ -108,7 +108,7 @@ def write_clusters(
     versions: dict[str, str],
     audit: list[str],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.cluster` documents."""
+    """Write the results documented in :func:`sctool.tl.cluster`."""
     clear(adata, key)
     adata.obs[key] = pd.Categorical.from_codes(codes, names)
     adata.obs[f"{key}_score"] = score.astype(np.float32)
@@ -122,12 +122,12 @@ def write_clusters(
 
 
 def write_evaluation(adata: AnnData, key: str, tables: dict[str, pd.DataFrame]) -> None:
-    """Write the slot that :func:`sctool.tl.evaluate` documents."""
+    """Write the results documented in :func:`sctool.tl.evaluate`."""
     writable(adata, copy=False).uns[f"{key}_evaluation"] = tables
 
 
 def unused_colors(used: list[str], n: int) -> list[str]:
-    """``n`` of scanpy's colours that are not among those used, as far as there are any."""
+    """Return ``n`` of scanpy's colours, unused ones as long as there are any."""
     from scanpy.plotting.palettes import default_102
 
     taken = {color.lower()[:7] for color in used}
@@ -136,7 +136,7 @@ def unused_colors(used: list[str], n: int) -> list[str]:
 
 
 def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
-    """Give novel groups names; groups of one name, or of a known type's, become one."""
+    """Rename novel groups, merging those with the same name or that of a known type."""
     result = adata.uns[key]
     old = [str(name) for name in result["classes"]]
     novel = [str(name) for name in result["novel_classes"]]
@@ -165,7 +165,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
         else:
             result.pop(slot, None)
     said = ", ".join(f"{old!r} to {new!r}" for old, new in names.items())
-    result["audit"] = np.array([*result["audit"], f"novel: a person renamed {said}"], dtype=object)
+    result["audit"] = np.array([*result["audit"], f"novel: user renamed {said}"], dtype=object)
 
 
 def write_explanation(
@@ -178,7 +178,7 @@ def write_explanation(
     scores: np.ndarray,
     params: dict[str, Any],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.explain` documents."""
+    """Write the results documented in :func:`sctool.tl.explain`."""
     adata.varm[key] = attribution.astype(np.float32)
     adata.uns[key] = {
         "names": np.array(names, dtype=object),
