@@ -69,7 +69,7 @@ def test_what_takes_no_steps_takes_no_argument_of_a_trainer(method, name):
     with pytest.raises(TypeError) as error:
         model.train(**{name: 1})
     assert str(error.value) == (
-        f"train has no arguments ['{name}']: this model is not trained by gradient descent; "
+        f"train has no arguments ['{name}']: this model is not trained in minibatches; "
         "it accepts []."
     )
     assert not model.is_trained_

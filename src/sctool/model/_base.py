@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class NetworkSettings(Settings):
-    """Hyperparameters common to all models trained by gradient descent.
+    """Hyperparameters common to all models trained in minibatches.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class CellModel(BaseModelClass):
     #: Settings of each preset; "default" is the one that we recommend.
     PRESETS: ClassVar[dict[str, Any]]
     #: Arguments of scvi-tools' ``Trainer`` that ``train`` accepts; empty for models that are not
-    #: trained by gradient descent.
+    #: trained in minibatches.
     TRAINER_ARGUMENTS: ClassVar[list[str]] = TRAINER_ARGUMENTS
 
     features_: Features
@@ -248,7 +248,7 @@ class CellModel(BaseModelClass):
         self.settings_ = change_settings(self.settings_, changes, type(self).__name__)
         if hasattr(self.module, "settings"):
             self.module.settings = self.settings_
-        why = "" if self.TRAINER_ARGUMENTS else ": this model is not trained by gradient descent"
+        why = "" if self.TRAINER_ARGUMENTS else ": this model is not trained in minibatches"
         refuse_arguments(list(trainer_kwargs), self.TRAINER_ARGUMENTS, why)
         trainer = {"accelerator": accelerator, "devices": devices, **trainer_kwargs}
         self._train(TrainOptions(max_epochs, enable_progress_bar, trainer))

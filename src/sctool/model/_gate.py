@@ -58,8 +58,8 @@ class GroupNoveltyClassifier(OpenWorldModel):
 
     The query is clustered at a high resolution. Each cluster is judged by evidence whose weights
     are learnt by hiding reference types in turn. The cells of novel clusters are then split into
-    types as different as those of the reference, and a logistic regression on known and novel
-    types assigns a type to every cell.
+    types that differ as much as those of the reference, and a logistic regression on known and
+    novel types assigns a type to every cell.
 
     Parameters
     ----------

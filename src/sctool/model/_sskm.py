@@ -230,7 +230,7 @@ class SSKM(OpenWorldModel):
             self.module.project.weight.copy_(torch.from_numpy(weight))
             self.module.project.bias.copy_(torch.from_numpy(bias))
             self.module.centres.copy_(torch.from_numpy(centres))
-            # (bounded, for cells that all coincide with their centres)
+            # above 0 even if all cells coincide with their centres
             self.module.variance.fill_(max(variance, 1e-6))
         rounds = pd.RangeIndex(1, len(found.inertia) + 1, name="epoch")
         self.history_ = {

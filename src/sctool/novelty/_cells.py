@@ -47,7 +47,7 @@ class Novelty:
     sought
         False if no search was possible: ``audit`` says why, and all cells get known types.
     proba
-        Probability of each cell to be novel, (n_cells,).
+        Probability that a cell is novel, (n_cells,).
     known_as
         Code of the best known type of each cell, (n_cells,).
     names
@@ -118,7 +118,7 @@ def neighborhood_composition(
     graph = neighbor_graph(z, N_NEIGHBORS + 1, seed)
     codes = leiden(graph, RESOLUTION, seed)
     near = graph.obsp["distances"].astype(np.float64)
-    # Duplicates of a cell, at distance 0, count as neighbours; the cell itself does not.
+    # Duplicates of a cell (distance 0) count as neighbours, but the cell itself does not.
     near.data[:] = near.indices != np.repeat(np.arange(n), np.diff(near.indptr))
     of_query = np.arange(n) >= n_ref
     weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)

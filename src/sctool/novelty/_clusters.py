@@ -109,7 +109,7 @@ def judge(
     # Profiles relative to the mean of their own side cancel effects common to all types.
     ref_profile, profile = group_means(x_ref, labels), group_means(x, codes)
     ref_profile -= ref_profile.mean(axis=0)
-    # (a single cluster equals the mean of the query)
+    # A single cluster is itself the mean of the query: use the mean of the reference.
     profile -= profile.mean(axis=0) if n_groups > 1 else group_means(x_ref, labels).mean(axis=0)
     correlation = np.corrcoef(profile, ref_profile)[:n_groups, n_groups:]
     within = np.corrcoef(profile) if n_groups > 1 else np.ones((1, 1))

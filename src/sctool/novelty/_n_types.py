@@ -76,7 +76,7 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
     codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
-    n_different = len(np.unique(z.round(3), axis=0))  # duplicates differ by rounding
+    n_different = len(np.unique(z.round(3), axis=0))  # duplicates may differ by rounding
     for _ in range(codes.max() + 1, min(n, n_different)):
         codes = split_largest(z, codes, seed)
     return codes
