@@ -147,10 +147,10 @@ def transcribed(module: SCDETModule, batch: dict, views: list, share: float) -> 
     classify += terms["regularizer"]
     # ours: names given before training, averaged over all unlabelled cells
     if s.initial_names and unlabelled:
-        terms["guide"] = sum(
+        terms["initial_names"] = sum(
             -math.log(side[i][name[i]]) for side in p for i in unlabelled if name[i] >= 0
         ) / (2 * len(unlabelled))
-        classify += terms["guide"]
+        classify += terms["initial_names"]
 
     # eq. 10: eq. 1 of all cells and of the labelled ones, then eqs. 7 to 9
     both = v[0] + v[1]

@@ -254,12 +254,12 @@ def test_the_returns_section_of_a_tool_lists_its_slots(name):
     elif "return_model" in inspect.signature(TOOLS[name]).parameters:
         copied = {"tl.annotate": "annotated", "tl.cluster": "clustered"}[name]
         assert " ".join(text.split()).startswith(
-            f"None; with ``copy=True`` the {copied} copy, with ``return_model=True`` the model, "
-            "with both the pair of them. Written"
+            f"None; the {copied} copy if ``copy=True``, the model if ``return_model=True``, or the "
+            "tuple (copy, model) if both. The following is written"
         )
         assert len(slots) >= 4
     else:
-        assert text.startswith("None, or with ``copy=True`` the")
+        assert re.match(r"None, or the (modified )?copy if ``copy=True``\.", text)
         assert len(slots) >= 2
     assert all("key" in slot for _, slot in slots)
 

@@ -15,7 +15,7 @@ import sctool
 from sctool import _neighbors, metrics
 from sctool._neighbors import k_means
 from sctool.model import CICL, load
-from sctool.model._cicl import CICLModule, CICLSettings, join_alike, partition
+from sctool.model._cicl import CICLModule, CICLSettings, merge_groups, partition
 
 FAST = {"max_epochs": 2, "batch_size": 16, "enable_progress_bar": False}
 QUIET = {"enable_progress_bar": False}
@@ -178,7 +178,7 @@ def slow_join(expression: np.ndarray, encoded: np.ndarray, n: int) -> set[frozen
 def test_groups_are_joined_by_what_they_express_and_by_their_code(n):
     rng = np.random.default_rng(n)
     expression, encoded = rng.random((9, 20)), rng.normal(size=(9, 3))
-    codes = join_alike(expression, encoded, n)
+    codes = merge_groups(expression, encoded, n)
     found = {frozenset(np.flatnonzero(codes == code).tolist()) for code in np.unique(codes)}
     assert sorted(np.unique(codes)) == list(range(n))
     assert found == slow_join(expression, encoded, n)
@@ -187,9 +187,9 @@ def test_groups_are_joined_by_what_they_express_and_by_their_code(n):
 def test_few_groups_and_groups_that_express_nothing_are_no_trouble():
     expression = np.array([[0.0, 0, 0], [0, 0, 0], [1, 2, 3], [1, 2, 3.1]])
     encoded = np.array([[0.0], [0.1], [5], [5.1]])
-    assert join_alike(expression, encoded, 4).tolist() == [0, 1, 2, 3]
-    assert join_alike(expression, encoded, 9).tolist() == [0, 1, 2, 3]
-    codes = join_alike(expression, encoded, 2)
+    assert merge_groups(expression, encoded, 4).tolist() == [0, 1, 2, 3]
+    assert merge_groups(expression, encoded, 9).tolist() == [0, 1, 2, 3]
+    codes = merge_groups(expression, encoded, 2)
     assert codes[0] == codes[1] != codes[2] == codes[3]
 
 

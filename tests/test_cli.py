@@ -75,7 +75,7 @@ def test_annotate_writes_what_the_function_writes(method, files, capsys):
     np.testing.assert_array_equal(out.X.toarray(), adata.X.toarray())
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == "wrote out.h5ad"
-    assert "query: read counts values from X" in printed
+    assert "query: read count values from X" in printed
     for name, n in out.obs["sctool"].value_counts().items():
         line = re.search(rf"^  {name} +(\d+)( |$)", printed, flags=re.MULTILINE)
         assert (int(line[1]) if line else 0) == n
@@ -188,7 +188,7 @@ def test_a_saved_model_clusters_again(files, capsys):
         (["--method", "louvain"], "method='louvain' is unknown"),
         (["-n", 0], "n_clusters=0"),
         (["--model", "nowhere"], "No saved sctool model"),
-        (["--method", "leiden", "--save-model", "m"], "no newly trained model to save"),
+        (["--method", "leiden", "--save-model", "m"], "this call trains no model"),
         (["--layer", "x"], "layer='x' is not in"),
     ],
     ids=["method", "number", "model", "save", "layer"],
@@ -224,11 +224,11 @@ def test_what_cluster_refuses(options, message, files, capsys):
         (annotate("--layer", "counts"), "layer='counts' is not in the ref's layers"),
         (
             ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "no/out.h5ad"],
-            "the folder 'no' is not there",
+            "the folder 'no' does not exist",
         ),
         (
             ["annotate", "query.h5ad", "--model", "m", "-o", "o", "--save-model", "m2"],
-            "--save-model goes with --ref",
+            "--save-model requires --ref",
         ),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
@@ -279,7 +279,7 @@ def test_help_teaches(tmp_path):
         "sctool demo",
         "--ref ref.h5ad",
         "--model model/",
-        "exit codes: 0 done",
+        "exit codes: 0 success",
     ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -310,7 +310,7 @@ def test_help_names_the_methods_that_group_novel_cells(capsys):
     with pytest.raises(SystemExit):
         main(["annotate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "N: N novel types (scdet, gate, sskm) (default: auto)" in text
+    assert "N: find N novel types (scdet, gate, sskm) (default: auto)" in text
 
 
 @pytest.mark.parametrize("command", ["benchmark", "bench"])
@@ -337,15 +337,13 @@ def test_the_demo(method, tmp_path, capsys):
     adata = ad.read_h5ad(folder / "annotated.h5ad")
     assert {"X_umap", "X_sctool", "sctool_proba"} <= set(adata.obsm)
     printed = capsys.readouterr().out
-    assert (
-        "347 labelled blood cells of 10 types teach, 353 unlabelled ones are annotated" in printed
-    )
+    assert "reference: 347 blood cells of 10 types; query: 353 cells" in printed
     share = (adata.obs["sctool"].astype(str) == adata.obs["truth"].astype(str)).mean()
     assert f"accuracy {share:.3f}, macro-F1 0." in printed
     # The commonest type alone would give 0.34; T cell subtypes keep every method near 0.8, where
     # one standard error of 353 cells is 0.02.
     assert share > (0.8 if method == "logistic" else 0.76)
-    assert printed.splitlines()[-1] == f"wrote annotated.h5ad and annotated.png into {folder}"
+    assert printed.splitlines()[-1] == f"wrote annotated.h5ad and annotated.png to {folder}"
 
 
 # -- the bundled cells ---------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def test_nothing_of_the_cells_stays_behind(monkeypatch):
     assert len(refs) >= 3
     assert [ref() for ref in refs] == [None] * len(refs)
     assert [set(store) for store in stores] == before
-    with pytest.raises(RuntimeError, match=r"holds no cells of its own.*pass adata"):
+    with pytest.raises(RuntimeError, match=r"has no training cells.*pass adata"):
         model.predict()
 
 

@@ -562,7 +562,7 @@ def test_no_cells_are_kept_alive(method):
     assert [ref() for ref in cells] == [None] * len(cells)
     assert model.adata is None
     assert model.trainer is None
-    with pytest.raises(RuntimeError, match=r"holds no cells of its own.*pass adata"):
+    with pytest.raises(RuntimeError, match=r"has no training cells.*pass adata"):
         model.predict()
 
 

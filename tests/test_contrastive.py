@@ -319,7 +319,7 @@ def test_a_pretrained_base_sees_cells_that_lack_some_of_its_genes():
             {"backbone": "scdae", "component": "mls"},
             "backbone='actinn', not 'scdae'",
         ),
-        ("contrastive", {"component": "mls"}, "is a ACTINN of backbone='actinn', not 'linear'"),
+        ("contrastive", {"component": "mls"}, "is a ACTINN with backbone='actinn', not 'linear'"),
         ("scdae", {"component": "mlp"}, "backbone='actinn', not 'scdae'"),
         ("actinn", {}, r"leaves nothing to train: pass component='mls' or 'mlp'"),
         ("contrastive", {"backbone": "actinn", "component": None}, "leaves nothing to train"),
@@ -346,7 +346,7 @@ def test_a_base_that_is_no_encoder_is_refused():
     SCNYM.setup_anndata(joint, "cell_type", "Unknown")
     base = SCNYM(joint)
     ContrastiveClassifier.setup_anndata(joint, "cell_type", "Unknown")
-    with pytest.raises(ValueError, match=r"pretrained is a SCNYM of backbone=None, not 'linear'"):
+    with pytest.raises(ValueError, match=r"pretrained is a SCNYM with backbone=None, not 'linear'"):
         ContrastiveClassifier(joint, pretrained=base, component="mls")
 
 
@@ -504,7 +504,7 @@ def test_a_wrong_setting_says_what_is_known(settings, message):
 def test_a_method_is_of_one_backbone(cls, own):
     joint = simulate_joint()
     cls.setup_anndata(joint, "cell_type", "Unknown")
-    with pytest.raises(ValueError, match=rf"{cls.__name__} is of backbone='{own}'; use sctool.mod"):
+    with pytest.raises(ValueError, match=rf"{cls.__name__} has backbone='{own}'; use sctool.mod"):
         cls(joint, backbone="linear")
 
 
@@ -590,11 +590,11 @@ def test_the_plot_says_what_it_lacks():
     adata, ref = simulate_sides()
     sctool.tl.annotate(adata, ref, method="logistic", train_kwargs=FAST)
     with pytest.raises(
-        ValueError, match=r"X_sctool.*no circles of 4 types: annotate with method='con"
+        ValueError, match=r"X_sctool.*not an MLS embedding of 4 types .*: annotate with method='con"
     ):
         sctool.pl.mls(adata)
     sctool.tl.annotate(adata, ref, method="contrastive", train_kwargs=FAST)
-    with pytest.raises(KeyError, match=r"\['T'\] are not among the types; found \['B'"):
+    with pytest.raises(KeyError, match=r"types \['T'\] are unknown; found \['B'"):
         sctool.pl.mls(adata, types=["T"])
     with pytest.raises(KeyError, match="'who' is not in adata.obs"):
         sctool.pl.mls(adata, color="who")

@@ -214,7 +214,7 @@ def test_scaled_values_fall_back_to_a_layer_of_counts(name):
     adata.layers["other"] = adata.X
     expression, notes = find_expression(adata, None, "ref")
     assert (expression.slot, expression.scale) == (f"layers['{name}']", "counts")
-    assert f"ref: read counts values from layers['{name}'], because X holds scaled" in notes[0]
+    assert f"ref: read count values from layers['{name}'], because X holds scaled" in notes[0]
 
 
 def test_usable_values_in_x_come_first():
@@ -267,7 +267,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(make, reason, side):
         ValueError, match=rf"The {side} has no usable expression values: {reason}"
     ) as e:
         logistic(adata, ref)
-    assert "Pass raw counts or log1p-normalised values in X, in adata.raw, or in a layer" in str(
+    assert "Pass raw counts or log-normalised values in X, in adata.raw, or in a layer" in str(
         e.value
     )
 
@@ -468,7 +468,7 @@ CONTRADICTIONS = {
     "counts-then-fractions": ("counts", 0.5, "fractions"),
     "counts-then-negative": ("counts", -1, "negative values"),
     "counts-then-nan": ("counts", np.nan, "missing or infinite values"),
-    "log1p-then-linear": ("log1p", 25.5, "values above 25, which are no logarithms"),
+    "log1p-then-linear": ("log1p", 25.5, "values above 25, which cannot be logarithms"),
     "log1p-then-negative": ("log1p", -0.1, "negative values"),
     "log1p-then-infinite": ("log1p", np.inf, "missing or infinite values"),
     "linear-then-negative": ("cpm", -0.1, "negative values"),
@@ -501,15 +501,15 @@ def test_a_chunk_that_contradicts_the_scale_is_an_error(kind, form, backed, wher
     if backed:
         adata, ref = in_files(tmp_path, adata, ref)
     side = {"reference": "ref", "clustered": "data"}.get(where, "query")
-    named = {"cpm": "linear"}.get(scale, scale)
+    named = {"cpm": "linear", "counts": "count"}.get(scale, scale)
     read = {
         "clustered": lambda: sctool.tl.cluster(adata, method="leiden"),
         "query-of-a-model": lambda: logistic(adata, trained()),
     }.get(where, lambda: logistic(adata, ref))
     with pytest.raises(
         ValueError,
-        match=rf"The {side}'s X was read as {named} values, as a sample of its cells has it, but "
-        rf"the cells from 50 to 75 hold {found}\. Bring all cells to one scale, drop those, or ",
+        match=rf"The {side}'s X was detected as {named} values from a sample of its cells, but "
+        rf"cells 50 to 75 have {found}\. Put all cells on the same scale, drop these cells, or ",
     ):
         read()
     assert list(adata.obs) == ["truth"]
@@ -665,7 +665,7 @@ def test_a_trained_model_does_not_name_empty_cells():
     adata, ref = simulate_sides()
     model = train_logistic(adata, ref)
     result = logistic(emptied(adata, [0, 5]), model)
-    assert "cells: 2 express none of the model's genes: they are not named" in audit(result)
+    assert "cells: 2 express none of the model's genes and were not annotated" in audit(result)
     assert np.flatnonzero(result.obs["sctool"].isna()).tolist() == [0, 5]
     assert (result.obs["sctool_score"].iloc[[0, 5]] == 0).all()
 
@@ -682,7 +682,7 @@ def test_empty_cells_of_the_reference_teach_nothing():
 
 def test_a_query_of_empty_cells_alone_is_refused():
     adata, ref = simulate_sides()
-    with pytest.raises(ValueError, match="None of the 80 cells express a gene"):
+    with pytest.raises(ValueError, match="None of the 80 cells express any"):
         logistic(emptied(adata, list(range(80))), ref)
 
 
@@ -750,7 +750,7 @@ def test_duplicated_genes_are_added_up(side):
         ref = split_gene(ref, 2)
     result = logistic(adata, ref)
     np.testing.assert_allclose(result.obsm["sctool_proba"], expected, atol=1e-3)
-    assert f"{side}: added up 1 duplicated genes" in audit(result)
+    assert f"{side}: summed 1 genes with duplicate names" in audit(result)
 
 
 def test_duplicated_genes_are_added_up_for_a_trained_model():
@@ -759,7 +759,7 @@ def test_duplicated_genes_are_added_up_for_a_trained_model():
     expected = logistic(adata, model).obsm["sctool_proba"]
     result = logistic(split_gene(adata, 2), model)
     np.testing.assert_allclose(result.obsm["sctool_proba"], expected, atol=1e-6)
-    assert "query: added up 1 duplicated genes" in audit(result)
+    assert "query: summed 1 genes with duplicate names" in audit(result)
 
 
 ENSEMBL = [f"ENSG{i:011d}" for i in range(len(GENES))]
@@ -846,7 +846,7 @@ def test_case_is_ignored_only_when_asked(trained):
     else:
         result = logistic(mouse, ref, ignore_case=True)
     np.testing.assert_allclose(result.obsm["sctool_proba"], expected, atol=1e-5)
-    assert "genes: compared without regard to case" in audit(result)
+    assert "genes: case was ignored when matching names" in audit(result)
 
 
 def test_too_few_shared_genes_is_an_error_with_examples_of_both():
@@ -854,7 +854,7 @@ def test_too_few_shared_genes_is_an_error_with_examples_of_both():
     adata = renamed(adata, GENES[:199] + [f"other{i}" for i in range(101)])
     with pytest.raises(ValueError, match=r"share 199 genes by name; at least 200") as error:
         logistic(adata, ref)
-    for text in (GENES[0], "Reference: [", "query: [", "Give both sides gene symbols"):
+    for text in (GENES[0], "Reference: [", "query: [", "Use gene symbols in both"):
         assert text in str(error.value)
 
 
@@ -865,7 +865,7 @@ def test_ids_against_symbols_is_an_error_that_says_so(side):
         adata = renamed(adata, VERSIONED)
     else:
         ref = renamed(ref, VERSIONED)
-    with pytest.raises(ValueError, match=r"One side has Ensembl ids and the other symbols: add"):
+    with pytest.raises(ValueError, match=r"One has Ensembl ids and the other gene symbols: add"):
         logistic(adata, ref)
 
 
@@ -901,7 +901,9 @@ def test_genes_that_a_trained_model_misses(share, outcome, caplog):
         assert "at least 50% are needed. Model: ['GENE000'" in str(error.value)
         return
     result = logistic(part, model)
-    assert ("the others took the reference's mean" in audit(result)) == (outcome != "nothing")
+    assert ("missing genes were set to the reference's mean" in audit(result)) == (
+        outcome != "nothing"
+    )
     warned = [r.message for r in caplog.records if r.name == "sctool"]
     assert [m.startswith(f"Only {n} of") for m in warned] == [True] * (outcome == "warning")
 
@@ -936,8 +938,8 @@ def test_join_keeps_cells_and_genes_in_order():
     assert data.domain.tolist() == [1] * ref.n_obs + [0] * adata.n_obs
     assert data.is_counts
     assert data.audit == [
-        "ref: read counts values from X",
-        "query: read counts values from X",
+        "ref: read count values from X",
+        "query: read count values from X",
         "genes: only 300 are shared",
     ]
 
@@ -954,7 +956,7 @@ def test_cells_of_one_object_are_unlabelled_and_of_one_domain():
     assert list(data.labels.categories) == []
     assert set(data.domain) == {0}
     assert data.is_counts
-    assert data.audit == ["data: read counts values from X"]
+    assert data.audit == ["data: read count values from X"]
 
 
 def test_only_counts_on_both_sides_are_counts():
@@ -1027,7 +1029,7 @@ def test_a_batch_key_must_be_in_the_query_too():
 def test_one_type_is_not_enough():
     adata, ref = simulate_sides()
     ref.obs["cell_type"] = "B"
-    with pytest.raises(ValueError, match=r"names 1 type.*2 are needed"):
+    with pytest.raises(ValueError, match=r"has 1 cell type.*2 are needed"):
         logistic(adata, ref)
 
 
@@ -1035,7 +1037,7 @@ def test_no_cells_is_an_error():
     adata, ref = simulate_sides()
     with pytest.raises(ValueError, match=r"query has no cells"):
         logistic(adata[:0].copy(), ref)
-    with pytest.raises(ValueError, match=r"0 type"):
+    with pytest.raises(ValueError, match=r"0 cell type"):
         logistic(adata, ref[:0].copy())
     with pytest.raises(ValueError, match=r"query has no cells"):
         logistic(adata[:0].copy(), train_logistic(adata, ref))
@@ -1154,5 +1156,5 @@ def test_labels_become_text(values, codes, categories):
 
 
 def test_labels_that_only_their_type_tells_apart_are_refused():
-    with pytest.raises(ValueError, match=r"differ in type only"):
+    with pytest.raises(ValueError, match=r"equal once converted to strings"):
         clean_labels(pd.Series(pd.Categorical([1, "1"], [1, "1"])))

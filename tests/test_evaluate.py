@@ -355,7 +355,7 @@ def test_a_missing_truth_is_named_with_what_there_is(compare):
 
 @BOTH
 def test_no_known_type_at_all_is_an_error(compare):
-    with pytest.raises(ValueError, match=r"adata.obs\['type'\] has no value"):
+    with pytest.raises(ValueError, match=r"adata.obs\['type'\] has only missing values"):
         compare(annotated([np.nan] * N), "type")
 
 

@@ -227,7 +227,7 @@ def test_an_unknown_method_lists_the_known_ones(models, query):
 
 
 def test_an_absent_type_is_named(models, query):
-    with pytest.raises(ValueError, match=r"types \['T'\] are found in no cell; found \['B'"):
+    with pytest.raises(ValueError, match=r"types \['T'\] are predicted for no cell; found \['B'"):
         sctool.tl.explain(query, models["logistic"], types=["T", "B"])
 
 
@@ -292,7 +292,7 @@ def test_reliability_shows_accuracy_against_score(models, query):
         for b in range(5)
         if (bins == b).any()
     )
-    assert ax.get_title() == f"calibration error {error:.3f}"
+    assert ax.get_title() == f"expected calibration error {error:.3f}"
     ax.figure.canvas.draw()
 
 

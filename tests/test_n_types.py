@@ -183,7 +183,7 @@ def test_the_interval_is_of_how_far_off_the_number_was_and_holds_it(n, off, expe
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [(None, "types: 3, between 2 and 5 as far"), (4, "types: 3, of 4 asked for")],
+    [(None, "types: 3, interval estimated by hiding known types: 2 to 5"), (4, "3, requested: 4")],
 )
 def test_the_audit_says_how_sure_the_number_is(asked, said):
     assert said in _n_types.describe_number(3, 2, 5, asked)

@@ -209,7 +209,7 @@ def test_types_are_hidden_from_one_half_and_both_are_thinned(monkeypatch):
 # -- the whole -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shift", "how"), [(0.0, "by cell"), (0.6, "by group")])
+@pytest.mark.parametrize(("shift", "how"), [(0.0, "by cell"), (0.6, "by cluster")])
 def test_the_cells_of_a_hidden_type_are_named_and_counted(shift, how, monkeypatch, few_splits):
     monkeypatch.setattr(_cells, "JUDGEMENTS", 2)
     (x_ref, labels, _), (x, _, names) = cells(600, without="DC"), cells(400, 1, shift)
@@ -226,7 +226,10 @@ def test_the_cells_of_a_hidden_type_are_named_and_counted(shift, how, monkeypatc
     assert set(found.names[novel]) == {3}
     assert found.low <= 1 <= found.high
     assert how in found.audit[0]
-    assert f"types: 1, between {found.low} and {found.high}" in found.audit[1]
+    assert (
+        f"types: 1, interval estimated by hiding known types: {found.low} to {found.high}"
+        in found.audit[1]
+    )
 
 
 def test_the_same_draws_give_the_same_result(monkeypatch, few_splits):
@@ -270,10 +273,10 @@ def test_a_query_of_known_types_under_a_moderate_shift_has_hardly_a_novel_cell(
     [
         pytest.param(case, said, id=case.replace(" ", "-"))
         for case, said in {
-            "too few cells": "199 cells are too few to form groups (200 are needed)",
-            "an empty query": "0 cells are too few to form groups (200 are needed)",
-            "cells all alike": "all cells of the query are alike",
-            "two types": "the reference has too few types or cells to learn from by hiding some",
+            "too few cells": "199 cells are too few to cluster (at least 200 are needed)",
+            "an empty query": "0 cells are too few to cluster (at least 200 are needed)",
+            "cells all alike": "all cells of the query have the same values",
+            "two types": "the reference has too few types or cells to learn from by hiding types",
         }.items()
     ],
 )
@@ -290,7 +293,7 @@ def test_where_nothing_can_be_sought_cells_have_known_types_and_it_is_said_why(c
     found = find(x_ref, labels, x, n_novel, RNG(0))
     assert not found.sought
     (note,) = found.audit
-    assert note.startswith("novel: not sought, ")
+    assert note.startswith("novel: not searched for: ")
     assert said in note
     assert found.interval == {"n": 0, "low": 0, "high": 0}
     assert found.proba.shape == (x.shape[0],)
@@ -339,7 +342,7 @@ def test_a_number_asked_for_is_sought_in_the_likeliest_cells(monkeypatch):
     assert set(np.flatnonzero(found.names >= 4)) == set(np.argsort(proba)[-3:])
     # though three cells are too few to be told apart
     assert found.n == 1
-    assert "novel: types: 1, of 3 asked for" in found.audit
+    assert "novel: number of types: 1, requested: 3" in found.audit
 
 
 def test_a_group_is_judged_by_several_and_a_cell_is_what_most_of_them_see(monkeypatch):
@@ -372,6 +375,9 @@ def test_groups_that_cannot_be_judged_are_not_sought(monkeypatch):
     monkeypatch.setattr(_clusters, "learn_to_judge", lambda *args, progress: None)
     found = find(x, labels, x, None, RNG(0))
     assert not found.sought
-    assert found.audit == ["novel: not sought, hiding types of the reference taught nothing"]
+    assert found.audit == [
+        "novel: not searched for: too few clusters to learn from when types of the reference were "
+        "hidden"
+    ]
     np.testing.assert_array_equal(found.names, known_types(x, labels, x))
     assert found.interval == {"n": 0, "low": 0, "high": 0}

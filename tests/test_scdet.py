@@ -62,7 +62,7 @@ def found(hidden) -> tuple[ad.AnnData, SCDET]:
 def told(names: np.ndarray | list[int], n: int, mixed: bool = True) -> Callable[..., Novelty]:
     """What looks for novel cells, when it always says the same."""
     names = np.array(names)
-    audit = [f"novel: types: {n}"]
+    audit = [f"novel: number of types: {n}"]
     found = Novelty(True, np.zeros(len(names)), names, names, n, n, n + 1, mixed, audit)
     return lambda *args: found
 
@@ -190,7 +190,7 @@ def test_names_that_were_not_given_teach_nothing(monkeypatch):
     batch["unlabelled"]["name"][:] = -1
     views = see(module, batch, monkeypatch)
     total, terms = module.loss(batch, 0.5)
-    assert terms["guide"].item() == 0
+    assert terms["initial_names"].item() == 0
     assert total.item() == pytest.approx(transcribed(module, batch, views, 0.5)["total"], rel=1e-6)
 
 
@@ -454,7 +454,7 @@ def test_the_first_estimate_is_of_the_names_given_if_all_cells_have_one(given, m
 def test_under_a_batch_effect_the_distribution_is_of_the_names_given_to_the_end(monkeypatch):
     monkeypatch.setattr(novelty, "find", told([0, 1, 2, 3, 4, 4, 4, 5] * 10, 2, mixed=False))
     monkeypatch.setattr(
-        SCDET, "_adapted", lambda self, cells, known, options: np.arange(len(known)) % 4
+        SCDET, "_scnym_predictions", lambda self, cells, known, options: np.arange(len(known)) % 4
     )
     monkeypatch.setattr(SCDETPlan, "_estimate", lambda plan: pytest.fail("k-means was asked"))
     recorder = Recorder()
@@ -534,7 +534,7 @@ def test_without_initial_names_the_number_alone_is_taken(fitted, monkeypatch):
     model.train(enable_progress_bar=False)
     assert fitted["names"] == [*TYPES, "novel_1", "novel_2"]
     assert (fitted["plan"].cells.arrays["name"][120:] == -1).all()
-    assert model.audit_[-1 - ("left without" in model.audit_[-1])] == "novel: types: 2"
+    assert model.audit_[-1 - ("were dropped" in model.audit_[-1])] == "novel: number of types: 2"
 
 
 @pytest.mark.parametrize("settings", [{"n_novel": 0}, {"n_novel": 2, "initial_names": False}])
@@ -546,12 +546,12 @@ def test_what_is_not_needed_is_not_sought(settings, fitted, monkeypatch):
 
 
 def test_why_nothing_was_sought_is_in_the_audit(fitted, monkeypatch):
-    names, why = np.arange(80) % 4, ["novel: not sought, for a reason"]
+    names, why = np.arange(80) % 4, ["novel: not searched for: a reason"]
     none = Novelty(False, np.zeros(80), names, names, 0, 0, 0, True, why)
     monkeypatch.setattr(novelty, "find", lambda *args: none)
     model = make_model(n_novel=None)
     model.train(enable_progress_bar=False)
-    assert "novel: not sought, for a reason" in model.audit_
+    assert "novel: not searched for: a reason" in model.audit_
     # the cells are of known types, which is learnt from
     np.testing.assert_array_equal(fitted["plan"].cells.arrays["name"][120:], names)
     assert model.names_ == TYPES
@@ -585,7 +585,7 @@ def test_groups_are_ordered_by_size_and_empty_ones_dropped(fitted, monkeypatch):
     np.testing.assert_allclose(model.predict_cells(indices=query).proba, expected, atol=1e-5)
     np.testing.assert_allclose(model.module.pi, np.array(order) / 28, rtol=1e-5)
     assert model.n_novel_ == {"n": 2, "low": 2, "high": 5}
-    assert model.audit_[-1] == "novel: 2 types were left without cells"
+    assert model.audit_[-1] == "novel: 2 types without cells were dropped"
     assert not model.module.training
 
 
@@ -679,7 +679,7 @@ def test_the_history_has_the_terms_that_there_are(n_query):
     model = make_model(joint)
     model.train(**(FAST | {"max_epochs": 1}))
     terms = {"loss", "reconstruction", "labelled", "regularizer", "unsupervised", "supervised"}
-    terms |= {"pseudo"} | ({"unlabelled", "guide"} if n_query else set())
+    terms |= {"pseudo"} | ({"unlabelled", "initial_names"} if n_query else set())
     assert set(model.history) == {f"{term}_train" for term in terms}
 
 
@@ -700,7 +700,7 @@ def test_the_number_of_types_is_estimated_and_what_it_lies_between(found, tmp_pa
     n_novel = result.uns["sctool"]["n_novel"]
     assert n_novel["n"] == len(result.uns["sctool"]["novel_classes"]) == 1
     assert 0 <= n_novel["low"] <= n_novel["n"] <= n_novel["high"] <= 4
-    assert any("novel: types: 1, between" in note for note in result.uns["sctool"]["audit"])
+    assert any("types: 1, interval" in note for note in result.uns["sctool"]["audit"])
     result.write_h5ad(tmp_path / "result.h5ad")
     assert ad.read_h5ad(tmp_path / "result.h5ad").uns["sctool"]["n_novel"] == n_novel
 
@@ -736,7 +736,7 @@ def test_no_more_groups_than_asked_for_and_these_by_size(hidden, monkeypatch):
     truth = hidden[0].obs["truth"]
     assert result.obs["sctool_novel"][truth == "DC"].mean() > 0.9
     assert "n_novel" not in result.uns["sctool"]  # it was not estimated
-    assert any("of 2 asked for" in note for note in result.uns["sctool"]["audit"])
+    assert any("requested: 2" in note for note in result.uns["sctool"]["audit"])
 
 
 def test_a_closed_set_seeks_nothing_and_flags_nothing(hidden, monkeypatch):
@@ -757,7 +757,7 @@ def test_a_handful_of_cells_is_named_as_well_as_a_multitude(n_cells):
     settings = {"model_kwargs": {"min_steps": 50}, "train_kwargs": {"enable_progress_bar": False}}
     result = sctool.tl.annotate(adata, ref, method="scdet", copy=True, **settings)
     assert (result.obs["sctool"].astype(str) == result.obs["cell_type"].astype(str)).all()
-    assert any("too few to form groups" in note for note in result.uns["sctool"]["audit"])
+    assert any("too few to cluster" in note for note in result.uns["sctool"]["audit"])
 
 
 def test_without_initial_names_and_told_how_many_it_finds_the_hidden_type_itself(

@@ -41,7 +41,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 
 def told(n: int) -> Callable[..., Novelty]:
     """What estimates the number of novel types, when it always says ``n``."""
-    note = f"novel: types: {n}, between {n} and {n + 1}"
+    note = f"novel: number of types: {n}, interval: {n} to {n + 1}"
     none = np.zeros(0)
     found = Novelty(True, none, none, none, n, n, n + 1, True, ["how", note])
     return lambda *args: found
@@ -57,7 +57,7 @@ def test_a_hidden_type_is_found_as_a_group_of_its_own(hidden, found):
     assert novel[truth != "DC"].mean() < 0.05
     assert list(found.obs["sctool"].cat.categories) == ["B", "CD4 T/NK", "Mono", "novel_1"]
     assert (found.obs["sctool"].astype(str).replace("novel_1", "DC") == truth).mean() > 0.9
-    assert "novel: types: 1, of 1 asked for" in found.uns["sctool"]["audit"]
+    assert "novel: number of types: 1, requested: 1" in found.uns["sctool"]["audit"]
     assert list(found.uns["sctool"]["novel"].index) == ["novel_1"]
 
 
@@ -65,7 +65,7 @@ def test_the_number_is_estimated_by_default_and_the_audit_says_how(hidden, found
     monkeypatch.setattr(novelty, "find", told(1))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert list(result.uns["sctool"]["novel_classes"]) == ["novel_1"]
-    assert "novel: types: 1, between 1 and 2" in result.uns["sctool"]["audit"]
+    assert "novel: number of types: 1, interval: 1 to 2" in result.uns["sctool"]["audit"]
     assert result.uns["sctool"]["n_novel"] == {"n": 1, "low": 1, "high": 2}
     monkeypatch.setattr(novelty, "find", told(0))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
@@ -114,7 +114,7 @@ def test_a_saved_model_knows_the_groups(hidden, tmp_path):
 def test_a_limit_on_the_rounds_is_told(hidden):
     args = {"method": "sskm", "novel": 1, "copy": True}
     result = sctool.tl.annotate(*hidden, **args, train_kwargs={"max_epochs": 1})
-    assert "training: not converged after 1 rounds of k-means" in result.uns["sctool"]["audit"]
+    assert "training: not converged after 1 iterations of k-means" in result.uns["sctool"]["audit"]
 
 
 # -- the representation and the probabilities ----------------------------------------------------

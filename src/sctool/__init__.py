@@ -1,7 +1,7 @@
-"""sctool: cell type annotation for scanpy that says what it does not know.
+"""sctool: cell type annotation for scanpy, with detection of novel cell types.
 
-``sctool.tl.annotate(adata, ref)`` names the cells of known types, flags the others, and says how
-far each answer can be trusted. The submodules are imported when first used.
+``sctool.tl.annotate(adata, ref)`` assigns known types, flags novel cells and scores its confidence
+in each assignment. Submodules are imported on first use.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sctool import datasets, metrics, model, pl, tl
 
 __all__ = ["__version__", "datasets", "metrics", "model", "pl", "tl"]
-#: What is installed: the package index has no room for `sctool` itself.
+#: Name on the package index, where `sctool` is not available.
 DISTRIBUTION = "sctool-annotate"
 __version__ = version(DISTRIBUTION)
 

@@ -1,4 +1,4 @@
-"""Cells into minibatches, and labelled cells into those to train on and those to hold out."""
+"""Minibatches of cells, and the split of labelled cells into training and held-out sets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class Cells(Dataset):
-    """Cells kept sparse until a minibatch asks for them.
+    """Dataset of sparse cells; only minibatches are made dense.
 
     Parameters
     ----------
     x
         Model inputs, CSR (n_cells, n_genes).
     arrays
-        Further values by cell, each (n_cells,).
+        Further values per cell, each (n_cells,).
     fill
-        Added to every cell (n_genes,): the values of genes that the data lack.
+        Values of genes missing from the data, (n_genes,), added to every cell.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Cells(Dataset):
 
 
 class EvenBatches(Sampler[np.ndarray]):
-    """Shuffled batches of nearly equal size, none above ``batch_size``.
+    """Shuffled batches of nearly equal size, at most ``batch_size``.
 
-    No cell is dropped and no batch is left with a single cell, which BatchNorm could not train on.
+    No cell is dropped, and no batch is left with a single cell, on which BatchNorm fails.
     """
 
     def __init__(self, indices: np.ndarray, batch_size: int):
@@ -62,20 +62,20 @@ class EvenBatches(Sampler[np.ndarray]):
 
 
 class TypeBatches(Sampler[np.ndarray]):
-    """Batches in which the types have equal shares, as far as they have cells.
+    """Batches with the same number of cells per type, as far as a type has enough cells.
 
-    Of every type in a batch there are two cells at least, unless it has a single one, and no cell
-    twice: so rare types have positives. Where a batch cannot hold two of every type, it holds some
-    types, drawn anew each time.
+    Each type in a batch has at least two distinct cells (unless it has only one in total), so that
+    rare types have positive pairs. If two cells of every type do not fit into a batch, each batch
+    has a random subset of the types.
 
     Parameters
     ----------
     indices
         Positions of the cells, (n_cells,).
     label
-        Their codes, (n_cells,).
+        Type codes, (n_cells,).
     batch_size
-        Cells in a batch, at most.
+        Maximum number of cells in a batch.
     """
 
     def __init__(self, indices: np.ndarray, label: np.ndarray, batch_size: int):
@@ -90,7 +90,7 @@ class TypeBatches(Sampler[np.ndarray]):
         return self.n_batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        # Within each type in a new order, of which every batch takes a run from a random place.
+        # Cells are shuffled within types; each batch takes a run from a random start, wrapping.
         shuffled = torch.randperm(len(self.indices)).numpy()
         type_of = np.repeat(np.arange(len(self.size)), self.size)
         order = shuffled[np.argsort(type_of[shuffled], kind="stable")]
@@ -104,9 +104,13 @@ class TypeBatches(Sampler[np.ndarray]):
 
 
 def stratified_holdout(codes: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Positions for training and for validation, ``share`` of each type (rounded down) held out.
+    """Hold out ``share`` of the cells of each type, rounded down.
 
-    Every type keeps a training cell, and a type with fewer than ``1 / share`` cells keeps them all.
+    Every type keeps a training cell; types with fewer than ``1 / share`` cells keep all of them.
+
+    Returns
+    -------
+    Sorted positions for training and for validation.
     """
     train, validation = [], []
     for code in np.unique(codes):
@@ -119,10 +123,9 @@ def stratified_holdout(codes: np.ndarray, share: float) -> tuple[np.ndarray, np.
 
 
 class Splitter(pl.LightningDataModule):
-    """Named populations of cells ("labelled", "unlabelled"), one minibatch of each per step.
+    """Data module that yields one minibatch of each population ("labelled", "unlabelled") per step.
 
-    The smaller populations are reshuffled and begun again until the largest has been seen once:
-    that is an epoch.
+    An epoch is one pass over the largest population; smaller ones are reshuffled and repeated.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class Splitter(pl.LightningDataModule):
         return DataLoader(self.cells, sampler=sampler, batch_size=None)
 
     def train_dataloader(self) -> CombinedLoader:
-        """One minibatch of each population per step."""
+        """Return a loader with one minibatch of each population per step."""
         loaders = {
             name: self._loader(EvenBatches(indices, self.batch_size))
             for name, indices in self.populations.items()
@@ -155,7 +158,7 @@ class Splitter(pl.LightningDataModule):
         return CombinedLoader(loaders, mode="max_size_cycle")
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Held-out labelled cells, in order."""
+        """Return loaders of the held-out labelled cells, in order."""
         if not len(self.val_idx):
             return []
         n = -(-len(self.val_idx) // 1024)
@@ -163,18 +166,18 @@ class Splitter(pl.LightningDataModule):
 
 
 class TypeSplitter(Splitter):
-    """Minibatches by :class:`TypeBatches`, for training and of the held-out cells."""
+    """Splitter that uses :class:`TypeBatches` for training and validation."""
 
     def _batches(self, indices: np.ndarray) -> TypeBatches:
         return TypeBatches(indices, self.cells.arrays["label"][indices], self.batch_size)
 
     def train_dataloader(self) -> CombinedLoader:
-        """One minibatch per step."""
+        """Return a loader with one minibatch per step."""
         batches = self._batches(self.populations["labelled"])
         return CombinedLoader({"labelled": self._loader(batches)}, mode="max_size_cycle")
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Held-out cells, in the same minibatches after each epoch."""
+        """Return loaders of the held-out cells, with the same minibatches in every epoch."""
         if not len(self.val_idx):
             return []
         if not hasattr(self, "_held_out"):

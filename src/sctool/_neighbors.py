@@ -1,4 +1,4 @@
-"""Principal components, neighbours and groups of cells, by scikit-learn and scanpy."""
+"""Principal components, neighbour graphs and clusters, with scikit-learn and scanpy."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from sklearn.exceptions import ConvergenceWarning
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: More cells than this are searched for neighbours approximately, and clustered by minibatches.
+#: Above this number of cells, neighbours are approximate and k-means uses minibatches.
 MANY_CELLS = 50_000
-#: Scanpy's own defaults, and Leiden's default resolution.
+#: Defaults of scanpy.
 N_COMPONENTS, N_NEIGHBORS, RESOLUTION = 50, 15, 1.0
-#: Fewer cells, or genes, than this cannot be clustered.
+#: Minimum number of cells and of genes for clustering.
 MIN_CELLS = 10
-#: Steps of the search for a resolution.
+#: Maximum steps of the search for a resolution.
 STEPS = 20
-#: Draws of cells to count clusters in, their share, their number at most, and the resolutions.
+#: Counting of clusters: number of draws, share of cells, maximum cells, range of resolutions.
 DRAWS, SHARE, DRAWN, LOWEST, HIGHEST = 10, 0.8, 5000, 0.5, 2.0
 
 
 def fit_pca(x: sp.csr_matrix, n: int, seed: int) -> PCA:
-    """The first ``n`` components (fewer for small data) of sparse cells, never densified.
+    """Fit the first ``n`` principal components (fewer for small data) of sparse data.
 
-    In twice the precision: components that hardly differ in variance would else turn with the
-    order of a sum.
+    In double precision: in single precision, components of nearly equal variance would depend on
+    the order of summation.
     """
     n = min(n, min(x.shape) - 1)
     return PCA(n, svd_solver="arpack", random_state=seed).fit(x.astype(np.float64))
 
 
 def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
-    """Scores of cells on their first ``n`` components (fewer for small data), float32."""
+    """Scores on the first ``n`` principal components (fewer for small data), float32."""
     n = min(n, min(x.shape) - 1)
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
 
 
 def neighbor_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "gauss") -> AnnData:
-    """Nearest neighbours of cells (n_cells, n_latent), as scanpy keeps them.
+    """Compute the neighbour graph of cells (n_cells, n_latent) in scanpy's format.
 
-    The search is exact up to ``MANY_CELLS``: scanpy's default one is compiled anew in each process,
-    which takes half a minute.
+    The search is exact up to ``MANY_CELLS``: scanpy's default is compiled in each process, which
+    takes half a minute.
 
     Parameters
     ----------
     weights
-        "gauss", or "umap", by which a handful of cells that lie apart form a group of their own.
+        "gauss" or "umap"; with the latter, a few distant cells form their own cluster.
     """
     import scanpy as sc
     from anndata import AnnData
@@ -62,7 +62,7 @@ def neighbor_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "g
     search = sc.Neighbors(cells)
     few = len(z) <= MANY_CELLS
     with warnings.catch_warnings():
-        # Of scanpy, where a cell has more copies than neighbours.
+        # Raised by scanpy if a cell has more duplicates than neighbours.
         warnings.simplefilter("ignore", sp.SparseEfficiencyWarning)
         search.compute_neighbors(
             n_neighbors=min(n_neighbors, len(z) - 1),
@@ -79,29 +79,29 @@ def neighbor_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "g
 
 
 def umap_weights(distances: sp.csr_matrix) -> sp.csr_matrix:
-    """Weights of a neighbour graph as UMAP has them (McInnes et al. 2018, section 3.1).
+    """UMAP's weights of a neighbour graph (McInnes et al. 2018, section 3.1).
 
-    The nearest neighbour of a cell has a weight of 1, further ones less, at a rate at which the
-    weights sum to log2(k + 1); two cells are joined by the probabilistic sum of both directions.
-    Scanpy leaves them to umap-learn, which takes 20 s in each process to be compiled.
+    The nearest neighbour of a cell has weight 1; weights decay exponentially with distance, at a
+    rate such that they sum to log2(k + 1). Both directions are combined by the probabilistic sum.
+    Scanpy uses umap-learn for this, which takes 20 s to compile in each process.
 
     Parameters
     ----------
     distances
-        From each cell to k others, (n_cells, n_cells).
+        Distances from each cell to k others, (n_cells, n_cells).
     """
     n = distances.shape[0]
     d = distances.data.astype(np.float64).reshape(n, -1)
     target = np.log2(d.shape[1] + 1)
     nearest = np.min(d, axis=1, where=d > 0, initial=np.inf, keepdims=True)
-    nearest[np.isinf(nearest)] = 0  # of a cell that has copies only
+    nearest[np.isinf(nearest)] = 0  # all neighbours are duplicates
     beyond = np.maximum(d - nearest, 0)
     low, high, width = np.zeros((n, 1)), np.full((n, 1), np.inf), np.ones((n, 1))
     for _ in range(64):
         wide = np.exp(-beyond / width).sum(axis=1, keepdims=True) > target
         low, high = np.where(wide, low, width), np.where(wide, width, high)
         width = np.where(np.isinf(high), 2 * width, (low + high) / 2)
-    # (umap's own bounds, by which equally near cells weigh the same)
+    # umap-learn's lower bounds, which give equidistant cells equal weights
     with_self = d.sum(axis=1, keepdims=True) / (d.shape[1] + 1)
     width = np.maximum(width, 1e-3 * np.where(nearest > 0, with_self, with_self.mean()))
     weight = np.exp(-beyond / np.where(width > 0, width, 1)).ravel()
@@ -111,7 +111,7 @@ def umap_weights(distances: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def leiden(graph: AnnData, resolution: float, seed: int) -> np.ndarray:
-    """Leiden group of each cell of a graph, (n_cells,)."""
+    """Leiden cluster of each cell of a graph, (n_cells,)."""
     import scanpy as sc
 
     sc.tl.leiden(
@@ -127,10 +127,10 @@ def leiden(graph: AnnData, resolution: float, seed: int) -> np.ndarray:
 
 
 def k_means(h: np.ndarray, n: int, seed: int, n_init: int = 10) -> KMeans:
-    """K-means with ``n`` centroids, or as many as there are cells; by minibatches if many."""
+    """K-means with at most ``n`` centroids; by minibatches for many cells."""
     n = min(n, len(h))
     with warnings.catch_warnings():
-        # Fewer distinct cells than clusters: some stay empty.
+        # Raised if there are fewer distinct cells than clusters; some clusters are then empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(h) > MANY_CELLS:
             return MiniBatchKMeans(n, n_init=3, batch_size=4096, random_state=seed).fit(h)
@@ -146,7 +146,7 @@ def group_means(x: sp.csr_matrix | np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def order_by_size(codes: np.ndarray) -> np.ndarray:
-    """The same groups, numbered from the largest on."""
+    """Renumber groups by decreasing size."""
     return np.argsort(np.argsort(-np.bincount(codes), kind="stable"))[codes]
 
 
@@ -155,18 +155,18 @@ def order_by_size(codes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Leiden clusters by scanpy's usual pipeline.
+    """Leiden clusters from scanpy's standard pipeline.
 
     Attributes
     ----------
     codes
-        Cluster of each cell, (n_cells,), by size.
+        Cluster of each cell, (n_cells,), numbered by size.
     score
-        Share of each cell's neighbours, weighted as the graph has them, in its cluster, (n_cells,).
+        Share of each cell's neighbours in its own cluster, by graph weight, (n_cells,).
     z
         Principal components, (n_cells, n_components) float32.
     resolution
-        Of Leiden.
+        Leiden resolution.
     """
 
     codes: np.ndarray
@@ -181,17 +181,17 @@ def all_alike(x: sp.csr_matrix) -> bool:
 
 
 def check_clusterable(x: sp.csr_matrix) -> None:
-    """Refuse cells (n_cells, n_genes) that cannot be clustered.
+    """Raise an error if cells (n_cells, n_genes) cannot be clustered.
 
     Raises
     ------
     ValueError
-        Too few cells or genes, or all cells are alike.
+        There are too few cells or genes, or all cells have the same values.
     """
     if min(x.shape) < MIN_CELLS:
         raise ValueError(
-            f"{x.shape[0]} cells and {x.shape[1]} genes are too few: at least {MIN_CELLS} of both "
-            "are needed."
+            f"{x.shape[0]} cells and {x.shape[1]} genes are too few to cluster: at least "
+            f"{MIN_CELLS} of both are needed."
         )
     if all_alike(x):
         raise ValueError(
@@ -200,15 +200,15 @@ def check_clusterable(x: sp.csr_matrix) -> None:
 
 
 def leiden_clusters(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Clusters:
-    """Principal components, neighbours and Leiden with scanpy's default settings.
+    """Cluster by principal components, neighbours and Leiden, with scanpy's default settings.
 
     Parameters
     ----------
     x
-        Log1p CP10k of variable genes, (n_cells, n_genes).
+        Log1p CP10k of highly variable genes, (n_cells, n_genes).
     n_clusters
-        None keeps the default resolution; a number searches for one that gives it, or comes as
-        near as resolutions can.
+        Search for a resolution that gives this number of clusters, or comes closest to it. None
+        uses the default resolution.
     """
     z = principal_components(x, N_COMPONENTS, seed)
     graph = neighbor_graph(z, N_NEIGHBORS, seed, "umap")
@@ -236,9 +236,10 @@ def leiden_clusters(x: sp.csr_matrix, n_clusters: int | None, seed: int) -> Clus
 
 
 def count_clusters(z: np.ndarray, rng: np.random.Generator) -> dict[str, int]:
-    """Estimate the number of clusters, and how far it depends on the cells and on the resolution.
+    """Estimate the number of clusters and its dependence on the cells and on the resolution.
 
-    Leiden counts them in ten draws of four fifths of the cells, at resolutions from 0.5 to 2.
+    Clusters are counted by Leiden in ten subsamples of four fifths of the cells (at most 5,000),
+    at resolutions from 0.5 to 2.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for a person, and in a log a line at the start and at the end."""
+"""Progress on stderr: a bar on a terminal, a few lines in a log file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
-#: Seconds between two lines in a log, at least.
+#: Minimum number of seconds between two lines in a log.
 SLOW = 60.0
 IN_NOTEBOOK = any(cls.__module__ == "tqdm.notebook" for cls in tqdm.__mro__)
 
@@ -23,12 +23,12 @@ def progress(
     enabled: bool = True,
     leave: bool = False,
 ) -> Any:
-    """A tqdm bar, of an iterable or to be moved by hand.
+    """Wrap an iterable in a tqdm bar, or make a bar that is updated manually.
 
     Parameters
     ----------
     leave
-        Keep the bar on the screen at the end, as a log always does.
+        Keep the bar on screen when finished, as is always done in a log.
     """
     watched = IN_NOTEBOOK or sys.stderr.isatty()
     pace = {} if watched else {"mininterval": SLOW, "maxinterval": SLOW}
@@ -37,14 +37,14 @@ def progress(
 
 
 class EpochBar(Callback):
-    """Progress of a training by epochs, with its latest loss."""
+    """Progress bar over training epochs, with the latest loss."""
 
     def __init__(self, desc: str):
         self.desc = desc
         self.bar: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar, of the process that reports alone."""
+        """Show the bar, only in the main process."""
         self.bar = progress(
             desc=self.desc,
             total=trainer.max_epochs,
@@ -53,19 +53,19 @@ class EpochBar(Callback):
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Move it."""
+        """Advance the bar."""
         losses = [v for k, v in trainer.callback_metrics.items() if k.endswith("loss_train")]
         if losses:
             self.bar.set_postfix(loss=f"{float(losses[0]):.3g}", refresh=False)
         self.bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close it."""
+        """Close the bar."""
         self.bar.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Close it after an error too, so that the message has a line of its own."""
+        """Close the bar, so that the error message starts on a new line."""
         if self.bar is not None:
             self.bar.close()

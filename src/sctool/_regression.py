@@ -1,4 +1,4 @@
-"""Multinomial logistic regression by scikit-learn: what all that is linear shares."""
+"""Multinomial logistic regression with scikit-learn, shared by all linear models."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-#: What ``C`` is chosen from: where genes are seen, and where a component's few coordinates are.
+#: Grids for the choice of ``C``: for genes, and for the few dimensions of a component.
 GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
-#: Up to so many values (1 GiB) cells are made dense for a fit, whose products are faster the more
-#: types there are; and up to so many one thread fits them, as several would mostly wait.
+#: Inputs of up to this many values (1 GiB) are made dense, which is faster with many types; up to
+#: the second number a single thread is used, because several would mostly wait.
 DENSE_VALUES, SERIAL_VALUES = 2**28, 2**26
 
 
 def type_weights(n: np.ndarray, min_type_weight: float) -> np.ndarray:
-    """Weight of a cell of each type, (n_types,), 1 on average over the cells.
+    """Weight per cell of each type, (n_types,), with a mean of 1 over the cells.
 
-    Together the cells of a type weigh at least ``min_type_weight`` times what those of the type of
-    median size do: with 0 every cell weighs the same, with infinity every type.
+    The total weight of a type is at least ``min_type_weight`` times that of the type of median
+    size: 0 weights all cells equally, infinity all types.
 
     Parameters
     ----------
     n
-        Cells of each type, (n_types,), all above 0.
+        Number of cells of each type, (n_types,), all above 0.
     """
     weight = np.maximum(1, min(min_type_weight * np.median(n), n.max()) / n)
     return weight * n.sum() / (weight @ n)
@@ -42,9 +42,9 @@ def regress(
     max_iter: int,
     min_type_weight: float = 0.0,
 ) -> tuple[LogisticRegression, list[str]]:
-    """Fit scikit-learn's regression of codes ``y`` on cells ``x``; says if it did not converge.
+    """Fit a logistic regression of type codes ``y`` on ``x``, weighted by :func:`type_weights`.
 
-    The types weigh as :func:`type_weights` has it.
+    Returns the regression, and an audit note if it did not converge.
     """
     codes, n = np.unique(y, return_counts=True)
     weight = dict(zip(codes, type_weights(n, min_type_weight), strict=True))
@@ -67,9 +67,10 @@ def choose_C(
     min_type_weight: float = 0.0,
     grid: tuple[float, ...] = GENES_GRID,
 ) -> float:
-    """The ``C`` of ``grid`` with the lowest cross entropy on held-out cells; 1 without any.
+    """Choose the ``C`` of ``grid`` with the lowest cross entropy on held-out cells; 1 without any.
 
-    The grid goes from strong to weak penalties, and ends where two in a row do no better.
+    The grid goes from strong to weak penalties; the search stops after two values in a row without
+    improvement.
     """
     if not len(held_out):
         return 1.0
@@ -85,7 +86,7 @@ def choose_C(
 
 
 def _dense(x: sp.csr_matrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
-    """Make cells dense unless that takes too much memory."""
+    """Make inputs dense unless that takes too much memory."""
     if isinstance(x, sp.csr_matrix) and np.prod(x.shape) <= DENSE_VALUES:
         return x.toarray()
     return x
@@ -94,15 +95,15 @@ def _dense(x: sp.csr_matrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
 def cross_entropy(
     fitted: LogisticRegression, x: sp.csr_matrix | np.ndarray, y: np.ndarray
 ) -> float:
-    """Mean over cells of the negative log-probability of their type."""
+    """Mean cross entropy of the cells."""
     proba = fitted.predict_proba(x)[np.arange(len(y)), np.searchsorted(fitted.classes_, y)]
     return float(-np.log(np.clip(proba, 1e-12, None)).mean())
 
 
 def weights(fitted: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (n_types, n_genes) and biases (n_types,) of a regression, also of one on two types.
+    """Weights (n_types, n_genes) and biases (n_types,) of a logistic regression.
 
-    There scikit-learn has a single score, for the second type.
+    For two types, scikit-learn has a single score, that of the second type.
     """
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:
@@ -112,6 +113,6 @@ def weights(fitted: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def set_linear(layer: nn.Linear, fitted: LogisticRegression) -> None:
-    """Give a layer (n_genes to n_types) the weights and biases of a regression."""
+    """Copy weights and biases of a logistic regression to a layer (n_genes to n_types)."""
     for parameter, value in zip((layer.weight, layer.bias), weights(fitted), strict=True):
         parameter.copy_(torch.from_numpy(value))

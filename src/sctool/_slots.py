@@ -1,4 +1,4 @@
-"""The only code that writes into a user's AnnData: the names and types of every slot."""
+"""Names and types of all results; the only code that writes to a user's AnnData."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anndata import AnnData
 
 
 def writable(adata: AnnData, copy: bool) -> AnnData:
-    """The object to write into: ``adata``, made an object of its own if it is a view, or a copy."""
+    """Return the object to write to: a copy, or ``adata`` itself, made actual if it is a view."""
     if not copy and not adata.is_view:
         return adata
     own = adata.to_memory() if adata.isbacked else adata.copy()
@@ -22,24 +22,24 @@ def writable(adata: AnnData, copy: bool) -> AnnData:
 
 
 def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
-    """Refuse a key that no file can hold, or that would replace what sctool has not written.
+    """Refuse a key that no file can store, or that would overwrite what others have written.
 
     Raises
     ------
     ValueError
-        ``key`` is no text, empty, or not a valid name in a file; or slots of that name exist that
-        are not an earlier result.
+        ``key`` is not a string, is empty, or is not a valid name in a file; or slots of that name
+        exist that are not an earlier result of sctool.
     """
     if not isinstance(key, str) or not key.strip():
-        raise ValueError(f"{name}={key!r}: pass a text that is not empty.")
+        raise ValueError(f"{name}={key!r}: pass a non-empty string.")
     if "/" in key or "\0" in key or key in (".", "..", "_index"):
         raise ValueError(
-            f"{name}={key!r} cannot be the name of a slot in a file: leave out '/', and do not use "
+            f"{name}={key!r} cannot be the name of a slot in a file: it must not contain '/' or be "
             "'.', '..' or '_index'."
         )
     result = adata.uns.get(key, {})
     ours = isinstance(result, Mapping) and ("audit" in result or {"names", "genes"} <= set(result))
-    # "sctool" is ours by its name: ``uns`` may have been lost since, as in ``anndata.concat``.
+    # Names that begin with "sctool" are ours even if ``uns`` was lost, as in ``anndata.concat``.
     if ours or key.startswith("sctool"):
         return
     slots = [("uns", key), ("varm", key)]
@@ -64,7 +64,7 @@ def arrays(key: str) -> list[str]:
 
 
 def clear(adata: AnnData, key: str) -> None:
-    """Remove what an earlier call left under ``key``, so that no two results are mixed."""
+    """Remove the results of an earlier call under ``key``, so that results are not mixed."""
     for column in columns(key):
         if column in adata.obs:
             del adata.obs[column]
@@ -75,14 +75,14 @@ def clear(adata: AnnData, key: str) -> None:
 
 
 def returned(adata: AnnData, model: Any, copy: bool, return_model: bool) -> Any:
-    """What a tool returns: None, the annotated copy, the model, or the pair of both."""
+    """Select what a tool returns: None, the annotated copy, the model, or both."""
     if copy and return_model:
         return adata, model
     return adata if copy else model if return_model else None
 
 
 def storable(value: Any) -> Any:
-    """A value as ``write_h5ad`` takes it in ``uns``: None left out of mappings, lists as arrays."""
+    """Convert a value so that ``write_h5ad`` accepts it in ``uns``; drops None from mappings."""
     if isinstance(value, dict):
         return {str(k): storable(v) for k, v in value.items() if v is not None}
     if isinstance(value, str | bool | int | float | np.ndarray | np.generic):
@@ -110,9 +110,9 @@ def write_annotation(
     versions: dict[str, str],
     audit: list[str],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.annotate` documents.
+    """Write the results documented in :func:`sctool.tl.annotate`.
 
-    ``unseen`` marks the cells, (n_cells,), that express no gene of the model; they get no name.
+    ``unseen`` marks the cells, (n_cells,), that express no gene of the model: they get no label.
     """
     clear(adata, key)
     names = [*classes, *novel_classes]
@@ -154,7 +154,7 @@ def write_clusters(
     versions: dict[str, str],
     audit: list[str],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.cluster` documents."""
+    """Write the results documented in :func:`sctool.tl.cluster`."""
     clear(adata, key)
     adata.obs[key] = pd.Categorical.from_codes(np.where(unseen, -1, codes), names)
     adata.obs[f"{key}_score"] = np.where(unseen, 0, score).astype(np.float32)
@@ -168,12 +168,12 @@ def write_clusters(
 
 
 def write_evaluation(adata: AnnData, key: str, tables: dict[str, pd.DataFrame]) -> None:
-    """Write the slot that :func:`sctool.tl.evaluate` documents."""
+    """Write the results documented in :func:`sctool.tl.evaluate`."""
     writable(adata, copy=False).uns[f"{key}_evaluation"] = tables
 
 
 def unused_colors(used: list[str], n: int) -> list[str]:
-    """``n`` of scanpy's colours that are not among those used, as far as there are any."""
+    """Return ``n`` of scanpy's colours, unused ones as long as there are any."""
     from scanpy.plotting.palettes import default_102
 
     taken = {color.lower()[:7] for color in used}
@@ -188,10 +188,10 @@ def write_colors(adata: AnnData, key: str, colors: dict[str, str]) -> None:
 
 
 def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
-    """Give novel groups names; groups of one name, or of a known type's, become one.
+    """Rename novel groups, merging those with the same name or that of a known type.
 
-    By name throughout: cells, categories and colours may have been subset or reordered since.
-    Nothing is written before everything is computed.
+    Cells are matched by name, never by category code: cells, categories and colours may have been
+    subset or reordered since. Nothing is written before everything is computed.
     """
     result, values = adata.uns[key], adata.obs[key]
     classes = [names.get(str(name), str(name)) for name in result["classes"]]
@@ -226,7 +226,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
         "classes": np.array(merged, dtype=object),
         "novel_classes": np.array(remaining, dtype=object),
         "novel": result["novel"].loc[remaining],
-        "audit": np.array([*result["audit"], f"novel: a person renamed {said}"], dtype=object),
+        "audit": np.array([*result["audit"], f"novel: user renamed {said}"], dtype=object),
     }
 
 
@@ -240,7 +240,7 @@ def write_explanation(
     scores: np.ndarray,
     params: dict[str, Any],
 ) -> None:
-    """Write the slots that :func:`sctool.tl.explain` documents."""
+    """Write the results documented in :func:`sctool.tl.explain`."""
     adata.varm[key] = attribution.astype(np.float32)
     adata.uns[key] = {
         "names": np.array(names, dtype=object),

@@ -1,6 +1,6 @@
-"""Training: seeds, the plan's common part, best weights, and the run through Lightning.
+"""Training: random seeds, training plan, best weights, and the call of scvi-tools' runner.
 
-With ``model/_base.py`` the only code that touches scvi-tools' internals.
+Only this module and ``model/_base.py`` depend on scvi-tools' internals.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import os
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,7 +20,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from scvi.train import Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ from sctool._progress import EpochBar
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Everything random inside follows ``seed``; the caller's random state is put back after."""
+    """Seed all random number generators inside the context and restore their state afterwards."""
     if seed is None:
         yield
         return
@@ -47,14 +47,14 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def numpy_generator() -> np.random.Generator:
-    """A generator that follows torch's, which :func:`seeded` seeds."""
+    """Return a NumPy generator seeded from torch's, which :func:`seeded` seeds."""
     return np.random.default_rng(int(torch.randint(2**31, (1,))))
 
 
 class Plan(TrainingPlan):
-    """A scvi-tools training plan without the ELBO: subclasses say what a step is.
+    """A scvi-tools training plan without the ELBO; subclasses define the training step.
 
-    The module's ``loss`` is not called by this class; ELBO metrics are neither made nor logged.
+    The module's ``loss`` is not called, and no ELBO metrics are computed or logged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -69,17 +69,16 @@ class Plan(TrainingPlan):
         """No ELBO."""
 
     def log_losses(self, losses: dict[str, Tensor], n: int) -> None:
-        """Log the losses of a training step on ``n`` cells as ``{name}_train``, an epoch's mean.
+        """Add the losses of a training step on ``n`` cells to the epoch means ``{name}_train``.
 
-        Summed here and logged once an epoch: Lightning's own means would take a third of a small
-        step.
+        They are logged once per epoch, because Lightning's averaging takes a third of a small step.
         """
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0) + n * value.detach()
         self._n_cells += n
 
     def on_train_epoch_end(self) -> None:
-        """Log the means."""
+        """Log the mean losses of the epoch."""
         means = {f"{name}_train": total / self._n_cells for name, total in self._sums.items()}
         self.log_dict(means, sync_dist=self.use_sync_dist)
         self._sums, self._n_cells = {}, 0
@@ -90,17 +89,17 @@ def _module(plan: pl.LightningModule) -> nn.Module:
 
 
 class BestWeights(Callback):
-    """Keeps the best epoch's weights in memory, puts them back at the end, and may stop early.
+    """Restore the weights of the best epoch after training, optionally with early stopping.
 
     Parameters
     ----------
     monitor
-        Logged value of which the lowest is the best. If it is never logged (nothing was held out)
-        the last weights stay.
+        Logged value to minimise. If it is never logged (no held-out cells), the last weights are
+        kept.
     from_epoch
-        First epoch that may be the best: earlier ones belong to a schedule that still rises.
+        First epoch to consider; earlier ones are part of a warm-up schedule.
     patience
-        Stop after this many epochs without a better one; None never stops.
+        Stop after this many epochs without improvement; None disables early stopping.
     """
 
     def __init__(self, monitor: str, from_epoch: int = 0, patience: int | None = None):
@@ -109,7 +108,7 @@ class BestWeights(Callback):
         self.state: dict[str, Tensor] | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the weights if this epoch is the best so far."""
+        """Copy the weights if this is the best epoch so far."""
         value, epoch = trainer.callback_metrics.get(self.monitor), trainer.current_epoch
         if value is None or epoch < self.from_epoch:
             return
@@ -122,23 +121,23 @@ class BestWeights(Callback):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the best weights back."""
+        """Restore the best weights."""
         if self.state is not None:
             _module(pl_module).load_state_dict(self.state)
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a call of ``train`` asks for, beside the model's settings.
+    """Arguments of ``train`` that are not model settings.
 
     Attributes
     ----------
     max_epochs
-        Passes over the cells; None leaves it to the settings.
+        Number of passes over the cells; None uses the settings.
     progress
         Show progress bars.
     trainer
-        Arguments of scvi-tools' ``Trainer``.
+        Arguments for scvi-tools' ``Trainer``.
     """
 
     max_epochs: int | None = None
@@ -146,8 +145,8 @@ class TrainOptions:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
-#: What scvi-tools' and Lightning's trainers take, beside what ``train`` names itself. Their early
-#: stopping watches the ELBO, which no model here has.
+#: Arguments of scvi-tools' and Lightning's trainers other than those of ``train`` itself. Early
+#: stopping is excluded because it monitors the ELBO, which our models do not have.
 TRAINER_ARGUMENTS = sorted(
     name
     for name in {
@@ -161,14 +160,14 @@ TRAINER_ARGUMENTS = sorted(
 
 
 def refuse_arguments(names: list[str], taken: list[str], why: str = "") -> None:
-    """Refuse arguments of ``train`` that it does not take."""
+    """Raise an error for arguments that ``train`` does not accept."""
     if unknown := sorted(set(names) - set(taken)):
-        raise TypeError(f"train has no arguments {unknown!r}{why}; it takes {taken!r}.")
+        raise TypeError(f"train has no arguments {unknown!r}{why}; it accepts {taken!r}.")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning without its notes on hardware and its advice on data loaders, inside only."""
+    """Silence Lightning's messages on hardware and data loaders inside the context."""
     loggers = [logging.getLogger(f"lightning.pytorch{s}") for s in ("", ".utilities.rank_zero")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -182,6 +181,23 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextmanager
+def _outside_slurm() -> Iterator[None]:
+    """Train in one process inside a SLURM job, where Lightning expects one for each task.
+
+    Lightning leaves jobs of this name alone.
+    """
+    name = os.environ.get("SLURM_JOB_NAME")
+    os.environ["SLURM_JOB_NAME"] = "interactive"
+    try:
+        yield
+    finally:
+        if name is None:
+            del os.environ["SLURM_JOB_NAME"]
+        else:
+            os.environ["SLURM_JOB_NAME"] = name
+
+
 def fit(
     model: Any,
     plan: Plan,
@@ -192,7 +208,7 @@ def fit(
     best: BestWeights | None = None,
     name: str = "training",
 ) -> None:
-    """Train ``model`` through scvi-tools' runner, quietly but for a bar with the stage's name."""
+    """Train ``model`` with scvi-tools' runner, showing only a progress bar called ``name``."""
     own = [EpochBar(name)] if options.progress else []
     callbacks = [*filter(None, [best]), *own, *options.trainer.get("callbacks", [])]
     arguments = {
@@ -201,15 +217,17 @@ def fit(
         "callbacks": callbacks,
         "enable_progress_bar": False,
     }
-    if options.trainer.get("devices", "auto") in ("auto", 1):
-        # Inside a SLURM job Lightning would otherwise expect a process for each of its tasks.
-        arguments = {"plugins": [LightningEnvironment()], **arguments}
-    with _quiet():
+    one_process = options.trainer.get("devices", "auto") in ("auto", 1) and not {
+        "strategy",
+        "num_nodes",
+        "plugins",
+    } & set(options.trainer)
+    with _quiet(), _outside_slurm() if one_process else nullcontext():
         TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
 
 
 def n_epochs(settings: Any, splitter: Splitter, options: TrainOptions) -> int:
-    """Passes over the cells: as many as asked for, else by the settings' steps."""
+    """Return the number of epochs: as requested, or derived from the settings."""
     s = settings
     by_steps = max(-(-s.min_steps // splitter.steps_per_epoch), s.min_epochs)
     return options.max_epochs or s.max_epochs or by_steps

@@ -1,4 +1,4 @@
-"""The command line: argument parsing over ``sctool.tl``."""
+"""Command-line interface to ``sctool.tl``."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pathlib import Path
 EPILOG = """\
 examples:
   sctool demo
-      annotate bundled blood cells, no network and no files needed
+      annotate bundled blood cells (no download, no input files)
   sctool annotate query.h5ad --ref ref.h5ad --labels-key cell_type -o annotated.h5ad
-      name the cells of query.h5ad after the types of ref.h5ad
+      annotate query.h5ad with the cell types of ref.h5ad
   sctool annotate query.h5ad --ref ref.h5ad -o annotated.h5ad --save-model model/
   sctool annotate other.h5ad --model model/ -o other_annotated.h5ad
-      keep the trained model, and use it again without training
+      save the trained model and apply it to other cells without training
   sctool cluster cells.h5ad -o clustered.h5ad
-      group cells without a reference
+      cluster cells without a reference
 
-exit codes: 0 done, 2 the input or the arguments are wrong"""
+exit codes: 0 success, 2 invalid input or arguments, 130 interrupted"""
 
 
 METHOD_HELP = "{methods}, or auto (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
-    """Lists the methods in its help; the models are loaded when somebody asks for it, not before.
+    """Parser that lists the methods in its help, and imports the models only for that.
 
-    ``{methods}``, ``{grouping}`` and ``{clustering}`` in an option's help stand for those that
-    annotate, that group novel cells, and that cluster.
+    In an option's help, ``{methods}``, ``{grouping}`` and ``{clustering}`` are replaced by the
+    methods that annotate, group novel cells and cluster.
     """
 
     def format_help(self) -> str:
-        """The help, with the methods that are registered."""
+        """Format the help with the registered methods."""
         for action in self._actions:
             if action.help and "{" in action.help:
                 action.help = action.help.format(**_method_names())
@@ -52,12 +52,12 @@ def _method_names() -> dict[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the argument parser."""
     from sctool import __version__
 
     top = Parser(
         prog="sctool",
-        description="Name cells after a labelled reference, and say which are none of its types.",
+        description="Annotate single cells with a labelled reference and flag novel cell types.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
         "annotate",
         help="annotate an .h5ad file",
         description=(
-            "Name the cells of QUERY after the types of a labelled reference, or with a trained "
+            "Assign cell types to the cells of QUERY using a labelled reference or a trained "
             "model. Genes are matched by name; counts, linear and log1p values are recognised. "
-            "OUT is QUERY with the results in obs, obsm and uns, for scanpy to plot."
+            "OUT is QUERY with the results added to obs, obsm and uns."
         ),
     )
     annotate.add_argument("query", metavar="QUERY.h5ad", type=Path, help="cells to annotate")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--ref", metavar="REF.h5ad", type=Path, help="labelled reference to train on"
     )
     source.add_argument(
-        "--model", metavar="DIR", type=Path, help="saved model to use; nothing is trained"
+        "--model", metavar="DIR", type=Path, help="saved model to apply without training"
     )
     annotate.add_argument(
         "-o", "--output", metavar="OUT.h5ad", type=Path, required=True, help="file to write"
@@ -87,27 +87,31 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--labels-key",
         default="cell_type",
-        help="column of the reference's obs with the types (default: %(default)s)",
+        help="column of the reference's obs with the cell types (default: %(default)s)",
     )
     annotate.add_argument("--method", default="auto", help=METHOD_HELP)
     annotate.add_argument("--preset", help="preset of the method, such as paper")
-    annotate.add_argument("--batch-key", help="column of both obs with donors or technologies")
     annotate.add_argument(
-        "--layer", help="layer of both files with the values (raw for .raw; default: found)"
+        "--batch-key", help="column of both files' obs with batches, such as donors"
+    )
+    annotate.add_argument(
+        "--layer", help="layer of both files with the values (raw for .raw; default: detected)"
     )
     annotate.add_argument(
         "--novel",
         default="auto",
-        help="auto: flag cells of no known type; 0: all are known; N: N novel types "
+        help="auto: flag novel cells; 0: assume all types are known; N: find N novel types "
         "({grouping}) (default: %(default)s)",
     )
     annotate.add_argument(
         "--ignore-case",
         action="store_true",
-        help="match gene names of another species (Cd79a, CD79A)",
+        help="ignore case when matching gene names (Cd79a, CD79A)",
     )
     annotate.add_argument(
-        "--key-added", default="sctool", help="name of the slots written (default: %(default)s)"
+        "--key-added",
+        default="sctool",
+        help="key under which results are stored (default: %(default)s)",
     )
     _add_run_arguments(annotate)
     annotate.set_defaults(run=run_annotate)
@@ -116,13 +120,13 @@ def parser() -> argparse.ArgumentParser:
         "cluster",
         help="cluster an .h5ad file",
         description=(
-            "Group the cells of CELLS by what they express, without a reference, or with a trained "
-            "model. OUT is CELLS with the results in obs, obsm and uns, for scanpy to plot."
+            "Cluster the cells of CELLS without a reference, or assign them to the clusters of a "
+            "trained model. OUT is CELLS with the results added to obs, obsm and uns."
         ),
     )
     cluster.add_argument("cells", metavar="CELLS.h5ad", type=Path, help="cells to cluster")
     cluster.add_argument(
-        "--model", metavar="DIR", type=Path, help="saved model to use; nothing is trained"
+        "--model", metavar="DIR", type=Path, help="saved model to apply without training"
     )
     cluster.add_argument(
         "-o", "--output", metavar="OUT.h5ad", type=Path, required=True, help="file to write"
@@ -136,8 +140,10 @@ def parser() -> argparse.ArgumentParser:
         help="{clustering} or leiden (default: %(default)s)",
     )
     cluster.add_argument("--preset", help="preset of the method, such as paper")
-    cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: found)")
-    cluster.add_argument("--key-added", help="name of the slots written (default: the method's)")
+    cluster.add_argument("--layer", help="layer with the values (raw for .raw; default: detected)")
+    cluster.add_argument(
+        "--key-added", help="key under which results are stored (default: the method's name)"
+    )
     _add_run_arguments(cluster)
     cluster.set_defaults(run=run_cluster)
 
@@ -145,8 +151,8 @@ def parser() -> argparse.ArgumentParser:
         "demo",
         help="annotate bundled blood cells",
         description=(
-            "Split the 700 blood cells that scanpy ships into a labelled reference and an "
-            "unlabelled query, annotate the query, compare with the truth, and draw the result."
+            "Split the 700 blood cells shipped with scanpy into a labelled reference and an "
+            "unlabelled query, annotate the query, evaluate the result and plot it."
         ),
     )
     demo.add_argument(
@@ -164,9 +170,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run_arguments(command: argparse.ArgumentParser) -> None:
-    """Add what every command that trains and writes takes."""
+    """Add the arguments shared by the commands that train a model."""
     command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    command.add_argument("--max-epochs", type=int, help="epochs to train (default: the preset's)")
+    command.add_argument(
+        "--max-epochs", type=int, help="number of training epochs (default: the preset's)"
+    )
     command.add_argument("--accelerator", default=None, help="cpu, gpu or auto (default: auto)")
     command.add_argument(
         "--save-model", metavar="DIR", type=Path, help="directory to save the trained model in"
@@ -174,13 +182,13 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--overwrite", action="store_true", help="replace OUT and DIR if they exist"
     )
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    command.add_argument("-q", "--quiet", action="store_true", help="hide the progress bar")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    # Before torch is loaded: on cores that other programs use too, threads that wait by spinning
-    # slow training far down.
+    """Run the command line and return the exit code."""
+    # Must be set before torch is loaded: on shared cores, OpenMP threads that busy-wait slow
+    # training down severely.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args(argv)
     logging.basicConfig(format="sctool: %(message)s", level=logging.WARNING)
@@ -202,7 +210,7 @@ def _read(path: Path):  # type: ignore[no-untyped-def]
         raise FileNotFoundError(f"{str(path)!r} is not a file.")
     try:
         return ad.read_h5ad(path)
-    except Exception as error:  # of HDF5, or of what anndata finds in it
+    except Exception as error:  # h5py and anndata raise many types
         raise ValueError(f"{str(path)!r} cannot be read as an .h5ad file: {error}") from error
 
 
@@ -211,7 +219,7 @@ def run_annotate(args: argparse.Namespace) -> int:
     from sctool import tl
 
     if args.model is not None and args.save_model is not None:
-        raise ValueError("--save-model goes with --ref: with --model nothing is trained.")
+        raise ValueError("--save-model requires --ref: with --model nothing is trained.")
     _check_outputs(args)
     adata = _read(args.query)
     model = tl.annotate(
@@ -256,7 +264,7 @@ def run_cluster(args: argparse.Namespace) -> int:
 
     trains = args.model is None and args.method in CLUSTER_METHODS
     if args.save_model is not None and not trains:
-        raise ValueError("--save-model: there is no newly trained model to save.")
+        raise ValueError("--save-model: this call trains no model; drop --save-model.")
     _check_outputs(args)
     adata = _read(args.cells)
     model = tl.cluster(
@@ -284,16 +292,16 @@ def run_cluster(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse to write over files, before anything is computed."""
+    """Refuse to overwrite files before anything is computed."""
     for path in (args.output, args.save_model):
         if path is not None and path.exists() and not args.overwrite:
             raise ValueError(f"{str(path)!r} exists: pass --overwrite to replace it.")
     if not args.output.parent.is_dir():
-        raise ValueError(f"the folder {str(args.output.parent)!r} is not there.")
+        raise ValueError(f"the folder {str(args.output.parent)!r} does not exist.")
 
 
 def _train_kwargs(args: argparse.Namespace) -> dict[str, object] | None:
-    """What the options say of training."""
+    """Collect the options that concern training."""
     given = {"max_epochs": args.max_epochs, "accelerator": args.accelerator}
     if args.quiet:
         given["enable_progress_bar"] = False
@@ -306,8 +314,8 @@ def run_demo(args: argparse.Namespace) -> int:
 
     adata, ref = datasets.blood(random_state=args.seed)
     print(
-        f"{ref.n_obs} labelled blood cells of {ref.obs['cell_type'].nunique()} types teach, "
-        f"{adata.n_obs} unlabelled ones are annotated"
+        f"reference: {ref.n_obs} blood cells of {ref.obs['cell_type'].nunique()} types; "
+        f"query: {adata.n_obs} cells"
     )
     start = time.perf_counter()
     tl.annotate(adata, ref, method=args.method, random_state=args.seed)
@@ -323,7 +331,7 @@ def run_demo(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     _draw_demo(adata, args.output / "annotated.png")
     adata.write_h5ad(args.output / "annotated.h5ad")
-    print(f"wrote annotated.h5ad and annotated.png into {args.output.resolve()}")
+    print(f"wrote annotated.h5ad and annotated.png to {args.output.resolve()}")
     return 0
 
 
@@ -341,7 +349,7 @@ def _draw_demo(adata, path: Path) -> None:  # type: ignore[no-untyped-def]
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
     panels = {"sctool": "prediction", "sctool_score": "score", "truth": "truth"}
     for ax, (color, title) in zip(axes, panels.items(), strict=True):
-        # One legend, at the far right, serves prediction and truth: their colours are the same.
+        # Prediction and truth have the same colours and share one legend at the far right.
         legend = "right margin" if color == "truth" else None
         sc.pl.umap(
             adata, color=color, title=title, ax=ax, show=False, frameon=False, legend_loc=legend

@@ -1,4 +1,4 @@
-"""Real cells to try things on, without a network."""
+"""Small example datasets that need no download."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ __all__ = ["blood"]
 
 
 def blood(reference_share: float = 0.5, random_state: int = 0) -> tuple[AnnData, AnnData]:
-    """Blood cells of one donor as a query and a labelled reference.
+    """Load blood cells of one donor as a query and a labelled reference.
 
-    The 700 peripheral blood cells in 10 types that scanpy ships inside its package
+    700 peripheral blood cells of 10 types that are shipped with scanpy
     (:func:`scanpy.datasets.pbmc68k_reduced`; Zheng et al. 2017), split at random within each type.
-    ``X`` holds scaled values and ``raw`` the log1p of 765 genes, as in many files one is given.
+    ``X`` holds scaled values and ``raw`` log1p values of 765 genes, as in many published files.
 
     Parameters
     ----------
     reference_share
-        Share of each type's cells in the reference, in (0, 1); each side keeps one at least.
+        Fraction of each type's cells in the reference, in (0, 1); both query and reference keep at
+        least one cell of each type.
     random_state
-        Seed of the split.
+        Random seed of the split.
 
     Returns
     -------
     adata
-        The query; its true types, which annotation never reads, are in ``obs["truth"]``.
+        Query, with the true types in ``obs["truth"]`` (never read by annotation).
     ref
-        The reference, with ``obs["cell_type"]`` and its colours.
+        Reference, with the cell types in ``obs["cell_type"]`` and their colours.
 
     Raises
     ------
@@ -44,11 +45,11 @@ def blood(reference_share: float = 0.5, random_state: int = 0) -> tuple[AnnData,
     (353, 347)
     """
     if not 0 < reference_share < 1:
-        raise ValueError(f"reference_share={reference_share!r} must be between 0 and 1.")
+        raise ValueError(f"reference_share={reference_share!r}: it must be between 0 and 1.")
     import scanpy as sc
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the file is older than the anndata that reads it
+        warnings.simplefilter("ignore")  # the file was written by an old anndata
         cells = sc.datasets.pbmc68k_reduced()
     labels = cells.obs["bulk_labels"].astype("category")
     rng = np.random.default_rng(random_state)

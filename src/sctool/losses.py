@@ -1,6 +1,6 @@
-"""Losses and the operations inside them: pure torch functions of tensors, no AnnData.
+"""Loss functions and their building blocks, as pure torch functions.
 
-Each is tested against a slow transcription of its paper's equation.
+Each is tested against a literal implementation of the paper's equation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def sharpen(p: Tensor, temperature: float = 0.5) -> Tensor:
-    """Less entropic pseudo-labels: ``p ** (1 / T)``, renormalised (scNym section 2 has T = 1/2).
+    """Sharpen pseudo-labels: ``p ** (1 / T)``, renormalised (scNym, section 2, with T = 1/2).
 
     Parameters
     ----------
@@ -24,10 +24,10 @@ def sharpen(p: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 def mixup(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Each cell and its label mixed with those of a random partner, itself remaining dominant.
+    """Mix each cell and its label with those of a random partner (scNym, section 2).
 
-    Weights are drawn per cell from Beta(alpha, alpha), and the larger of the pair goes to the cell
-    itself, so that row ``i`` of the output still stands for cell ``i`` (scNym, section 2).
+    Weights are drawn per cell from Beta(alpha, alpha). The larger weight goes to the cell itself,
+    so that row ``i`` of the output still represents cell ``i``.
 
     Parameters
     ----------
@@ -44,7 +44,10 @@ def mixup(x: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over cells of ``H(target, softmax(logits))``, both (n_cells, n_types); 0 of no cell."""
+    """Mean over cells of ``H(target, softmax(logits))``; 0 without cells.
+
+    Both arguments have shape (n_cells, n_types).
+    """
     loss = -(target * logits.log_softmax(dim=1)).sum(dim=1)
     return loss.mean() if len(loss) else logits.sum() * 0
 
@@ -52,16 +55,16 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def squared_error(logits: Tensor, target: Tensor, n: int | None = None) -> Tensor:
     """Mean over cells of ``||target - softmax(logits)||^2`` (scNym's L_SSL).
 
-    ``n`` divides instead of the number of cells, where cells have been left out.
+    If cells were left out, ``n`` is the number to divide by.
     """
     loss = (target - logits.softmax(dim=1)).pow(2).sum(dim=1)
     return loss.sum() / max(len(loss) if n is None else n, 1)
 
 
 def sigmoid_ramp(step: float, length: float) -> float:
-    """Weight that rises from about 0 to 1 over ``length``: ``exp(-5 (1 - step / length)^2)``.
+    """Ramp a weight from about 0 to 1 over ``length``: ``exp(-5 (1 - step / length)^2)``.
 
-    scNym states "a sigmoid schedule"; this is the usual one of consistency training.
+    scNym only states "a sigmoid schedule"; this one is common in consistency training.
     """
     if length <= 0:
         return 1.0
@@ -73,13 +76,13 @@ def sigmoid_ramp(step: float, length: float) -> float:
 
 
 def _contrast(v: Tensor, u: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """Mean over anchors ``v_i`` of their weighted log shares among all ``u_j``, ``j != i``.
+    """Weighted cross entropy of ``v_i`` with the softmax over all ``u_j``, ``j != i``; mean over i.
 
-    Anchors without any weight, such as the only cell of a type, contribute nothing.
+    Anchors without positive weights, such as the only cell of a type, are left out.
     """
     self_pair = torch.eye(len(v), dtype=torch.bool, device=v.device)
     similarity = (v @ u.T / temperature).masked_fill(self_pair, -torch.inf)
-    # The pair with itself has no share, and no weight either: 0 in place of -inf.
+    # Self-pairs have no weight; 0 instead of -inf avoids NaN.
     log_share = similarity.log_softmax(dim=1).masked_fill(self_pair, 0.0)
     weight = weight.masked_fill(self_pair, 0.0)
     total = weight.sum(dim=1)
@@ -96,10 +99,10 @@ def contrastive(v: Tensor, positive: Tensor, temperature: float) -> Tensor:
     Parameters
     ----------
     v
-        Features of unit length, (n, n_features): both views of the cells, one below the other.
+        Features of unit length, (n, n_features), with both views of the cells concatenated.
     positive
-        (n, n) bool: pairs to bring together. For the unsupervised loss the two views of a cell,
-        for the supervised one all views of cells of one type. The diagonal is ignored.
+        Positive pairs, (n, n) bool: the two views of each cell for the unsupervised loss, all views
+        of cells of the same type for the supervised loss. The diagonal is ignored.
     temperature
         Divides the inner products.
     """
@@ -107,12 +110,12 @@ def contrastive(v: Tensor, positive: Tensor, temperature: float) -> Tensor:
 
 
 def soft_contrastive(v: Tensor, v_other: Tensor, p: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss with pairs weighted by their chance of being of one type (scDET, eq. 9).
+    """Contrastive loss with pairs weighted by their probability of the same type (scDET, eq. 9).
 
     Parameters
     ----------
     v, v_other
-        Unit features of the two views of the same cells, (n_cells, n_features).
+        Features of unit length for two views of the same cells, (n_cells, n_features).
     p
         Rectified probabilities, (n_cells, n_types); the weight of a pair is ``p_i . p_j``.
     temperature
@@ -124,7 +127,7 @@ def soft_contrastive(v: Tensor, v_other: Tensor, p: Tensor, temperature: float) 
 def prototype_logits(h: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine similarity of hidden features and prototypes, (n_cells, n_types) (scDET, eq. 2).
 
-    Divided by a temperature they are the logits of the assignment.
+    Divide by a temperature to obtain logits.
     """
     return (
         torch.nn.functional.normalize(h, dim=1) @ torch.nn.functional.normalize(prototypes, dim=1).T
@@ -137,15 +140,15 @@ def two_views_cross_entropy(logits: Tensor, logits_other: Tensor, target: Tensor
 
 
 def swapped_cross_entropy(cosine: Tensor, cosine_other: Tensor, tau: float, sharp: float) -> Tensor:
-    """Cross entropy of each view with the other's sharper prediction (scDET, eq. 4).
+    """Cross entropy of each view with the other view's sharpened prediction (scDET, eq. 4).
 
-    No gradient flows through the sharper predictions. The paper divides by the number of
-    reference cells; the sum is over target cells, and so is our mean.
+    No gradient flows through the sharpened predictions. The paper divides the sum over target
+    cells by the number of reference cells; this is the mean over target cells.
 
     Parameters
     ----------
     cosine, cosine_other
-        From :func:`prototype_logits`, of the two views.
+        Output of :func:`prototype_logits` for the two views.
     tau, sharp
         Temperatures of the predictions and of the targets.
     """
@@ -156,64 +159,64 @@ def swapped_cross_entropy(cosine: Tensor, cosine_other: Tensor, tau: float, shar
 
 
 def distribution_divergence(mean: Tensor, pi: Tensor, rho: float) -> Tensor:
-    """``KL(mean || pi^rho)``, the latter normalised: one of the two terms of scDET's eq. 5.
+    """``KL(mean || pi^rho)`` with normalised ``pi^rho``: one of the two terms of scDET's eq. 5.
 
     Parameters
     ----------
     mean
         Mean prediction, (n_types,).
     pi
-        Estimated share of each type, (n_types,), all above 0.
+        Estimated proportion of each type, (n_types,), all positive.
     rho
         1 for the estimate itself, 0 for a uniform distribution.
     """
     target = (rho * pi.log()).log_softmax(dim=0)
-    # A type that no cell is given has a share of 0, whose logarithm must not reach the gradient.
+    # Types without cells have a mean of 0, whose infinite logarithm would give NaN gradients.
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
     return (mean * (log_mean - target)).sum()
 
 
 def rectify(logits: Tensor, pi: Tensor, gamma: float) -> Tensor:
-    """Probabilities rid of the long tail's bias: logits less ``gamma log pi`` (scDET, eq. 7)."""
+    """Correct probabilities for class imbalance: logits minus ``gamma log pi`` (scDET, eq. 7)."""
     return (logits - gamma * pi.log()).softmax(dim=1)
 
 
 def sampling_rate(pi: Tensor, in_batch: Tensor, alpha: float, beta: float) -> Tensor:
-    """Share of each predicted type's pseudo-labels to use, (n_types,) (scDET, eq. 8).
+    """Fraction of pseudo-labels to use for each predicted type, (n_types,) (scDET, eq. 8).
 
     Parameters
     ----------
     pi
-        Estimated share of each type, all above 0.
+        Estimated proportion of each type, (n_types,), all positive.
     in_batch
-        Bool, (n_types,): types among the minibatch's labels, which take ``alpha``.
+        Types among the minibatch's labels, (n_types,) bool; these use ``alpha``, others ``beta``.
     alpha, beta
-        0 uses all, 1 as many of every type.
+        0 uses all pseudo-labels, 1 the same number for every type.
     """
     exponent = torch.where(in_batch, alpha, beta)
     return (pi / pi.min()).pow(-exponent)
 
 
 def most_confident(p: Tensor, rate: Tensor) -> Tensor:
-    """Of each predicted type, the given share of its cells with the highest probabilities.
+    """Select the most confident cells of each predicted type.
 
     Parameters
     ----------
     p
         Rectified probabilities, (n_cells, n_types).
     rate
-        Share of each type, rounded up to whole cells, (n_types,).
+        Fraction of cells to select per type, (n_types,); rounded up to whole cells.
 
     Returns
     -------
-    Positions, sorted.
+    Sorted positions of the selected cells.
     """
     confidence, code = p.max(dim=1)
     order = torch.argsort(confidence, descending=True, stable=True)
-    order = order[torch.argsort(code[order], stable=True)]  # by type, the surest first
+    order = order[torch.argsort(code[order], stable=True)]  # by type, most confident first
     n = torch.bincount(code, minlength=p.shape[1])
     rank = torch.arange(len(p), device=p.device) - (n.cumsum(0) - n)[code[order]]
-    # (less what float32 cannot tell from a whole number)
+    # (the factor keeps float32 rounding from adding a cell)
     keep = torch.ceil(rate * n * (1 - 1e-5))[code[order]]
     return order[rank < keep].sort().values
 
@@ -222,16 +225,16 @@ def most_confident(p: Tensor, rate: Tensor) -> Tensor:
 
 
 def info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
-    """Cells of one type together, all others apart, on a sphere (contrastive components, eq. 5).
+    """Supervised contrastive loss on a sphere (contrastive components, eq. 5).
 
-    The mean over the anchors that have a positive, where the equation has the sum over all.
+    Averages over the anchors that have a positive; the equation sums over all anchors.
 
     Parameters
     ----------
     z
         Embedding of unit length, (n_cells, n_latent).
     label
-        Code of each cell's type, (n_cells,).
+        Type codes, (n_cells,).
     temperature
         Divides the inner products.
     """
@@ -243,18 +246,18 @@ def _off_diagonal(n: int, device: torch.device) -> Tensor:
 
 
 def circles_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
-    """Eq. 5 in each type's circle, with the same positives in all (contrastive components, eq. 6).
+    """Eq. 5 on every circle, with the same positives on each (contrastive components, eq. 6).
 
-    As printed: since no term ties circle ``k`` to type ``k``, the loss is the same for circles in
-    any order. The mean over circles and over the anchors that have a positive, where the equation
-    has the sum over all. Time and memory are those of (n_types, n_cells, n_cells) similarities.
+    Implemented as printed: no term links circle ``k`` to type ``k``, so the loss is invariant to
+    the order of the circles. Averages over circles and over the anchors that have a positive; the
+    equation sums over all. Computes (n_types, n_cells, n_cells) similarities.
 
     Parameters
     ----------
     z
-        A point on each type's circle, (n_cells, n_types, 2), all of unit length.
+        Position on each type's circle, (n_cells, n_types, 2), of unit length.
     label
-        Code of each cell's type, (n_cells,).
+        Type codes, (n_cells,).
     temperature
         Divides the inner products.
     """
@@ -266,25 +269,25 @@ def circles_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
     n = positive.sum(dim=1)
     if not n.any():
         return z.sum() * 0
-    # (masked before the sum: where a cell is alone the total is -inf)
+    # (masked before the sum: the total of a single cell is -inf)
     share = (similarity - total[..., None]).masked_fill(~positive, 0.0).sum(dim=2)
     return -(share[:, n > 0] / n[n > 0]).mean()
 
 
 def own_circle_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
-    """Type ``k`` apart from all others in circle ``k``: eq. 6 in our reading of its aim.
+    """Separate type ``k`` from all others on circle ``k``: our interpretation of eq. 6.
 
-    In circle ``k`` the positives of an anchor are the cells that agree with it on "is of type k".
-    A type and the rest weigh the same, as anchors and in the denominator, so that a circle is its
-    type's however rare that is. Circles whose type the minibatch lacks contribute nothing, nor do
-    anchors without a positive.
+    On circle ``k`` cells of type ``k`` are positives of each other, and so are all other cells.
+    Type ``k`` and the other cells have equal total weight, as anchors and in the denominator, so
+    that rare types also shape their circle. Circles whose type is absent from the minibatch and
+    anchors without a positive are left out.
 
     Parameters
     ----------
     z
-        A point on each type's circle, (n_cells, n_types, 2), all of unit length.
+        Position on each type's circle, (n_cells, n_types, 2), of unit length.
     label
-        Code of each cell's type, (n_cells,).
+        Type codes, (n_cells,).
     temperature
         Divides the inner products.
     """
@@ -309,7 +312,7 @@ def own_circle_info_nce(z: Tensor, label: Tensor, temperature: float) -> Tensor:
 
 
 def student_t(h: Tensor, centroids: Tensor) -> Tensor:
-    """Soft assignment to clusters by Student's t with one degree of freedom (CICL, eq. 8).
+    """Soft cluster assignment by Student's t kernel with one degree of freedom (CICL, eq. 8).
 
     Parameters
     ----------
@@ -320,22 +323,22 @@ def student_t(h: Tensor, centroids: Tensor) -> Tensor:
 
     Returns
     -------
-    (n_cells, n_clusters), rows sum to 1.
+    Assignment, (n_cells, n_clusters); rows sum to 1.
     """
     q = 1 / (1 + torch.cdist(h, centroids).square())
     return q / q.sum(dim=1, keepdim=True)
 
 
 def instance_contrast(z: Tensor, z_other: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss that brings the two views of each cell together (CICL, eqs. 12-14).
+    """Contrastive loss with the two views of each cell as positives (CICL, eqs. 12-14).
 
-    Eq. 13 is cosine similarity (the norm around its numerator is a misprint: the text calls it
-    so), and the pair itself stays in the denominator.
+    The similarity is the cosine, as in the paper's text; the norm around the numerator of eq. 13 is
+    a misprint. The positive pair is included in the denominator.
 
     Parameters
     ----------
     z, z_other
-        Projections of the two views, (n_cells, n_features), of any length.
+        Projections of the two views, (n_cells, n_features), not necessarily normalised.
     temperature
         Divides the similarities.
     """
@@ -346,20 +349,20 @@ def instance_contrast(z: Tensor, z_other: Tensor, temperature: float) -> Tensor:
 
 
 def cluster_contrast(z: Tensor, z_other: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss that brings all views of a cluster's cells together (CICL, eqs. 15-16).
+    """Contrastive loss with all views of a cluster's cells as positives (CICL, eqs. 15-16).
 
-    For each view, minus the logarithm of the summed similarities to its cluster's other views over
-    those to the views of other clusters; unlike in eq. 12 the former are not in the denominator, so
-    that it has no lower bound but ``-2 / temperature`` less the log ratio of the two counts. It
-    compares no identities: any renaming of the clusters gives the same. If all cells are of one
-    cluster there is nothing to contrast, and it is 0.
+    For each view, the negative log ratio of its summed (exponentiated) similarities to the other
+    views of its cluster and to the views of other clusters. Unlike in eq. 12, positives are not in
+    the denominator, so that the loss can be negative: its lower bound is ``-2 / temperature`` minus
+    the log ratio of the two counts. It is invariant to the numbering of the clusters, and 0 if all
+    cells are in one cluster.
 
     Parameters
     ----------
     z, z_other
-        Projections of the two views, (n_cells, n_features), of any length.
+        Projections of the two views, (n_cells, n_features), not necessarily normalised.
     labels
-        Cluster of each cell, (n_cells,); both views have it.
+        Cluster of each cell, (n_cells,), used for both views.
     temperature
         Divides the similarities.
     """

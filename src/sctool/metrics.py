@@ -1,35 +1,34 @@
-"""Scores for the annotation of single cells from a labelled reference.
+"""Metrics for cell type annotation with a labelled reference.
 
-Vocabulary
-----------
+Terms
+-----
 y_true, y_pred
-    The true and the predicted name of each cell.  Whole numbers are accepted and read as text.
+    True and predicted label of each cell. Integers are converted to strings.
 seen
-    The names of the types that the reference holds.  A *seen* cell is one whose true type is among
-    them, any other cell is *novel*.  A *novel group* is a predicted name that is not among them,
-    such as "novel_1".  The name itself carries no meaning: a group is scored by matching it to a
-    true type.
+    Names of the cell types in the reference. A *seen* cell has a true type among them; all other
+    cells are *novel*. A *novel group* is a predicted label that is not among them, such as
+    "novel_1"; its name is ignored, and it is scored by matching it to a true type.
 proba, classes
-    The probability, or any finite score, of each class, and the names of its columns.
+    Probability (or any finite score) of each class, and the names of the columns.
 score
-    The confidence in the predicted name, within [0, 1].
+    Confidence in the predicted label, in [0, 1].
 novel_score
-    Any finite score that is larger for cells that look novel.
+    Any finite score that is higher for cells that are more likely novel.
 novel
-    Whether each cell was called novel.
+    Whether each cell was flagged as novel.
 
-All are arrays with one entry (or row) per cell, in the same order, except `seen` and `classes`.
+All except `seen` and `classes` have one entry (or row) per cell, in the same order.
 
 Undefined scores and errors
 ---------------------------
-A score that is undefined, for want of seen or of novel cells, is ``float("nan")``.  Every function
-raises ``ValueError`` if a name is missing (None, NaN), if the arguments are not of the same cells,
-or if an argument is not as described above.
+A score that is undefined because there are no seen or no novel cells is ``float("nan")``. All
+functions raise ``ValueError`` if a label is missing (None, NaN), if arguments differ in their
+number of cells, or if an argument is not as described above.
 
 Novel cells
 -----------
-`novel_accuracy` and `overall_accuracy` take a seen name at its word and match only novel groups to
-novel types: a novel cell under the name of a seen type is wrong.
+`novel_accuracy` and `overall_accuracy` compare seen types by name and match only novel groups to
+novel types: a novel cell that was assigned a seen type is wrong.
 """
 
 from collections.abc import Collection, Iterator
@@ -82,9 +81,9 @@ NAN = float("nan")
 
 
 def _names(values: ArrayLike, what: str) -> Names:
-    """Return `values` as a 1-d array of text; refuse missing names."""
+    """Return `values` as a 1-d array of strings; raise if any is missing."""
     is_text = isinstance(values, np.ndarray) and values.dtype.kind == "U"
-    # Else through objects: numpy alone would turn the NaN of ["B cell", nan] into the text "nan".
+    # Convert via object: numpy would turn the NaN in ["B cell", nan] into the string "nan".
     array = np.asarray(values, dtype=None if is_text else object)
     if array.ndim != 1:
         raise ValueError(f"{what} must have one dimension, not {array.ndim}")
@@ -93,7 +92,7 @@ def _names(values: ArrayLike, what: str) -> Names:
     missing = [i for i, v in enumerate(array) if not isinstance(v, str | int | np.integer)]
     if missing:
         raise ValueError(
-            f"{what} has {len(missing)} missing values (NaN, None or not a name), "
+            f"{what} has {len(missing)} missing or invalid labels (such as NaN or None), "
             f"the first at cell {missing[0]}: drop these cells first"
         )
     return np.array([str(v) for v in array], dtype=np.str_)
@@ -110,37 +109,37 @@ def _numbers(values: ArrayLike, what: str) -> Floats:
 
 
 def _same_length(**arrays: NDArray) -> None:
-    """Refuse arrays that do not have one entry per entry of the first."""
+    """Raise unless all arrays have the length of the first."""
     (first, reference), *others = arrays.items()
     for name, array in others:
         if len(array) != len(reference):
             raise ValueError(
                 f"{first} has {len(reference)} cells but {name} has {len(array)}: "
-                "they must be the same cells"
+                "pass values for the same cells"
             )
 
 
 def _pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Names, Names]:
-    """Return the true and the predicted names, of one length."""
+    """Return the validated true and predicted labels."""
     truth, pred = _names(y_true, "y_true"), _names(y_pred, "y_pred")
     _same_length(y_true=truth, y_pred=pred)
     return truth, pred
 
 
 def _scored(y_true: ArrayLike, y_pred: ArrayLike, score: ArrayLike) -> tuple[Names, Names, Floats]:
-    """Return the names and the confidences in the predicted ones."""
+    """Return the validated labels and confidences."""
     truth, pred = _pair(y_true, y_pred)
     confidence = _numbers(score, "score")
     if confidence.size and (confidence.min() < 0 or confidence.max() > 1):
         raise ValueError(
-            f"score must lie within [0, 1], but spans [{confidence.min()}, {confidence.max()}]"
+            f"score must be within [0, 1], but ranges from {confidence.min()} to {confidence.max()}"
         )
     _same_length(y_true=truth, score=confidence)
     return truth, pred, confidence
 
 
 def _called(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> tuple[Mask, Mask]:
-    """Tell which cells are novel, and which were called so; refuse a score taken for a flag."""
+    """Return which cells are novel and which were flagged; raise if scores are passed as flags."""
     truth, called = _names(y_true, "y_true"), np.asarray(novel)
     if called.ndim != 1 or (called.size and called.dtype != np.bool_):
         raise ValueError(f"novel must be a 1-d array of bool, not {called.ndim}-d {called.dtype}")
@@ -149,7 +148,7 @@ def _called(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> tuple
 
 
 def _table(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> tuple[Names, Floats, Names]:
-    """Return the true names, the probabilities and the names of their columns."""
+    """Return the validated true labels, probabilities and column names."""
     truth, names = _names(y_true, "y_true"), _names(classes, "classes")
     table = np.asarray(proba, dtype=np.float64)
     if table.ndim != 2:
@@ -158,14 +157,14 @@ def _table(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> tuple[Nam
     if table.shape[1] != names.size:
         raise ValueError(f"proba has {table.shape[1]} columns but classes has {names.size} names")
     if np.unique(names).size != names.size:
-        raise ValueError("classes must not repeat a name")
+        raise ValueError("classes must not contain repeated names")
     if not np.isfinite(table).all():
         raise ValueError("proba must be finite")
     return truth, table, names
 
 
 def _member(names: Names, seen: Collection[str]) -> Mask:
-    """Tell which of `names` are in `seen`."""
+    """Return which of `names` are in `seen`."""
     if isinstance(seen, str):
         raise ValueError("seen must be a collection of names, not a single name")
     return np.isin(names, np.array([str(name) for name in seen], dtype=np.str_))
@@ -175,38 +174,37 @@ def _member(names: Names, seen: Collection[str]) -> Mask:
 
 
 def _share(count: float, total: float) -> float:
-    """Return ``count / total``, NaN where there is nothing to share."""
+    """Return ``count / total``, NaN if `total` is 0."""
     return float(count / total) if total else NAN
 
 
 def _mean(values: Collection[float] | NDArray) -> float:
-    """Return the mean of `values`, NaN (and no warning) where there are none."""
+    """Return the mean of `values`, NaN (without a warning) if empty."""
     return float(np.mean(np.asarray(values))) if len(values) else NAN
 
 
 def _n_matched(truth: Names, pred: Names) -> int:
-    """Count the cells that agree under the best one-to-one matching of groups to types.
+    """Count the cells that agree under the optimal one-to-one matching of groups to types.
 
-    The matching is found by the Hungarian method (Kuhn 1955) on the table of counts.  Where
-    groups outnumber types, the surplus groups stay unmatched and their cells do not agree, and
-    the other way round.
+    The matching is computed with the Hungarian method (Kuhn 1955) on the contingency table. Cells
+    of unmatched groups or types do not agree.
     """
     counts = contingency_matrix(truth, pred)
     return int(counts[linear_sum_assignment(counts, maximize=True)].sum())
 
 
-# -- Names of seen cells -----------------------------------------------------------------------
+# -- Labels of seen cells ----------------------------------------------------------------------
 
 
 def _on_seen(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> tuple[Names, Names]:
-    """Return the true and the predicted names of the seen cells."""
+    """Return the true and predicted labels of the seen cells."""
     truth, pred = _pair(y_true, y_pred)
     cells = _member(truth, seen)
     return truth[cells], pred[cells]
 
 
 def seen_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of seen cells that got their true name.
+    """Return the fraction of seen cells whose predicted type is correct.
 
     Parameters
     ----------
@@ -223,10 +221,10 @@ def seen_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -
 
 
 def macro_f1(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> float:
-    """Return the mean F1 over the seen types present in the truth, on the seen cells only.
+    """Return the mean F1 score over the seen types present in `y_true`, on seen cells only.
 
-    A seen cell that is called novel, or given the name of an absent type, is wrong and lowers
-    the recall of its own type; the absent type gets no F1 of its own.
+    A seen cell predicted as novel, or as a type absent from `y_true`, lowers the recall of its
+    true type. Absent types are not part of the mean.
 
     Parameters
     ----------
@@ -246,7 +244,7 @@ def macro_f1(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> flo
 
 
 def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> float:
-    """Return the mean recall over the seen types present in the truth.
+    """Return the mean recall over the seen types present in `y_true`.
 
     Parameters
     ----------
@@ -270,7 +268,7 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str
 def _one_vs_rest(
     y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike
 ) -> Iterator[tuple[str, Mask, Floats]]:
-    """Yield the name, the cells and the probabilities of each class present in the truth."""
+    """Yield name, cell mask and probabilities of each class present in `y_true`."""
     truth, table, names = _table(y_true, proba, classes)
     for name, column in zip(names, table.T, strict=True):
         positive = truth == name
@@ -279,10 +277,10 @@ def _one_vs_rest(
 
 
 def per_type_auprc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> dict[str, float]:
-    """Return the area under the precision-recall curve of each type, one against the rest.
+    """Return the area under the precision-recall curve of each type, one-vs-rest.
 
-    The area is the average precision: the precision at each distinct probability, weighted by
-    the recall gained there, without interpolation (Davis & Goadrich 2006).
+    Computed as the average precision: precision at each distinct probability, weighted by the
+    increase in recall, without interpolation (Davis & Goadrich 2006).
 
     Parameters
     ----------
@@ -294,7 +292,7 @@ def per_type_auprc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> d
     Returns
     -------
     dict of str to float
-        An area between 0 and 1 for each class present in the truth, in the order of `classes`.
+        Area between 0 and 1 for each class present in `y_true`, in the order of `classes`.
     """
     return {
         name: float(average_precision_score(positive, column))
@@ -303,7 +301,7 @@ def per_type_auprc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> d
 
 
 def per_type_auroc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> dict[str, float]:
-    """Return the area under the ROC curve of each type, one against the rest.
+    """Return the area under the ROC curve of each type, one-vs-rest.
 
     Parameters
     ----------
@@ -315,8 +313,8 @@ def per_type_auroc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> d
     Returns
     -------
     dict of str to float
-        An area between 0 and 1 for each class present in the truth, in the order of `classes`;
-        NaN for a class that all cells belong to.
+        Area between 0 and 1 for each class present in `y_true`, in the order of `classes`; NaN if
+        all cells belong to the class.
     """
     return {
         name: NAN if positive.all() else float(roc_auc_score(positive, column))
@@ -325,24 +323,24 @@ def per_type_auroc(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike) -> d
 
 
 def top_k_accuracy(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike, *, k: int = 3) -> float:
-    """Return the share of cells whose true type is among their `k` most probable classes.
+    """Return the fraction of cells whose true type is among their `k` most probable classes.
 
-    Unlike scikit-learn's, it counts a tie against the true class: a flat row must not be right by
-    the order of the columns.
+    Unlike in scikit-learn, ties count against the true class, so that the order of the columns
+    does not matter.
 
     Parameters
     ----------
     y_true : array-like of str, shape (n_cells,)
-        Cells whose type is not in `classes` are left out.
+        Cells whose type is not in `classes` are excluded.
     proba : array-like of float, shape (n_cells, n_classes)
     classes : array-like of str, shape (n_classes,)
     k : int, default 3
-        How many classes a cell may name, at least 1.
+        Number of classes, at least 1.
 
     Returns
     -------
     float
-        Between 0 and 1; NaN if no cell has its type in `classes`.
+        Between 0 and 1; NaN if no cell has a type in `classes`.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
@@ -353,21 +351,21 @@ def top_k_accuracy(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike, *, k
     return _mean(rank <= k)
 
 
-# -- Names of novel cells ----------------------------------------------------------------------
+# -- Labels of novel cells ---------------------------------------------------------------------
 
 
 def _n_discovered(truth: Names, pred: Names, seen: Collection[str]) -> int:
-    """Count the novel cells that lie in the novel group matched to their type."""
-    # Only novel cells in novel groups can be right, so the matching needs no other cells.
+    """Count the novel cells assigned to the novel group matched to their type."""
+    # Only novel cells in novel groups can be correct, so the matching ignores all others.
     both_novel = ~_member(truth, seen) & ~_member(pred, seen)
     return _n_matched(truth[both_novel], pred[both_novel])
 
 
 def novel_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of novel cells that lie in the novel group matched to their type.
+    """Return the fraction of novel cells assigned to the novel group matched to their type.
 
-    Only novel groups are matched, one-to-one, to novel types, so as to make the most cells
-    right.  A novel cell under a seen name is wrong.
+    Novel groups are matched one-to-one to novel types to maximise the number of correct cells. A
+    novel cell that was assigned a seen type is wrong.
 
     Parameters
     ----------
@@ -384,9 +382,9 @@ def novel_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) 
 
 
 def overall_accuracy(y_true: ArrayLike, y_pred: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of all cells that are right, seen names being fixed.
+    """Return the fraction of all cells that are correct.
 
-    The mean of `seen_accuracy` and `novel_accuracy`, weighted by their numbers of cells.
+    Mean of `seen_accuracy` and `novel_accuracy`, weighted by their numbers of cells.
 
     Parameters
     ----------
@@ -423,7 +421,7 @@ def ari(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def nmi(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Return the mutual information of types and groups over the larger of the two entropies.
+    """Return the normalised mutual information of types and groups (by the larger entropy).
 
     Parameters
     ----------
@@ -440,11 +438,11 @@ def nmi(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(normalized_mutual_info_score(truth, pred, average_method="max"))
 
 
-# -- Telling novel cells from seen cells -------------------------------------------------------
+# -- Detection of novel cells ------------------------------------------------------------------
 
 
 def novel_auroc(y_true: ArrayLike, novel_score: ArrayLike, seen: Collection[str]) -> float:
-    """Return the area under the ROC curve of a score for "not in the reference".
+    """Return the area under the ROC curve of a novelty score (novel against seen cells).
 
     Parameters
     ----------
@@ -455,7 +453,7 @@ def novel_auroc(y_true: ArrayLike, novel_score: ArrayLike, seen: Collection[str]
     Returns
     -------
     float
-        Between 0 and 1, 0.5 by chance; NaN without seen or without novel cells.
+        Between 0 and 1, 0.5 for a random score; NaN without seen or without novel cells.
     """
     truth, score = _names(y_true, "y_true"), _numbers(novel_score, "novel_score")
     _same_length(y_true=truth, novel_score=score)
@@ -466,7 +464,7 @@ def novel_auroc(y_true: ArrayLike, novel_score: ArrayLike, seen: Collection[str]
 
 
 def false_novel(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of seen cells that were called novel.
+    """Return the fraction of seen cells that were flagged as novel.
 
     Parameters
     ----------
@@ -484,7 +482,7 @@ def false_novel(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> f
 
 
 def novel_recall(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of novel cells that were called novel.
+    """Return the fraction of novel cells that were flagged as novel.
 
     Parameters
     ----------
@@ -502,7 +500,7 @@ def novel_recall(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> 
 
 
 def novel_precision(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) -> float:
-    """Return the share of the cells called novel that are novel.
+    """Return the fraction of flagged cells that are novel.
 
     Parameters
     ----------
@@ -513,7 +511,7 @@ def novel_precision(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) 
     Returns
     -------
     float
-        Between 0 and 1; NaN if no cell was called novel.
+        Between 0 and 1; NaN if no cell was flagged.
     """
     is_novel, called = _called(y_true, novel, seen)
     return _mean(is_novel[called])
@@ -523,14 +521,14 @@ def novel_precision(y_true: ArrayLike, novel: ArrayLike, seen: Collection[str]) 
 
 
 class ReliabilityCurve(NamedTuple):
-    """What cells of like confidence deserve; see `reliability_curve`.
+    """Accuracy as a function of confidence; see `reliability_curve`.
 
     Attributes
     ----------
     mean_score : ndarray of float, shape (n_bins,)
         Mean score of the cells of each bin; NaN for an empty bin.
     accuracy : ndarray of float, shape (n_bins,)
-        Share of right cells in each bin; NaN for an empty bin.
+        Fraction of correct cells in each bin; NaN for an empty bin.
     n_cells : ndarray of int, shape (n_bins,)
         Number of cells in each bin.
     """
@@ -541,7 +539,7 @@ class ReliabilityCurve(NamedTuple):
 
 
 def _reliability(right: Mask, score: Floats, n_bins: int, binning: Binning) -> ReliabilityCurve:
-    """Bin the cells by score, and compare the score with the share of right cells."""
+    """Bin the cells by score and compute the mean score and accuracy of each bin."""
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, not {n_bins}")
     if binning == "width":
@@ -555,8 +553,8 @@ def _reliability(right: Mask, score: Floats, n_bins: int, binning: Binning) -> R
     else:
         raise ValueError(f'binning must be "width" or "mass", not {binning!r}')
 
-    # Equal masses may part cells of equal score.  Each of them gets the mean of its ties, so
-    # that the order of the cells, which is arbitrary, does not matter.
+    # Bins of equal mass may split cells with equal scores. Each such cell gets the mean accuracy
+    # of its ties, so that the arbitrary order of the cells does not matter.
     _, tie = np.unique(score, return_inverse=True)
     rightness = (np.bincount(tie, weights=right) / np.bincount(tie))[tie]
 
@@ -570,7 +568,7 @@ def _reliability(right: Mask, score: Floats, n_bins: int, binning: Binning) -> R
 
 
 def _gap(curve: ReliabilityCurve) -> float:
-    """Return the mean distance between score and accuracy, weighted by the cells of the bins."""
+    """Return the mean absolute difference of score and accuracy, weighted by the bins' cells."""
     distance = np.abs(curve.mean_score - curve.accuracy)
     return _share(float(np.nansum(curve.n_cells * distance)), int(curve.n_cells.sum()))
 
@@ -583,7 +581,7 @@ def reliability_curve(
     n_bins: int = 15,
     binning: Binning = "width",
 ) -> ReliabilityCurve:
-    """Return the mean score, the accuracy and the number of cells of bins of the score.
+    """Return mean score, accuracy and number of cells per bin of the score.
 
     Parameters
     ----------
@@ -592,9 +590,9 @@ def reliability_curve(
     n_bins : int, default 15
         Number of bins, at least 1.
     binning : {"width", "mass"}, default "width"
-        Bins of equal width over [0, 1], closed on the right (Guo et al. 2017), or of equal
-        numbers of cells, cut from the sorted scores (Nguyen & O'Connor 2015).  Cells of equal
-        score that fall into different bins share their accuracy evenly.
+        Bins of equal width over [0, 1], closed on the right (Guo et al. 2017), or with equal
+        numbers of cells (Nguyen & O'Connor 2015). Cells with equal scores in different bins are
+        all given their mean accuracy.
 
     Returns
     -------
@@ -614,17 +612,17 @@ def ece(
     n_bins: int = 15,
     binning: Binning = "width",
 ) -> float:
-    """Return the expected calibration error: by how much confidence and accuracy differ.
+    """Return the expected calibration error (Guo et al. 2017).
 
-    The mean over the bins of the `reliability_curve` of the distance between mean score and
-    accuracy, weighted by the number of cells (Guo et al. 2017).
+    Mean absolute difference of mean score and accuracy over the bins of the `reliability_curve`,
+    weighted by their numbers of cells.
 
     Parameters
     ----------
     y_true, y_pred : array-like of str, shape (n_cells,)
     score : array-like of float, shape (n_cells,)
     seen : collection of str, optional
-        If given, only seen cells count.
+        If given, only seen cells are used.
     n_bins : int, default 15
     binning : {"width", "mass"}, default "width"
 
@@ -647,10 +645,9 @@ def ece_all(
     n_bins: int = 15,
     binning: Binning = "width",
 ) -> float:
-    """Return the expected calibration error over all cells, novel cells being wrong.
+    """Return the expected calibration error over all cells, counting novel cells as wrong.
 
-    A cell of a novel type counts as wrong whatever name it got, so confidence in its name is
-    over-confidence.  See `ece` for the error itself.
+    Any confidence in the label of a novel cell is thus overconfidence. See `ece`.
 
     Parameters
     ----------
@@ -670,7 +667,7 @@ def ece_all(
     return _gap(_reliability(right, confidence, n_bins, binning))
 
 
-# -- Everything at once ------------------------------------------------------------------------
+# -- Summary -----------------------------------------------------------------------------------
 
 
 def summary(
@@ -684,15 +681,15 @@ def summary(
     novel_score: ArrayLike | None = None,
     novel: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Return every scalar score that can be computed from what is given.
+    """Return all scalar scores that can be computed from the given arguments.
 
     Parameters
     ----------
     y_true, y_pred : array-like of str, shape (n_cells,)
     seen : collection of str
     proba : array-like of float, shape (n_cells, n_classes), optional
-        Together with `classes`.  Adds ``top_3_accuracy``, and ``mean_auprc`` and ``mean_auroc``,
-        which are means over the types present among the seen cells, on the seen cells only.
+        Requires `classes`. Adds ``top_3_accuracy``, and ``mean_auprc`` and ``mean_auroc``, the
+        means over the types of the seen cells, on seen cells only.
     classes : array-like of str, shape (n_classes,), optional
     score : array-like of float, shape (n_cells,), optional
         Adds ``ece`` and ``ece_mass`` on the seen cells, with bins of equal width and of equal
@@ -705,7 +702,7 @@ def summary(
     Returns
     -------
     dict of str to float
-        Scores by the name of their function, or by the names above; NaN where undefined.
+        Scores keyed by function name or by the names above; NaN where undefined.
     """
     if (proba is None) != (classes is None):
         raise ValueError("proba and classes must be given together")

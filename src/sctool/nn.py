@@ -1,4 +1,4 @@
-"""Building blocks of the networks: pure torch, no AnnData."""
+"""Building blocks of the networks, in pure torch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def reverse_gradient(x: Tensor, weight: float) -> Tensor:
 
 
 def mlp(n_input: int, n_hidden: int, n_layers: int, dropout: float) -> nn.Sequential:
-    """Hidden layers, each Linear, BatchNorm, Dropout, ReLU.
+    """Stack hidden layers of Linear, BatchNorm, Dropout and ReLU.
 
-    PyTorch's own BatchNorm settings (momentum 0.1, eps 1e-5), every layer with its own weights,
-    and every activation a module of its own, as guided backpropagation needs.
+    BatchNorm uses PyTorch's defaults (momentum 0.1, eps 1e-5). Each activation is a separate module
+    as required by guided backpropagation.
     """
     layers: list[nn.Module] = []
     for i in range(n_layers):
@@ -43,20 +43,21 @@ def mlp(n_input: int, n_hidden: int, n_layers: int, dropout: float) -> nn.Sequen
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, then two linear layers, each added to its input and normalised.
+    """Transformer encoder layer (Vaswani et al. 2017; CICL, eqs. 3-7).
 
-    Vaswani et al. 2017; CICL eqs. 3-7. The heads' width is free of the tokens'.
+    Self-attention and two linear layers, each with a residual connection and layer normalisation.
+    The width of the heads is independent of the width of the tokens.
 
     Parameters
     ----------
     width
-        Of a token.
+        Width of a token.
     n_heads, d_head
-        Heads, and the width of each one's queries, keys and values.
+        Number of heads, and the width of their queries, keys and values.
     n_hidden
-        Units between the two linear layers.
+        Hidden units between the two linear layers.
     dropout
-        On what is added.
+        Dropout rate before each residual addition.
     """
 
     def __init__(self, width: int, n_heads: int, d_head: int, n_hidden: int, dropout: float):
@@ -71,7 +72,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (n_sequences, n_tokens, width) to tokens."""
+        """Transform tokens, (n_sequences, n_tokens, width), to the same shape."""
         heads = self.attend(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (n_sequences, n_heads, n_tokens, d_head)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

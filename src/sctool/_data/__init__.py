@@ -1,15 +1,15 @@
-"""From a user's AnnData to the matrix that a model sees.
+"""Preparation of a user's AnnData as model input.
 
-Each step leaves sentences in an audit that ends in ``uns[key]["audit"]``:
+Each step adds notes to an audit that is stored in ``uns[key]["audit"]``:
 
 1. ``_expression.py`` finds values on a known scale (counts, linear or log1p) in ``X``, ``raw`` or
-   a layer, or refuses with what was found and what to do.
-2. ``_genes.py`` pairs the genes of two objects by name.
-3. ``_join.py`` makes :class:`TrainingData` of them: the one object that a model is trained on.
-4. ``_features.py``: :class:`Features`, fitted once per model, turns the expression of any object
-   into the model's inputs.
+   a layer, or raises an error.
+2. ``_genes.py`` matches the genes of two objects by name.
+3. ``_join.py`` combines them into :class:`TrainingData`, the only object that models train on.
+4. ``_features.py`` has :class:`Features`, fitted once per model, which transforms the expression of
+   any object into model inputs.
 
-Cells stay sparse and are read in chunks, each once: backed files and lazy arrays go the same way.
+Cells stay sparse and are read once, in chunks; backed files and lazy arrays are treated alike.
 """
 
 from sctool._data._expression import Expression, find_expression

@@ -1,4 +1,4 @@
-"""Where the expression values of an AnnData are, and on which scale."""
+"""Detection of the expression values in an AnnData and of their scale."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-#: Cells that are read at a time.
+#: Number of cells read at a time.
 CHUNK = 8192
-#: The scale is decided on at most so many cells, in so many runs spread evenly over the file.
+#: Maximum number of cells used to detect the scale, and number of runs of consecutive cells that
+#: they are read in, spread evenly over the file.
 SAMPLE, RUNS = 8192, 16
-#: The largest log2(CPM + 1) is log2(1e6) < 20; what exceeds this cannot be logarithmic.
+#: log2(CPM + 1) is below log2(1e6) < 20, so larger values than this cannot be logarithmic.
 LOG_MAX = 25.0
 COUNT_LAYERS = ("counts", "raw_counts", "count", "umi_counts", "umis")
-#: Why values cannot be used, by what :func:`detect_scale` returns.
+#: Reasons why values are unusable, by the return value of :func:`detect_scale`.
 UNUSABLE = {
     "missing": "missing or infinite values",
     "scaled": "scaled values (negative, or unit variance for every gene)",
@@ -27,29 +28,29 @@ UNUSABLE = {
 
 
 def rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR in memory."""
+    """Load rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR."""
     block = matrix[start:stop]
     if hasattr(block, "compute"):  # dask
         block = block.compute()
     if hasattr(block, "to_memory"):
         block = block.to_memory()
     x = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
-    if not x.has_canonical_format:  # entries of a gene in several parts are one value
+    if not x.has_canonical_format:  # duplicate entries of a gene are parts of one value
         x = x.copy()
         x.sum_duplicates()
     return x
 
 
 def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr_matrix:
-    """The columns of ``x`` that are wanted, in float32 and where they are wanted.
+    """Select and reorder columns of ``x``, as float32.
 
     Parameters
     ----------
     x
         CSR (n_cells, n_genes).
     column
-        Where each of its columns goes, (n_genes,); -1 leaves it out. Columns that go to the same
-        place are added up.
+        New position of each column, (n_genes,); -1 drops it. Columns with the same position are
+        summed.
     """
     source = np.flatnonzero(column >= 0)
     target = column[source]
@@ -64,18 +65,18 @@ def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr
 
 @dataclass(frozen=True)
 class Expression:
-    """Expression values where they lie in an AnnData, and the scale that they are on.
+    """Expression values of an AnnData, not yet read, and their scale.
 
     Attributes
     ----------
     matrix, var
-        The values, (n_cells, n_genes), and the genes.
+        Values, (n_cells, n_genes), and genes.
     side, slot
-        Whose they are ("ref", "query", ...), and where they lie.
+        Dataset that they belong to ("ref", "query", ...), and their location in it.
     scale
         "counts", "linear" or "log1p".
     base
-        Of the logarithm.
+        Base of the logarithm.
     """
 
     matrix: Any
@@ -90,50 +91,50 @@ class Expression:
         return self.matrix.shape[0]
 
     def linear(self, column: np.ndarray, n_columns: int) -> Iterator[sp.csr_matrix]:
-        """Chunks of cells on the linear scale, genes placed as :func:`take_columns` has it.
+        """Yield chunks of cells on the linear scale; arguments as in :func:`take_columns`.
 
         Raises
         ------
         ValueError
-            A chunk holds values that the scale does not admit.
+            A chunk has values that are impossible on the detected scale.
         """
         for start in range(0, self.n_cells, CHUNK):
             x = rows(self.matrix, start, min(start + CHUNK, self.n_cells))
             self._check(x.data, start)
             if self.scale == "log1p":
-                # before columns are added up
+                # before columns are summed
                 x = sp.csr_matrix(x, dtype=np.float32)
                 x.data = np.expm1(x.data * np.float32(np.log(self.base)))
             yield take_columns(x, column, n_columns)
 
     def _check(self, values: np.ndarray, start: int) -> None:
-        """Refuse values that contradict the scale, which was decided on a sample."""
+        """Raise if values contradict the scale, which was detected from a sample of cells."""
         low, high = (values.min(), values.max()) if values.size else (0, 0)
-        if not (np.isfinite(low) and np.isfinite(high)):  # NaN is the least and the largest
+        if not (np.isfinite(low) and np.isfinite(high)):  # min and max propagate NaN
             found = UNUSABLE["missing"]
         elif low < 0:
             found = "negative values"
         elif self.scale == "counts" and (np.trunc(values) != values).any():
             found = "fractions"
         elif self.scale == "log1p" and high > LOG_MAX:
-            found = f"values above {LOG_MAX:g}, which are no logarithms"
+            found = f"values above {LOG_MAX:g}, which cannot be logarithms"
         else:
             return
         raise ValueError(
-            f"The {self.side}'s {self.slot} was read as {self.scale} values, as a sample of its "
-            f"cells has it, but the cells from {start} to {start + CHUNK} hold {found}. Bring all "
-            "cells to one scale, drop those, or name other values with layer=..."
+            f"The {self.side}'s {self.slot} was detected as {self.scale.removesuffix('s')} values "
+            f"from a sample of its cells, but cells {start} to {start + CHUNK} have {found}. Put "
+            "all cells on the same scale, drop these cells, or pass another layer with layer=..."
         )
 
 
 def detect_scale(matrix: Any) -> str:
-    """Scale of a matrix, by a sample of its cells.
+    """Detect the scale of a matrix from a sample of its cells.
 
     Returns
     -------
     ``"counts"`` (non-negative integers), ``"log1p"``, ``"linear"`` (non-negative, normalised but
-    not logarithmic: CPM, TPM, RPKM), or why it cannot be used: ``"missing"`` (NaN or infinite
-    values), ``"scaled"`` (negative values, or unit variance for every gene), ``"empty"``.
+    not logarithmic: CPM, TPM, RPKM), or the reason why it is unusable: ``"missing"`` (NaN or
+    infinite values), ``"scaled"`` (negative values, or unit variance for every gene), ``"empty"``.
     """
     n_cells = matrix.shape[0]
     if n_cells <= SAMPLE:
@@ -155,8 +156,8 @@ def detect_scale(matrix: Any) -> str:
     total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
     if top > LOG_MAX or (len(total) > 1 and total.std() < 1e-3 * total.mean()):
         return "linear"
-    # scanpy.pp.scale(zero_center=False) leaves no negative values behind, but a variance of 1; of
-    # a gene that few cells express the sample gives it roughly.
+    # scanpy.pp.scale(zero_center=False) gives unit variance without negative values. The median
+    # is used because the sample variance of genes that few cells express is imprecise.
     x = x.astype(np.float64)
     mean = np.asarray(x.mean(axis=0)).ravel()
     variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
@@ -168,20 +169,20 @@ def detect_scale(matrix: Any) -> str:
 
 
 def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expression, list[str]]:
-    """The usable expression values of ``adata``, and what was noted on the way.
+    """Find the expression values of ``adata``; returns them with notes for the audit.
 
-    ``layer`` names where to look (``"raw"`` for ``adata.raw``). Without it ``X`` is taken, or, if
-    ``X`` cannot be used, ``raw`` or a layer of counts.
+    ``layer`` selects a layer (``"raw"`` for ``adata.raw``). By default ``X`` is used or, if ``X``
+    is unusable, ``raw`` or a counts layer.
 
     Raises
     ------
     KeyError
-        ``layer`` is not there.
+        ``layer`` is missing.
     ValueError
-        No cells, or no values on a scale that can be used.
+        There are no cells, or no values on a usable scale.
     """
     if adata.n_obs == 0:
-        raise ValueError(f"{side} has no cells: found shape {adata.shape}.")
+        raise ValueError(f"The {side} has no cells: found shape {adata.shape}.")
     base = (adata.uns.get("log1p") or {}).get("base") or np.e
     slots: list[tuple[str, Any, pd.DataFrame]] = []
     if layer == "raw" and adata.raw is not None:
@@ -202,16 +203,16 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
     refused: list[str] = []
     for slot, matrix, var in slots:
         if sp.issparse(matrix) and matrix.format != "csr":
-            matrix = sp.csr_matrix(matrix)  # a CSC matrix is slow to read by rows
+            matrix = sp.csr_matrix(matrix)  # slow to read by rows otherwise
         scale = detect_scale(matrix)
         if scale not in UNUSABLE:
-            notes = [f"{side}: read {scale} values from {slot}"]
+            notes = [f"{side}: read {scale.removesuffix('s')} values from {slot}"]
             if refused:
                 notes[0] += f", because {' and '.join(refused)}"
             return Expression(matrix, var, side, slot, scale, base), notes
         refused.append(f"{slot} holds {UNUSABLE[scale]}")
     raise ValueError(
         f"The {side} has no usable expression values: {'; '.join(refused) or 'X is empty'}. "
-        "Pass raw counts or log1p-normalised values in X, in adata.raw, or in a layer named with "
+        "Pass raw counts or log-normalised values in X, in adata.raw, or in a layer selected with "
         "layer=..."
     )

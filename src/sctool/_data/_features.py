@@ -1,4 +1,4 @@
-"""From expression to what a model sees: size factors, logarithm, selected genes."""
+"""Transformation of expression values to model inputs: normalisation and gene selection."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from sctool._data._join import TrainingData
 logger = logging.getLogger("sctool")
 
 TARGET_SUM = 1e4
-#: Shares of a model's genes that a query must have, and below which it is warned of.
+#: Fractions of a model's genes that a query must have, and below which a warning is given.
 MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
 
 
 def normalize(
     x: sp.csr_matrix, target_sum: float = TARGET_SUM, total: np.ndarray | None = None
 ) -> sp.csr_matrix:
-    """Log1p of each cell's values scaled to ``target_sum``, in place; empty cells stay empty.
+    """Scale each cell to a total of ``target_sum`` and apply log1p, in place.
 
-    ``total`` is what counts as a cell's total, (n_cells,), if ``x`` has not all of its genes.
+    Empty cells stay empty. ``total`` gives the cells' totals, (n_cells,), if ``x`` has only some of
+    their genes.
     """
     if total is None:
         total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
@@ -39,17 +40,16 @@ def normalize(
 
 
 def variable_genes(x: sp.csr_matrix, domain: np.ndarray, n_top_genes: int) -> np.ndarray:
-    """Positions of the genes that vary most, each domain given the same say (scanpy's "seurat").
+    """Positions of highly variable genes, with domains as batches (scanpy's "seurat").
 
-    Domains of fewer than 50 cells, too few to estimate a dispersion, have no say, unless there
-    is no other.
+    Domains of fewer than 50 cells, too few to estimate dispersions, are ignored unless all are.
 
     Parameters
     ----------
     x
         Log1p values, CSR (n_cells, n_genes).
     domain
-        Code of each cell's domain, (n_cells,).
+        Domain codes, (n_cells,).
     """
     import scanpy as sc
 
@@ -61,7 +61,7 @@ def variable_genes(x: sp.csr_matrix, domain: np.ndarray, n_top_genes: int) -> np
     )
     cells = AnnData(x[use], obs=obs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scanpy warns of genes that no cell of a domain expresses
+        warnings.simplefilter("ignore")  # about genes not expressed in a domain
         table = sc.pp.highly_variable_genes(
             cells,
             n_top_genes=n_top_genes,
@@ -73,27 +73,27 @@ def variable_genes(x: sp.csr_matrix, domain: np.ndarray, n_top_genes: int) -> np
 
 
 def marker_genes(x: sp.csr_matrix, y: np.ndarray, n: int) -> np.ndarray:
-    """Positions of the ``n`` genes that types differ in most, by the F statistic.
+    """Positions of the ``n`` genes with the highest F statistic between types.
 
     Parameters
     ----------
     x, y
-        Log1p values, CSR (n_cells, n_genes), and codes of the types, (n_cells,).
+        Log1p values, CSR (n_cells, n_genes), and type codes, (n_cells,).
     """
     x = x.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of genes that are the same in all cells
+        warnings.simplefilter("ignore", UserWarning)  # about constant genes
         score = np.nan_to_num(f_classif(x, y)[0], posinf=np.inf)
-    # Where the types have a single cell each, nothing varies within them.
+    # With a single cell per type the F statistic is undefined; ties are broken by the variance.
     variance = np.asarray(x.multiply(x).mean(axis=0) - np.square(x.mean(axis=0))).ravel()
     return np.sort(np.lexsort((-variance, -score))[:n])
 
 
 def filter_genes_by_percentile(x: sp.csr_matrix) -> np.ndarray:
-    """Positions of the genes that ACTINN sees.
+    """Positions of the genes that pass ACTINN's filter.
 
-    Of the expressed ones, those between the 1st and the 99th percentile, first of total
-    expression, then of the coefficient of variation.
+    Expressed genes between the 1st and 99th percentile of total expression and then of the
+    coefficient of variation.
 
     Parameters
     ----------
@@ -114,25 +114,23 @@ def filter_genes_by_percentile(x: sp.csr_matrix) -> np.ndarray:
 
 @dataclass
 class Features:
-    """How a model sees cells: learnt from its training data, applied to whatever it is given.
+    """Transformation to model inputs, fitted to the training data and applied to any cells.
 
-    The order of the steps matters: size factors are computed on *all* genes that both sides share,
-    before genes are selected. On each side's own genes they cost up to a point of accuracy where
-    the two gene sets differ.
+    Size factors are computed on *all* shared genes before genes are selected. Computing them on
+    each dataset's own genes costs up to one percentage point of accuracy if the gene sets differ.
 
     Attributes
     ----------
     genes
-        One row per gene that the size factors are computed on; the index is its name, the columns
-        are other identifiers.
+        Genes used for size factors: names in the index, other identifiers in the columns.
     selected
-        Names of the genes that the network sees.
+        Names of the genes that the model uses.
     mean
-        Mean input of each selected gene over the labelled cells, for genes that are missing.
+        Mean input of each selected gene over the labelled cells, used for missing genes.
     target_sum
         Total that each cell is scaled to before the logarithm.
     ignore_case
-        Whether gene names are compared without regard to case.
+        Whether case is ignored when matching gene names.
     """
 
     genes: pd.DataFrame
@@ -145,10 +143,10 @@ class Features:
     def fit(
         cls, data: TrainingData, n_top_genes: int | None, target_sum: float | None = TARGET_SUM
     ) -> tuple[Features, sp.csr_matrix]:
-        """Learn from the training cells; returns also their inputs (cells x selected).
+        """Fit to the training cells; also returns their inputs (cells x selected).
 
-        ``target_sum=None`` scales each cell to the median of their totals if they are counts, which
-        alone say how deeply cells were sequenced, and else to ``TARGET_SUM``.
+        ``target_sum=None`` scales counts to their median total per cell, and other values, which do
+        not reflect sequencing depth, to ``TARGET_SUM``.
         """
         if target_sum is None:
             target_sum = TARGET_SUM
@@ -161,7 +159,7 @@ class Features:
             keep = variable_genes(x, data.domain, n_top_genes)
         else:
             keep = np.flatnonzero(np.asarray(x.sum(axis=0)).ravel() > 0)
-        # By name, so that the order of the genes in a file decides nothing.
+        # Sorted by name, so that the order of the genes in a file has no effect.
         keep = keep[np.argsort(genes[keep].to_numpy().astype(str))]
         x = x[:, keep]
         labelled = np.flatnonzero(data.labels.codes >= 0)
@@ -169,28 +167,28 @@ class Features:
         return cls(data.genes, genes[keep], mean.ravel(), target_sum, data.ignore_case), x
 
     def keep(self, positions: np.ndarray) -> None:
-        """See no genes but those at some positions of ``selected``."""
+        """Keep only the genes at the given positions of ``selected``."""
         self.selected, self.mean = self.selected[positions], self.mean[positions]
 
     def transform(
         self, expression: Expression
     ) -> tuple[Iterator[sp.csr_matrix], np.ndarray | None, list[str]]:
-        """Inputs of any cells.
+        """Transform any cells to model inputs.
 
         Returns
         -------
         chunks
             Iterator over CSR blocks (cells x selected), log1p CP10k.
         fill
-            What to add to every cell for genes that are missing: the reference's mean there, 0
-            elsewhere; None if there are none.
+            Values to add to every cell: the reference's mean for missing genes, 0 for others; None
+            if no genes are missing.
         audit
-            What was found and repaired, complete once the chunks are read.
+            Notes on data checks and repairs, complete once all chunks are read.
 
         Raises
         ------
         ValueError
-            Fewer than half of the selected genes are there.
+            Fewer than half of the selected genes are present.
         """
         ours, theirs, audit = match_genes(self.genes, expression.var, self.ignore_case)
         audit += note_duplicates(theirs, pd.Index(ours), expression.side)
@@ -202,13 +200,13 @@ class Features:
         if share < MIN_PRESENT:
             raise ValueError(
                 f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
-                f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. Give the "
-                "query the same kind of gene names, or train on the genes that both have."
+                f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. Use the "
+                "same kind of gene names in the query, or train a model on the shared genes."
             )
         if share < 1:
-            audit.append(f"genes: {text}; the others took the reference's mean")
+            audit.append(f"genes: {text}; missing genes were set to the reference's mean")
         if share < FEW_PRESENT:
-            logger.warning("Only %s; the others take the reference's mean.", text)
+            logger.warning("Only %s; missing genes are set to the reference's mean.", text)
         fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None
 
         def chunks() -> Iterator[sp.csr_matrix]:
@@ -219,7 +217,7 @@ class Features:
         return chunks(), fill, audit
 
     def positions(self, var: pd.DataFrame) -> np.ndarray:
-        """Position of each gene of ``var`` among the selected ones, (n_vars,); -1 if not there."""
+        """Position of each gene of ``var`` among the selected genes, (n_vars,); -1 if absent."""
         ours, theirs, _ = match_genes(self.genes, var, self.ignore_case)
         columns = self.genes.index.get_indexer(self.selected)
         return locate(theirs, ours[columns])

@@ -1,4 +1,4 @@
-"""Genes of two objects, matched by name."""
+"""Matching of the genes of two objects by name."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Genes that two sides must share, and below which they are warned of.
+#: Minimum number of shared genes, and the number below which a warning is given.
 MIN_SHARED, FEW_SHARED = 200, 500
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
 
 def clean_names(names: Any, ignore_case: bool = False) -> np.ndarray:
-    """Gene names as compared: Ensembl ids without their version, upper case if asked."""
+    """Clean gene names for matching: drop Ensembl versions and, optionally, ignore case."""
     text = pd.Series(np.asarray(names, dtype=object)).astype(object)
     missing = text.isna().to_numpy()
     cleaned = text.astype(str).str.strip().str.replace(ENSEMBL, r"\1", regex=True)
@@ -26,7 +26,7 @@ def clean_names(names: Any, ignore_case: bool = False) -> np.ndarray:
 
 
 def identifiers(var: pd.DataFrame) -> pd.DataFrame:
-    """The columns of ``var`` that could name genes: text, and different from gene to gene."""
+    """Columns of ``var`` that may be gene identifiers: strings that are mostly unique."""
     keep = {}
     for column in var.columns:
         values = var[column]
@@ -41,7 +41,7 @@ def identifiers(var: pd.DataFrame) -> pd.DataFrame:
 
 
 def gene_table(var: pd.DataFrame, names: np.ndarray, genes: pd.Index) -> pd.DataFrame:
-    """Identifiers of ``genes``, (n_genes, n_columns), from the first that bears each name."""
+    """Identifiers of ``genes``, (n_genes, n_columns), taken from the first gene of each name."""
     first = pd.Series(np.arange(len(names)), index=names)
     first = first[~first.index.duplicated()].loc[genes].to_numpy()
     table = identifiers(var.iloc[first])
@@ -52,14 +52,14 @@ def gene_table(var: pd.DataFrame, names: np.ndarray, genes: pd.Index) -> pd.Data
 def match_genes(
     ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool = False
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Names under which the genes of both sides are compared.
+    """Choose the names by which the genes of reference and query are matched.
 
-    The index of each side, unless another column of ``var`` (symbols, Ensembl ids) makes at least
-    half as many genes again match.
+    The index of ``var`` on both sides, unless other columns (symbols, Ensembl ids) match more than
+    1.5 times as many genes.
 
     Returns
     -------
-    Name of each reference gene, name of each query gene, notes.
+    Name of each reference gene, name of each query gene, and notes for the audit.
     """
 
     def candidates(var: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -85,12 +85,12 @@ def match_genes(
     if pair != ("var_names", "var_names"):
         notes.append(f"genes: matched the reference's {pair[0]} with the query's {pair[1]}")
     if ignore_case:
-        notes.append("genes: compared without regard to case")
+        notes.append("genes: case was ignored when matching names")
     return ref_names[pair[0]], query_names[pair[1]], notes
 
 
 def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:
-    """Position of each name in ``wanted``, (n_names,), its first one; -1 if it is not there."""
+    """Position of the first occurrence of each name in ``wanted``, (n_names,); -1 if absent."""
     index = pd.Index(np.asarray(wanted, dtype=object))
     position = np.flatnonzero(~index.duplicated() & (index != ""))
     found = index[position].get_indexer(names)
@@ -98,13 +98,13 @@ def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:
 
 
 def note_duplicates(names: np.ndarray, shared: pd.Index, side: str) -> list[str]:
-    """What to say of genes that repeat a shared name."""
+    """Note on shared genes with duplicate names, for the audit."""
     n = int(pd.Series(names)[pd.Series(names).isin(shared)].duplicated().sum())
-    return [f"{side}: added up {n} duplicated genes"] if n else []
+    return [f"{side}: summed {n} genes with duplicate names"] if n else []
 
 
 def too_few(n: int, ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) -> str:
-    """What is wrong where the sides share ``n`` genes, and what may help."""
+    """Error message for too few shared genes, with advice."""
     text = (
         f"The reference and the query share {n} genes by name; at least {MIN_SHARED} are needed. "
         f"Reference: {list(ref_var.index[:3])!r}, query: {list(query_var.index[:3])!r}. "
@@ -114,13 +114,13 @@ def too_few(n: int, ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case:
     ]
     if kinds[0] != kinds[1]:
         text += (
-            "One side has Ensembl ids and the other symbols: add the other kind as a column of var."
+            "One has Ensembl ids and the other gene symbols: add the other kind as a column of var."
         )
     elif not ignore_case:
         ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case=True)
         n_upper = len(set(ref_names) & set(query_names) - {""})
         if n_upper >= MIN_SHARED:
-            text += f"Ignoring case they share {n_upper}: pass ignore_case=True if that is meant."
+            text += f"Ignoring case they share {n_upper}: pass ignore_case=True to allow it."
         else:
-            text += "Give both sides gene symbols, or both Ensembl ids of the same species."
+            text += "Use gene symbols in both, or Ensembl ids of the same species in both."
     return text

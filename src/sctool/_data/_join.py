@@ -1,4 +1,4 @@
-"""The one object that a model is trained on, made of one AnnData or of a reference and a query."""
+"""Training data, made from a single AnnData or from a reference and a query."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ logger = logging.getLogger("sctool")
 
 @dataclass
 class TrainingData:
-    """Cells to train on. Made once, from objects that stay as they are, and taken by the model.
+    """Training cells, in a private copy that the model takes over.
 
     Attributes
     ----------
     x
         Values on a linear scale, CSR (n_cells, n_genes) float32.
     genes
-        One row a gene: the index is its name, the columns are other identifiers.
+        Genes: names in the index, other identifiers in the columns.
     is_counts
         Whether ``x`` holds counts; otherwise it is normalised (CP10k, CPM, TPM).
     labels
-        Type of each cell, (n_cells,), missing where it has none.
+        Type of each cell, (n_cells,); missing for unlabelled cells.
     domain
-        Code of the side, and the batch of it, that each cell is from, (n_cells,).
+        Domain codes, (n_cells,): reference or query, combined with the batch if given.
     colors
         Scanpy's colours of the types, by name; empty if there are none.
     ignore_case
-        Whether gene names are compared without regard to case.
+        Whether case is ignored when matching gene names.
     audit
-        What was found and repaired.
+        Notes on data checks and repairs.
     """
 
     x: sp.csr_matrix
@@ -58,26 +58,26 @@ class TrainingData:
     ignore_case: bool = False
 
     def drop_empty(self, n_last: int) -> np.ndarray:
-        """Leave out the cells that express no gene: nothing can be learnt from them, or about them.
+        """Leave out cells that express no gene: they hold no information.
 
         Parameters
         ----------
         n_last
-            Number of cells, the last ones, that are of the query or the only object.
+            Number of cells, at the end, that belong to the query or to the only object.
 
         Returns
         -------
-        Which of these are left, (n_last,) bool.
+        Mask of those that are kept, (n_last,).
 
         Raises
         ------
         ValueError
-            None of the last cells are left.
+            None of them express a gene.
         """
         keep = np.asarray(self.x.sum(axis=1)).ravel() > 0
         kept_ref, kept_query = np.split(keep, [len(keep) - n_last])
         if not kept_query.any():
-            raise ValueError(f"None of the {n_last} cells express a gene that can be used.")
+            raise ValueError(f"None of the {n_last} cells express any of the genes used.")
         if keep.all():
             return kept_query
         for side, kept in (("ref", kept_ref), ("query", kept_query)):
@@ -91,7 +91,7 @@ class TrainingData:
 
     @property
     def expression(self) -> Expression:
-        """The values, to be read like those of any other object."""
+        """The values as an :class:`Expression`."""
         scale = "counts" if self.is_counts else "linear"
         return Expression(self.x, self.genes, "training data", "X", scale)
 
@@ -99,7 +99,10 @@ class TrainingData:
 def read_cells(
     adata: AnnData, layer: str | None, side: str, ignore_case: bool = False
 ) -> TrainingData:
-    """The cells of one object, unlabelled and of one domain; raises as ``find_expression``."""
+    """Read the cells of one object, as unlabelled cells of one domain.
+
+    Raises the errors of :func:`find_expression`.
+    """
     expression, audit = find_expression(adata, layer, side)
     names = clean_names(expression.var.index, ignore_case)
     genes = pd.Index(pd.unique(names[names != ""]))
@@ -125,14 +128,14 @@ def join(
     layer: str | None = None,
     ignore_case: bool = False,
 ) -> TrainingData:
-    """The reference's and then the query's cells, on their shared genes in the reference's order.
+    """Concatenate reference and query on their shared genes, in the reference's order.
 
     Raises
     ------
     KeyError
-        A column or the layer is not there.
+        A column or the layer is missing.
     ValueError
-        Fewer than two types, too few shared genes, or values that cannot be used.
+        Fewer than two types, too few shared genes, or unusable values.
     """
     if labels_key not in ref.obs:
         raise KeyError(
@@ -141,7 +144,8 @@ def join(
     labels = clean_labels(ref.obs[labels_key])
     if len(labels.categories) < 2:
         raise ValueError(
-            f"ref.obs[{labels_key!r}] names {len(labels.categories)} type(s); 2 are needed."
+            f"ref.obs[{labels_key!r}] has {len(labels.categories)} cell type(s); at least 2 are "
+            "needed."
         )
     audit: list[str] = []
     n_missing = int((labels.codes < 0).sum())
@@ -161,7 +165,7 @@ def join(
         raise ValueError(too_few(len(shared), sides["ref"].var, sides["query"].var, ignore_case))
     if len(shared) < _genes.FEW_SHARED:
         note = f"genes: only {len(shared)} are shared"
-        logger.warning("%s; fine types may not be told apart.", note)
+        logger.warning("%s; similar cell types may not be distinguishable.", note)
         audit.append(note)
 
     blocks: list[sp.csr_matrix] = []
@@ -195,15 +199,17 @@ def join(
 
 
 def clean_labels(values: pd.Series) -> pd.Categorical:
-    """Labels of any dtype as text, missing ones kept missing, unused categories dropped.
+    """Convert labels of any dtype to strings, keeping missing values as missing.
 
-    Categories keep their order; other labels are sorted.
+    Categories keep their order and unused ones are dropped; other labels are sorted.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         names = [str(c) for c in used.cat.categories]
         if len(set(names)) < len(names):
-            raise ValueError(f"Labels that differ in type only, as text they are equal: {names!r}.")
+            raise ValueError(
+                f"Labels are equal once converted to strings: {names!r}. Use distinct labels."
+            )
         return pd.Categorical.from_codes(used.cat.codes.to_numpy(), names)
     present = values.notna().to_numpy()
     text = np.full(len(values), None, dtype=object)
@@ -212,7 +218,7 @@ def clean_labels(values: pd.Series) -> pd.Categorical:
 
 
 def batch_names(values: pd.Series) -> np.ndarray:
-    """Batches of any dtype as text; cells without one are a batch of their own, "nan"."""
+    """Convert batches of any dtype to strings; cells without one form the batch "nan"."""
     return values.astype(object).where(values.notna(), "nan").astype(str).to_numpy(dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""The models, in scvi-tools' way: ``setup_anndata``, ``train``, ``predict``, ``save``, ``load``."""
+"""Models with the scvi-tools interface: ``setup_anndata``, ``train``, ``predict``, ``save``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sctool.model._scdet import SCDET, SCDETSettings
 from sctool.model._scnym import SCNYM, SCNYMSettings
 from sctool.model._sskm import SSKM, SSKMSettings
 
-#: Name of each method of :func:`sctool.tl.annotate` to its model. A new one is a file and a line.
+#: Model class of each method of :func:`sctool.tl.annotate`; new methods are registered here.
 METHODS: dict[str, type[AnnotationModel]] = {
     "logistic": LogisticClassifier,
     "scnym": SCNYM,
@@ -32,9 +32,9 @@ METHODS: dict[str, type[AnnotationModel]] = {
     "actinn": ACTINN,
     "scdae": SCDAE,
 }
-#: Name of each method of :func:`sctool.tl.cluster` that is a model of ours to that model.
+#: Model class of each method of :func:`sctool.tl.cluster` that trains a model.
 CLUSTER_METHODS: dict[str, type[CICL]] = {"cicl": CICL}
-#: What ``method="auto"`` stands for.
+#: The method used for ``method="auto"``.
 AUTO = "scnym"
 
 __all__ = [
@@ -68,23 +68,23 @@ __all__ = [
 
 
 def load(dir_path: str | Path) -> CellModel:
-    """Read a saved model of whichever class.
+    """Load a saved model of any class.
 
     Parameters
     ----------
     dir_path
-        What a model's ``save`` wrote.
+        Directory written by the model's ``save``.
 
     Returns
     -------
-    The model, ready to annotate or to cluster.
+    The trained model.
 
     Raises
     ------
     FileNotFoundError
-        No model there.
+        The directory contains no saved model.
     ValueError
-        An unknown class, or files that hold more than JSON and plain tensors.
+        The model class is unknown, or the files contain more than JSON and plain tensors.
     """
     name = _saving.read(dir_path)[0]["model"]
     models: dict[str, type[CellModel]] = {**METHODS, **CLUSTER_METHODS}
@@ -92,4 +92,7 @@ def load(dir_path: str | Path) -> CellModel:
         if model.__name__ == name:
             return model.load(dir_path)
     known = sorted(m.__name__ for m in models.values())
-    raise ValueError(f"{str(dir_path)!r} holds a {name!r}; this sctool knows {known!r}.")
+    raise ValueError(
+        f"{str(dir_path)!r} contains a {name!r} model, which is unknown to this version of sctool; "
+        f"known models: {known!r}."
+    )

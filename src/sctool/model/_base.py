@@ -1,6 +1,6 @@
-"""What all models share: cells, inputs by gene name, training, prediction.
+"""Base classes of all models: data registration, gene matching, training and prediction.
 
-With ``_train.py`` the only code that touches scvi-tools' internals.
+Only this file and ``_train.py`` use internals of scvi-tools.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ BATCH_SIZE = 2048
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of some cells.
+    """Predictions of a model.
 
     Attributes
     ----------
     proba
-        Probability of each name, (n_cells, n_names) float32, rows sum to 1.
+        Probability of each type, (n_cells, n_names) float32; rows sum to 1.
     latent
-        (n_cells, n_latent) float32: the encoder's embedding, or the logits where there is none.
+        (n_cells, n_latent) float32: the encoder's embedding, or logits if there is no encoder.
     unseen
-        Cells that express no gene of the model, (n_cells,) bool: nothing is known of them.
+        Cells that express no gene of the model, (n_cells,) bool: nothing can be said about them.
     audit
-        What was found and repaired in the input.
+        Notes on what was found and repaired in the input.
     """
 
     proba: np.ndarray
@@ -59,13 +59,13 @@ class Prediction:
     audit: list[str]
 
     def expand(self, kept: np.ndarray) -> Prediction:
-        """The same for all cells, (n_cells,), where only those of a mask were looked at."""
+        """The prediction for all cells, given a mask (n_cells,) of those it was made for."""
         proba, latent = expand(self.proba, kept), expand(self.latent, kept)
         return Prediction(proba, latent, expand(self.unseen, kept, True), self.audit)
 
 
 def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarray:
-    """Values of all cells, (n_cells, ...), given those of a mask."""
+    """Place the values of some cells, given by a mask, among all cells, (n_cells, ...)."""
     if kept.all():
         return values
     out = np.full((len(kept), *values.shape[1:]), missing, dtype=values.dtype)
@@ -75,16 +75,16 @@ def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarr
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyperparameters that every model has; subclasses add theirs.
+    """Hyperparameters common to all models.
 
     Parameters
     ----------
     n_top_genes
-        Number of variable genes that the model sees, chosen on the training cells; None for
-        every gene that any of them expresses.
+        Number of highly variable genes used as input, selected on the training cells; None uses
+        all genes expressed in any training cell.
     target_sum
-        Total that each cell is scaled to before log1p: 1e4 for CP10k, 1e6 for CPM, None for the
-        median total of the training cells if they are counts, else 1e4.
+        Total to which each cell is normalised before log1p: 1e4 for CP10k, 1e6 for CPM. None uses
+        the median total of the training cells if they are counts, else 1e4.
     """
 
     n_top_genes: int | None = 2000
@@ -93,17 +93,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class NetworkSettings(Settings):
-    """Hyperparameters of every model that is trained by steps; subclasses add theirs.
+    """Hyperparameters common to all models trained in minibatches.
 
     Parameters
     ----------
     lr
         Learning rate of the optimiser.
     batch_size
-        Cells per step, of labelled and of unlabelled ones each.
+        Minibatch size, separately for labelled and for unlabelled cells.
     max_epochs
-        Passes over the cells (over the larger of labelled and unlabelled ones, if the model takes
-        both). None: as many as make ``min_steps`` steps, and ``min_epochs`` at least.
+        Passes over the cells (over the larger of the labelled and unlabelled sets if the model
+        uses both). None: as many as give ``min_steps`` steps, but at least ``min_epochs``.
     min_steps, min_epochs
         See ``max_epochs``.
     """
@@ -116,7 +116,7 @@ class NetworkSettings(Settings):
 
 
 def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
-    """A copy of a settings dataclass with some fields changed; unknown names are refused."""
+    """Copy a settings dataclass with some fields changed; raise TypeError for unknown names."""
     unknown = sorted(set(changes) - {f.name for f in fields(settings)})
     if unknown:
         known = sorted(f.name for f in fields(settings))
@@ -125,16 +125,16 @@ def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
 
 
 class CellModel(BaseModelClass):
-    """What every model has: presets, inputs by gene name, training, prediction, safe saving.
+    """Base class of all models: presets, gene matching, training, prediction and saving.
 
-    Subclasses set :attr:`PRESETS`, and implement ``setup_anndata``, :meth:`_registered_data`,
+    Subclasses set :attr:`PRESETS` and implement ``setup_anndata``, :meth:`_registered_data`,
     :meth:`_build`, :meth:`_train`, :attr:`names_`, :meth:`_outputs` and :meth:`_set_outputs`.
     """
 
-    #: Name of the preset to its settings; "default" is the best honest one we know.
+    #: Settings of each preset; "default" is the one that we recommend.
     PRESETS: ClassVar[dict[str, Any]]
-    #: Arguments of scvi-tools' ``Trainer`` that ``train`` passes on; none where nothing takes
-    #: steps.
+    #: Arguments of scvi-tools' ``Trainer`` that ``train`` accepts; empty for models that are not
+    #: trained in minibatches.
     TRAINER_ARGUMENTS: ClassVar[list[str]] = TRAINER_ARGUMENTS
 
     features_: Features
@@ -153,7 +153,7 @@ class CellModel(BaseModelClass):
         settings: dict[str, Any],
     ):
         if isinstance(adata, TrainingData):
-            # made by sctool itself, of objects that scvi-tools need not know
+            # assembled by sctool itself, without registering an AnnData
             super().__init__(registry={"setup_args": None, "field_registries": {}})
         else:
             super().__init__(adata)
@@ -164,8 +164,8 @@ class CellModel(BaseModelClass):
             data = self._registered_data(ignore_case)
             if n := int((np.asarray(data.x.sum(axis=1)).ravel() == 0).sum()):
                 raise ValueError(
-                    f"{n} cells of adata express no gene, so nothing can be learnt about them: leave "
-                    "them out first, for example with sc.pp.filter_cells(adata, min_genes=1)."
+                    f"{n} cells of adata express no gene. Remove them first, for example with "
+                    "sc.pp.filter_cells(adata, min_genes=1)."
                 )
         self.features_, x, fill, notes = self._fit_features(data)
         self.audit_ = data.audit + notes
@@ -182,33 +182,33 @@ class CellModel(BaseModelClass):
         return change_settings(cls.PRESETS[preset], changes, cls.__name__)
 
     def _registered_data(self, ignore_case: bool) -> TrainingData:
-        """The cells of the AnnData that was registered."""
+        """Read the cells of the registered AnnData."""
         raise NotImplementedError
 
     def _fit_features(
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
-        """How the model sees cells; the training cells' inputs, what to add to each; and notes."""
+        """Features, inputs of the training cells, the fill added to each, and audit notes."""
         features, x = Features.fit(data, self.settings_.n_top_genes, self.settings_.target_sum)
         return features, x, None, []
 
     def _arrays(self, data: TrainingData) -> dict[str, np.ndarray]:
-        """Values of the training cells that minibatches hold, each (n_cells,)."""
+        """Arrays of the training cells that minibatches contain, each (n_cells,)."""
         raise NotImplementedError
 
     def _take_outputs(self, data: TrainingData) -> None:
-        """Set what the network puts out, before it is built."""
+        """Set the names of the outputs, before the network is built."""
         raise NotImplementedError
 
     def _build(self) -> None:
-        """Make ``module``, the network."""
+        """Build the network ``module``."""
         raise NotImplementedError
 
     # -- cells ---------------------------------------------------------------------------------
 
     def _training_cells(self) -> Cells:
         if self._cells is None:
-            raise RuntimeError("This model holds no cells of its own (it was loaded): pass adata.")
+            raise RuntimeError("This model has no training cells (it was loaded): pass adata.")
         return self._cells
 
     def _layer(self) -> str | None:
@@ -217,11 +217,11 @@ class CellModel(BaseModelClass):
     def _read(
         self, adata: AnnData | None, layer: str | None, indices: np.ndarray | None = None
     ) -> tuple[Iterator[Cells], list[str]]:
-        """Inputs of any cells, or of (some of) the model's own, in chunks.
+        """Read inputs in chunks, of ``adata`` or of (some of) the training cells.
 
         Returns
         -------
-        The chunks, and an audit, which is complete once they are read.
+        The chunks, and the audit, which is complete once all chunks are read.
         """
         if adata is None:
             cells = self._training_cells()
@@ -229,16 +229,16 @@ class CellModel(BaseModelClass):
             return iter([Cells(x, {}, cells.fill)]), list(self.audit_)
         expression, audit = _data.find_expression(adata, layer, "query")
         chunks, fill, notes = self.features_.transform(expression)
-        notes[:0] = audit  # it grows while the chunks are read
+        notes[:0] = audit  # in place: reading the chunks appends to it
         return (Cells(x, {}, fill) for x in chunks), notes
 
     def _release(self) -> None:
-        """Drop the training cells, which scvi-tools' class-level stores otherwise keep alive."""
+        """Drop the training cells, which scvi-tools' class-level stores would keep in memory."""
         if self._adata_manager is not None:
             self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
         self._per_instance_manager_store.pop(self.id, None)
         self._adata = self._adata_manager = self._cells = None
-        self.trainer = None  # it holds the cells that it trained on
+        self.trainer = None  # it references the training cells
 
     # -- training ------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class CellModel(BaseModelClass):
         enable_progress_bar: bool = True,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train on the cells that the model was set up with.
+        """Train the model on its registered cells.
 
         Parameters
         ----------
@@ -264,16 +264,14 @@ class CellModel(BaseModelClass):
         %(train_raises)s
         """
         if self._cells is None or not self._cells.arrays:
-            raise RuntimeError(
-                "A model that was loaded has no labelled cells: set up and train a new one."
-            )
+            raise RuntimeError("A loaded model has no labelled cells: set up and train a new one.")
         changes = dict(plan_kwargs or {})
         if batch_size is not None and hasattr(self.settings_, "batch_size"):
             changes["batch_size"] = batch_size
         self.settings_ = change_settings(self.settings_, changes, type(self).__name__)
         if hasattr(self.module, "settings"):
             self.module.settings = self.settings_
-        why = "" if self.TRAINER_ARGUMENTS else ": it takes no steps"
+        why = "" if self.TRAINER_ARGUMENTS else ": this model is not trained in minibatches"
         refuse_arguments(list(trainer_kwargs), self.TRAINER_ARGUMENTS, why)
         trainer = {"accelerator": accelerator, "devices": devices, **trainer_kwargs}
         self._train(TrainOptions(max_epochs, enable_progress_bar, trainer))
@@ -287,16 +285,16 @@ class CellModel(BaseModelClass):
 
     @property
     def names_(self) -> list[str]:
-        """What a cell may be called, in output order."""
+        """Names of the outputs, in order."""
         raise NotImplementedError
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (n_cells, n_names) and embedding of inputs (n_cells, n_genes)."""
+        """Probabilities (n_cells, n_names) and embedding for inputs (n_cells, n_genes)."""
         logits, z = self.module(x)
         return logits.softmax(dim=1), z
 
     def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and embedding of cells, in even batches of a fixed order."""
+        """Probabilities and embedding, in batches of equal size and fixed order."""
         self.module.eval()
         device = next(self.module.parameters()).device
         size = self._prediction_batch_size()
@@ -315,20 +313,20 @@ class CellModel(BaseModelClass):
         layer: str | None = None,
         indices: np.ndarray | None = None,
     ) -> Prediction:
-        """Probabilities and embedding of cells, read once, in one pass.
+        """Predict probabilities and embedding in a single pass over the cells.
 
         Parameters
         ----------
         %(any_adata)s
         indices
-            Positions of some of the cells that the model was set up with; default all.
+            Positions of the training cells to use if ``adata`` is None; default all.
 
         Raises
         ------
         RuntimeError
-            The model is not trained, or has no data of its own and was given none.
+            The model is not trained, or ``adata`` is None and the model has no training cells.
         ValueError
-            Less than half of the model's genes are there, or no usable values.
+            Fewer than half of the model's genes are found, or no values are usable.
         """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
         chunks, audit = self._read(adata, layer, indices)
@@ -340,7 +338,7 @@ class CellModel(BaseModelClass):
                 latent.append(batch_latent)
         empty = np.concatenate(unseen)
         if n := int(empty.sum()):
-            note = f"cells: {n} express none of the model's genes: they are not named"
+            note = f"cells: {n} express none of the model's genes and were not annotated"
             logger.warning("%s.", note)
             audit.append(note)
         return Prediction(np.concatenate(proba), np.concatenate(latent), empty, audit)
@@ -349,7 +347,7 @@ class CellModel(BaseModelClass):
     def predict(
         self, adata: AnnData | None = None, soft: bool = False, layer: str | None = None
     ) -> np.ndarray | pd.DataFrame:
-        """The most probable name of each cell, or with ``soft=True`` the probability of each.
+        """Predict the most probable type of each cell, or with ``soft=True`` all probabilities.
 
         Parameters
         ----------
@@ -359,7 +357,7 @@ class CellModel(BaseModelClass):
 
         Returns
         -------
-        Names, (n_cells,) of str; or a DataFrame (n_cells, n_names), rows summing to 1.
+        Names, (n_cells,) of str; or a DataFrame (n_cells, n_names) whose rows sum to 1.
         """
         proba = self.predict_cells(adata, layer).proba
         if soft:
@@ -371,7 +369,7 @@ class CellModel(BaseModelClass):
     def get_latent_representation(
         self, adata: AnnData | None = None, layer: str | None = None
     ) -> np.ndarray:
-        """Embedding of the cells, (n_cells, n_latent) float32; logits if there is no encoder.
+        """Return the embedding, (n_cells, n_latent) float32; logits if there is no encoder.
 
         Parameters
         ----------
@@ -382,10 +380,10 @@ class CellModel(BaseModelClass):
     # -- saving --------------------------------------------------------------------------------
 
     def save(self, dir_path: str | Path, overwrite: bool = False) -> None:  # type: ignore[override]
-        """Write ``model.json`` and ``weights.pt`` (tensors only) into a directory.
+        """Write ``model.json`` and ``weights.pt`` (tensors only) to a directory.
 
-        The training cells are not saved. What is saved loads under other versions of Python and
-        of the dependencies.
+        The training cells are not saved. The files can be loaded with other versions of Python
+        and of the dependencies.
 
         Raises
         ------
@@ -398,37 +396,37 @@ class CellModel(BaseModelClass):
         _saving.save(self, dir_path, overwrite)
 
     def _outputs(self) -> dict[str, Any]:
-        """JSON values that say what the network puts out; :meth:`_set_outputs` restores them."""
+        """JSON values that describe the outputs; :meth:`_set_outputs` restores them."""
         raise NotImplementedError
 
     def _set_outputs(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`_outputs` said, before the network is built."""
+        """Restore the values of :meth:`_outputs`, before the network is built."""
         raise NotImplementedError
 
     @classmethod
     def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> Self:  # type: ignore[override]
-        """Read a saved model.
+        """Load a saved model.
 
         Parameters
         ----------
         dir_path
-            What :meth:`save` wrote.
+            Directory written by :meth:`save`.
         adata
-            Cells for :meth:`predict` to use by default; read once, and left as they are.
+            Default cells for :meth:`predict`; read once and not modified.
 
         Raises
         ------
         FileNotFoundError
-            No model there.
+            The directory contains no saved model.
         ValueError
-            A model of another class, written by a newer version, or files that hold more than
-            plain tensors (such as a pickle).
+            The model is of another class or was written by a newer version, or the files contain
+            more than plain tensors (such as a pickle).
         """
         state, tensors = _saving.read(dir_path)
         if state["model"] != cls.__name__:
             raise ValueError(
-                f"{str(dir_path)!r} holds a {state['model']}, not a {cls.__name__}: load it with "
-                f"sctool.model.load or sctool.model.{state['model']}.load."
+                f"{str(dir_path)!r} contains a {state['model']}, not a {cls.__name__}: load it "
+                f"with sctool.model.load or sctool.model.{state['model']}.load."
             )
         model = cls.__new__(cls)
         BaseModelClass.__init__(model, registry=state["registry"])
@@ -444,7 +442,7 @@ class CellModel(BaseModelClass):
 
 @docs.dedent
 class AnnotationModel(CellModel):
-    """A model that names cells: a network over log1p CP10k of selected genes.
+    """Base class of models that assign cell types, from log1p CP10k of selected genes.
 
     Subclasses set :attr:`PRESETS` and implement :meth:`_make_module` and :meth:`_train`. Their
     module maps inputs (n_cells, n_genes) to ``(logits, latent)``.
@@ -459,12 +457,12 @@ class AnnotationModel(CellModel):
         Changes to the preset.
     """
 
-    #: Whether training looks at the unlabelled cells that are to be annotated.
+    #: Whether the unlabelled cells to be annotated are used in training.
     transductive: ClassVar[bool] = False
 
-    #: Groups of cells of no known type that training found, by size: "novel_1", ...
+    #: Novel types found in training, by size: "novel_1", ...
     novel_classes_: list[str]
-    #: If their number was estimated: "n", and the interval from "low" to "high".
+    #: Their number "n" if it was estimated, and the interval from "low" to "high".
     n_novel_: dict[str, int] | None = None
 
     def __init__(
@@ -505,7 +503,7 @@ class AnnotationModel(CellModel):
 
     @classmethod
     def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """Changes to a preset that answer to ``novel`` ("auto", or a number of types)."""
+        """Changes to a preset that implement ``novel`` ("auto", or a number of types)."""
         if novel not in ("auto", 0):
             raise ValueError(
                 f"novel={novel!r}: {cls.__name__} cannot group novel types; pass 'auto' or 0."
@@ -516,11 +514,11 @@ class AnnotationModel(CellModel):
 
     @property
     def names_(self) -> list[str]:
-        """What a cell may be called, in output order: the known types, then the novel groups."""
+        """Names of the outputs, in order: known types, then novel types."""
         return [*self.classes_, *self.novel_classes_]
 
     def _name_novel(self, n: int) -> None:
-        """Name ``n`` novel groups, none like a known type."""
+        """Name ``n`` novel types, avoiding the names of known types."""
         free = (name for i in itertools.count(1) if (name := f"novel_{i}") not in self.classes_)
         self.novel_classes_ = list(itertools.islice(free, n))
 
@@ -553,9 +551,9 @@ class AnnotationModel(CellModel):
 
     @docs.dedent
     def novel_score(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray:
-        """How unlike every known type each cell is, (n_cells,) in [0, 1].
+        """Return the novelty score of each cell, (n_cells,) in [0, 1].
 
-        1 - its highest probability; of a model that found novel groups, their joint probability.
+        The joint probability of the novel types; 1 - highest probability if there are none.
 
         Parameters
         ----------
@@ -565,7 +563,7 @@ class AnnotationModel(CellModel):
 
     @docs.dedent
     def is_novel(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray | None:
-        """Which cells are of no known type, (n_cells,) bool; None if the model cannot say.
+        """Flag novel cells, (n_cells,) bool; None if the model does not detect them.
 
         Parameters
         ----------
@@ -582,26 +580,26 @@ class AnnotationModel(CellModel):
         return None
 
     def _inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
-        """What the network sees of ``adata``, for attribution.
+        """Inputs of the network for ``adata``, for attribution.
 
         Returns
         -------
-        The cells, (n_cells, n_genes) log1p CP10k; and for each of ``adata``'s genes its position
-        among them, -1 for those that the model does not see.
+        The cells, (n_cells, n_genes) log1p CP10k; and the position of each of ``adata``'s genes
+        among the inputs, -1 for genes that the model does not use.
         """
         parts = list(self._read(adata, layer)[0])
         x = sp.vstack([part.x for part in parts], format="csr")
         return Cells(x, {}, parts[0].fill), self.features_.positions(adata.var)
 
     def _note_reuse(self, novel: str | int) -> list[str]:
-        """What to say when a trained model annotates cells that it was not trained with."""
+        """Audit notes for a trained model that annotates new cells."""
         self._settings_for_novel(novel)
-        notes = [f"model: a {type(self).__name__} trained before; nothing was trained"]
+        notes = [f"model: a previously trained {type(self).__name__}; nothing was trained"]
         if self.transductive:
             notes[0] += ", so it has not adapted to these cells"
         if self.novel_classes_:
             notes.append(
-                "novel: cells may fall into the groups that training found "
+                "novel: cells may be assigned to the novel types found in training "
                 f"({self.novel_classes_!r}); no new type can be found without training"
             )
         return notes
@@ -618,28 +616,28 @@ class AnnotationModel(CellModel):
         layer: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register an AnnData that holds labelled and unlabelled cells.
+        """Register an AnnData with labelled and unlabelled cells.
 
         Parameters
         ----------
         adata
             Counts, linear or log1p values in ``X`` or ``layer``. Not a view. As with every
             scvi-tools model, columns (here ``_sctool_*`` and ``_scvi_*``) are added to ``obs``
-            and keys to ``uns``; the columns that you name are left as they are.
+            and keys to ``uns``; existing columns are not changed.
         labels_key
-            Column of ``obs`` with the types, of any dtype; missing values mean unlabelled.
+            Column of ``obs`` with the types, of any dtype; missing values are unlabelled.
         unlabeled_category
-            Name that unlabelled cells bear in that column.
+            Value of unlabelled cells in that column.
         batch_key
-            Column of ``obs`` with the domains that an adversary may not tell apart. Default:
-            labelled cells against unlabelled ones.
+            Column of ``obs`` with the domains for adversarial training. Default: labelled and
+            unlabelled cells.
         layer
             Layer with the values.
 
         Raises
         ------
         KeyError
-            A column or the layer is not there.
+            A column or the layer does not exist.
         ValueError
             ``adata`` is a view.
         """
@@ -679,27 +677,27 @@ class AnnotationModel(CellModel):
 
 
 class OpenWorldModel(AnnotationModel):
-    """A model that looks for novel types among the unlabelled cells, and groups them.
+    """Base class of models that find novel types among the unlabelled cells.
 
-    Its settings hold ``n_novel``: their number; None estimates it, 0 seeks none.
+    The setting ``n_novel`` is their number; None estimates it, 0 disables the search.
     """
 
     transductive = True
 
     @classmethod
     def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """Estimated for "auto", else the number given."""
+        """Estimate the number for "auto", else use the given one."""
         return {} if novel == "auto" else {"n_novel": int(novel)}
 
     def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
-        """Cells that fall into a novel group."""
+        """Cells assigned to a novel type."""
         if self.settings_.n_novel == 0:
             return None
         return proba.argmax(axis=1) >= len(self.classes_)
 
 
 def check_registrable(adata: AnnData, layer: str | None) -> None:
-    """Refuse a layer that is not there, and views."""
+    """Raise an error for missing layers and for views."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(
             f"layer={layer!r} is not in adata.layers; found {[*filter(None, adata.layers)]!r}."

@@ -1,7 +1,7 @@
-"""CICL: clusters without a reference, by contrastive learning that knows the clusters so far.
+"""CICL: clustering without a reference, by cluster-aware contrastive learning.
 
 Jiang, Wang, Guan and Zhou, "scRNA-seq Data Clustering by Cluster-aware Iterative Contrastive
-Learning". ``docs/methods/cicl.md`` has the maths, what the default preset changes, and why.
+Learning". ``docs/methods/cicl.md`` has the maths and explains the default preset.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sctool.nn import TransformerLayer
 
 Batch = dict[str, dict[str, Tensor]]
 
-#: Cells a centroid, at least, on average; and draws of centroids, of which one is kept.
+#: Minimum mean number of cells per centroid; number of draws of centroids, of which one is kept.
 MIN_MEMBERS, DRAWS = 4, 12
 
 
@@ -47,36 +47,34 @@ class CICLSettings(NetworkSettings):
     n_clusters
         Number of clusters; None estimates it.
     n_components
-        Principal components of the genes that the network sees; None for the genes themselves,
-        standardised.
+        Number of principal components used as input; None uses the standardised genes.
     attention
-        What the transformer's tokens are: the "parts" of one cell's inputs, the "cells" of a
-        batch (eqs. 3 and 4), or each cell a sequence of its own ("none"), so that attention is
-        a linear map.
+        Tokens of the transformer: "parts" of one cell's inputs; the "cells" of a batch (eqs. 3
+        and 4); or "none", each cell a sequence of one token, so that attention is a linear map.
     n_parts, width
-        With ``attention="parts"``: tokens a cell, and the width of each, which is that of the
-        embedding. Otherwise a token is a cell's inputs as they are.
+        With ``attention="parts"``: tokens per cell, and their width, also that of the embedding.
+        Otherwise the token of a cell is its inputs.
     n_layers, n_heads, d_head, n_hidden, dropout
-        Of the transformer: layers, heads, width of each, hidden units, dropout.
+        Layers, heads, width of each head, hidden units and dropout of the transformer.
     projection
-        Units of the projection head's two layers.
+        Units of the two layers of the projection head.
     masked
-        Share of the genes that a view hides.
+        Share of the genes that a view masks.
     noisy, noise
-        Share of the inputs that a view adds noise to, and its standard deviation.
+        Share of the inputs to which a view adds noise, and the noise's standard deviation.
     rescaled
-        Map the noise of each minibatch to [0, 1].
+        Rescale the noise of each minibatch to [0, 1].
     n_neighbors
-        A cell's second view is that of one of so many nearest cells; 0 for its own.
+        The second view is of a random one of this many nearest neighbours; 0: of the cell itself.
     temperature
-        Of both contrastive losses.
+        Temperature of both contrastive losses.
     cluster_weight
-        Of the cluster-aware loss: lambda of eq. 17.
+        Weight of the cluster-aware loss, lambda in eq. 17.
     joined
-        Cluster the encoder's output beside its inputs, each with a total variance of 1.
+        Cluster the encoder's output together with its inputs, each scaled to a total variance of 1.
     n_prototypes
-        K-means finds as many centroids for each cluster, which are then joined by what their
-        cells express and by what the encoder makes of them. 1 is plain k-means.
+        Number of k-means centroids per cluster, which are then merged by expression and by the
+        encoder's output. 1 is plain k-means.
     """
 
     target_sum: float | None = None
@@ -112,7 +110,7 @@ class CICLSettings(NetworkSettings):
                 raise ValueError(f"{name}={value!r} must be 1 or more.")
 
 
-#: Section 2 and table 2 of the paper; what they leave open is noted in the documentation.
+#: Section 2 and table 2 of the paper; the documentation lists what they do not specify.
 PAPER = CICLSettings(
     n_top_genes=500,
     n_components=None,
@@ -133,7 +131,7 @@ PAPER = CICLSettings(
     batch_size=6000,
     max_epochs=1000,
 )
-#: What the authors' program does otherwise.
+#: The authors' program, where it differs from the paper.
 CODE = change_settings(
     PAPER,
     {"attention": "none", "dropout": 0.2, "noisy": 0.8, "noise": 0.5, "rescaled": False},
@@ -142,22 +140,22 @@ CODE = change_settings(
 
 
 class CICLModule(nn.Module):
-    """Transformer encoder, projection head, and the clustering head's centroids.
+    """Transformer encoder, projection head, and centroids of the clustering head.
 
     Parameters
     ----------
     n_input
-        Genes.
+        Number of genes.
     n_centroids
-        Centroids of the clustering head.
+        Number of centroids of the clustering head.
     settings
         Hyperparameters.
     """
 
     mean: Tensor  # of each gene, (n_input,)
-    scale: Tensor  # what genes are divided by, (n_input,)
-    components: Tensor  # (n_components, n_input), or (0, n_input) if the network sees the genes
-    blocks: Tensor  # what the two parts of the embedding are multiplied by, (2,)
+    scale: Tensor  # divisor of each gene, (n_input,)
+    components: Tensor  # (n_components, n_input), or (0, n_input) without principal components
+    blocks: Tensor  # factors of the two parts of the embedding, (2,)
     centroids: Tensor  # (n_centroids, n_latent)
     cluster_of: Tensor  # cluster of each centroid, (n_centroids,)
 
@@ -188,7 +186,7 @@ class CICLModule(nn.Module):
         )
 
     def inputs(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """What the network sees of log1p values, but for the genes that are hidden."""
+        """Network inputs from log1p values, with the ``hidden`` genes masked."""
         x = (x - self.mean) / self.scale
         if hidden is not None:
             x = x.masked_fill(hidden, 0.0)
@@ -206,7 +204,7 @@ class CICLModule(nn.Module):
         return inputs + noise * (torch.rand_like(inputs) < s.noisy)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """What the transformer makes of inputs, (n_cells, width) (section 2.2.2)."""
+        """Output of the transformer, (n_cells, width) (section 2.2.2)."""
         attention = self.settings.attention
         if attention == "cells":
             return self.layers(inputs[None])[0]
@@ -225,7 +223,7 @@ class CICLModule(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of each cluster (n_cells, n_clusters), and embedding of log1p values.
 
-        A cluster is as near as the nearest of its centroids; with one a cluster it is eq. 8.
+        Eq. 8 with the nearest centroid of each cluster.
         """
         h = self.embed(x)
         q = student_t(h, self.centroids)
@@ -241,7 +239,7 @@ class CICLModule(nn.Module):
         self.eval()
         h = self.encode(self.inputs(x))
         self.train(training)
-        # torch's generator is the one that is seeded
+        # from torch's generator, which is the seeded one
         seed = int(torch.randint(2**31, (1,)))
         centroids = k_means(h.cpu().numpy(), n_clusters, seed, n_init=1).cluster_centers_
         return student_t(h, torch.from_numpy(centroids).to(h)).argmax(dim=1)
@@ -254,11 +252,11 @@ class CICLModule(nn.Module):
         x
             Log1p values, (n_cells, n_genes).
         other
-            Of the cells whose views are to be like those of ``x``, (n_cells, n_genes).
+            Log1p values of the positive partner of each cell of ``x``, (n_cells, n_genes).
         """
         s = self.settings
         views = self.view(x), self.view(other)
-        # Two batches, for in one the views of a cell would attend to each other.
+        # Encoded separately: in one batch the two views of a cell would attend to each other.
         z, z_other = (self.projector(self.encode(inputs)) for inputs in views)
         terms = {"instance": instance_contrast(z, z_other, s.temperature)}
         total = terms["instance"]
@@ -279,17 +277,17 @@ def partition(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centroids, and the cluster of each, the largest cluster first.
 
-    K-means cuts a large cluster before it spares a small one. So more centroids than clusters are
-    sought, and those whose cells are alike are joined; of several draws of centroids the one is
-    kept whose clusters are most like those of the others.
+    K-means splits a large cluster rather than keep a small one separate. Therefore more centroids
+    than clusters are fitted, and similar ones are merged. Of several draws, the one whose clusters
+    agree best with those of the other draws (mean ARI) is kept.
 
     Parameters
     ----------
     h
-        Embedding that centroids are sought in, (n_cells, n_latent).
+        Embedding in which the centroids are fitted, (n_cells, n_latent).
     encoded, x
-        What the encoder makes of the cells, (n_cells, width), and their log1p values, CSR
-        (n_cells, n_genes): by both centroids are joined.
+        Output of the encoder, (n_cells, width), and log1p values, CSR (n_cells, n_genes), by which
+        centroids are merged.
 
     Returns
     -------
@@ -304,7 +302,7 @@ def partition(
         draws = []
         for _ in range(DRAWS):
             centroids, labels = _occupied(k_means(h, n_centroids, int(rng.integers(2**31)), 1))
-            codes = join_alike(group_means(x, labels), group_means(encoded, labels), n_clusters)
+            codes = merge_groups(group_means(x, labels), group_means(encoded, labels), n_clusters)
             draws.append((centroids, codes, labels))
         clusters = [codes[labels] for _, codes, labels in draws]
         likeness = [sum(adjusted_rand_score(a, b) for b in clusters) for a in clusters]
@@ -314,17 +312,16 @@ def partition(
 
 
 def _occupied(found: KMeans) -> tuple[np.ndarray, np.ndarray]:
-    """Centroids that have cells, and the one of each cell."""
+    """Non-empty centroids, and the centroid of each cell."""
     kept, labels = np.unique(found.labels_, return_inverse=True)
     return found.cluster_centers_[kept], labels
 
 
-def join_alike(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndarray:
-    """Join groups until ``n`` are left (average linkage), whatever their sizes.
+def merge_groups(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndarray:
+    """Merge groups until ``n`` are left (average linkage, regardless of group size).
 
-    The distance of two groups is the geometric mean of two: one minus the correlation of their
-    mean expression, to which every gene counts, and the distance of their means in the encoder's
-    output.
+    The distance of two groups is the geometric mean of one minus the correlation of their mean
+    expression, and of the distance of their means in the encoder's output.
 
     Parameters
     ----------
@@ -337,16 +334,16 @@ def join_alike(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndarra
     """
     if len(expression) <= n:
         return np.arange(len(expression))
-    # (rounding may leave a little less than 0)
+    # rounding errors can make distances negative
     apart = np.maximum(pdist(expression, "correlation"), 0)
-    # A group that expresses nothing, or all genes alike, correlates with none.
+    # The correlation of a group with constant expression is undefined.
     apart[np.isnan(apart)] = 1
     tree = linkage(np.sqrt(apart * pdist(encoded)), "average")
     return cut_tree(tree, n_clusters=n).ravel()
 
 
 class CICLPlan(Plan):
-    """Algorithm 1 of the paper."""
+    """Training plan, algorithm 1 of the paper."""
 
     module: CICLModule
 
@@ -363,7 +360,7 @@ class CICLPlan(Plan):
         self.n_clusters = n_clusters
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step on a minibatch, and the cells beside it."""
+        """One step on a minibatch and the positive partners of its cells."""
         x, index = batch["cells"]["x"], batch["cells"]["index"]
         other = x
         if self.near is not None:
@@ -380,20 +377,19 @@ class CICLPlan(Plan):
 
 @docs.dedent
 class CICL(CellModel):
-    """CICL: clusters of cells by cluster-aware contrastive learning.
+    """CICL: clustering of cells by cluster-aware contrastive learning.
 
-    The encoder learns to tell cells apart whatever genes are hidden, and its own clusters apart
-    while they form; what it makes of the cells is then clustered. The last weights are kept. With
-    the preset "paper" cells attend to each other: a cell's embedding depends on the cells that it
-    is given with.
+    The encoder learns to match two random views of a cell, and to separate the current clusters;
+    its output is then clustered. The weights of the last epoch are kept. With the preset "paper"
+    cells attend to each other: a cell's embedding depends on the other cells in its batch.
 
     Parameters
     ----------
     %(adata)s
     preset
-        "default" (principal components in tokens, neighbours as views, a few hundred steps, and
-        centroids that are joined), "paper" (section 2 of the paper: attention over the cells of a
-        batch, 1,000 epochs) or "code" (one token a cell, as in the authors' program).
+        "default" (tokens of principal components, views of neighbours, a few hundred steps, and
+        merged centroids), "paper" (section 2 of the paper: attention over the cells of a batch,
+        1,000 epochs) or "code" (one token per cell, as in the authors' program).
     %(ignore_case)s
     **settings
         Changes to the preset, fields of :class:`CICLSettings`, such as ``n_clusters``.
@@ -414,7 +410,7 @@ class CICL(CellModel):
     settings_: CICLSettings
     module: CICLModule
 
-    #: Number of clusters "n", and if it was estimated the interval from "low" to "high".
+    #: Number of clusters "n" and, if it was estimated, the interval from "low" to "high".
     n_clusters_: dict[str, int]
 
     def __init__(
@@ -434,7 +430,7 @@ class CICL(CellModel):
         if n < max(_neighbors.MIN_CELLS, s.n_clusters or 1):
             raise ValueError(
                 f"{n} cells are too few for {s.n_clusters or 'an unknown number of'} clusters: at "
-                f"least {_neighbors.MIN_CELLS} are needed, and one a cluster."
+                f"least {_neighbors.MIN_CELLS} are needed, and one per cluster."
             )
         return {"index": np.arange(n)}
 
@@ -458,7 +454,7 @@ class CICL(CellModel):
             self.n_clusters_ = _neighbors.count_clusters(z, rng)
             n_clusters = self.n_clusters_["n"]
             self.audit_.append(
-                "clusters: {n} is an estimate; draws of cells gave {low} to {high}".format(
+                "clusters: estimated number: {n}; interval from subsamples: {low} to {high}".format(
                     **self.n_clusters_
                 )
             )
@@ -466,7 +462,7 @@ class CICL(CellModel):
             self.n_clusters_ = {"n": n_clusters}
         near = None
         if s.n_neighbors:
-            # The nearest of all, which may be a copy of the cell, is passed over.
+            # The nearest neighbour is skipped: it may be a duplicate of the cell.
             k = min(s.n_neighbors + 1, len(z) - 1)
             near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)[:, 1:]
         splitter = Splitter(
@@ -481,7 +477,7 @@ class CICL(CellModel):
         )
         n_found = int(codes.max()) + 1
         if n_found < n_clusters:
-            self.audit_.append(f"clusters: only {n_found} of {n_clusters} have cells")
+            self.audit_.append(f"clusters: only {n_found} of {n_clusters} contain cells")
             self.n_clusters_ = self.n_clusters_ | {"n": n_found}
             if "low" in self.n_clusters_:
                 self.n_clusters_["low"] = min(self.n_clusters_["low"], n_found)
@@ -491,24 +487,24 @@ class CICL(CellModel):
         self.module.cluster_of = torch.from_numpy(codes).to(device)
 
     def _set_inputs(self, x: sp.csr_matrix) -> np.ndarray:
-        """Fit what stands between the genes and the network; returns principal components."""
+        """Fit the preprocessing of the inputs; return principal components of the cells."""
         module, n = self.module, self.settings_.n_components
         pca = fit_pca(x, n or _neighbors.N_COMPONENTS, seed=0)
         x = x.astype(np.float64)
         if n:
-            # The first component has a variance of 1, the others less.
+            # The first component gets a variance of 1; the others have less.
             unit = max(float(np.sqrt(pca.explained_variance_[0])), 1e-6)
             components = torch.from_numpy(pca.components_ / unit)
             module.components[: len(components)].copy_(components)
         else:
             variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - pca.mean_**2
-            # (a gene that is the same in all cells stays 0)
+            # constant genes stay 0
             module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
         module.mean.copy_(torch.from_numpy(pca.mean_))
         return pca.transform(x).astype(np.float32)
 
     def _embed(self, cells: Cells) -> np.ndarray:
-        """Embedding of the training cells, its two parts given the same total variance."""
+        """Embedding of the training cells, with its two parts scaled to the same total variance."""
         blocks = self.module.blocks
         h = np.concatenate([h for _, h in self._forward_cells(cells)])
         if not self.settings_.joined:
@@ -524,14 +520,14 @@ class CICL(CellModel):
 
     @property
     def names_(self) -> list[str]:
-        """Names of the clusters, "0" the largest."""
+        """Names of the clusters; "0" is the largest."""
         return [str(code) for code in range(int(self.module.cluster_of.max()) + 1)]
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.module(x)
 
     def _prediction_batch_size(self) -> int:
-        # Cells that attend to each other do so in batches as large as in training.
+        # If cells attend to each other, batches must be as large as in training.
         s = self.settings_
         return s.batch_size if s.attention == "cells" else super()._prediction_batch_size()
 
@@ -544,15 +540,15 @@ class CICL(CellModel):
         Parameters
         ----------
         adata
-            Counts, linear or log1p values in ``X`` or ``layer``. Not a view. No label is read. As
-            with every scvi-tools model, columns (``_scvi_*``) and keys are added.
+            Counts, linear or log1p values in ``X`` or ``layer``. Not a view. Labels are not read.
+            As with every scvi-tools model, columns (``_scvi_*``) and keys are added.
         layer
             Layer with the values.
 
         Raises
         ------
         KeyError
-            The layer is not there.
+            The layer does not exist.
         ValueError
             ``adata`` is a view.
         """

@@ -1,11 +1,10 @@
-"""Contrastive components over logistic regression, ACTINN and scDAE: MLP-CC and MLS-CC.
+"""Contrastive components (MLP-CC, MLS-CC) for logistic regression, ACTINN and scDAE.
 
 "Contrastive Learning for Improved Single Cell Annotation", thesis and short text.
-``docs/methods/contrastive.md`` has the maths, what the default presets change, and why.
+``docs/methods/contrastive.md`` has the maths and explains the default presets.
 
-The stages train one part each, on the frozen output of the parts before it: the base (encoder and
-a head of its own), the component, the head that stays. The networks are in
-``_contrastive_module.py``.
+Training has stages, each on the frozen output of the previous ones: the base (encoder and a
+temporary head), the component, the final head. The networks are in ``_contrastive_module.py``.
 """
 
 from __future__ import annotations
@@ -50,39 +49,39 @@ from sctool.model._logistic import (
 
 @dataclass(frozen=True)
 class ContrastiveSettings(LogisticSettings, NetworkSettings):
-    """Hyperparameters of the backbones and of the components.
+    """Hyperparameters of :class:`ContrastiveClassifier` and its subclasses.
 
     Parameters
     ----------
     backbone
-        "linear" (the encoder is the identity), "actinn" or "scdae".
+        "linear" (identity as the encoder), "actinn" or "scdae".
     component
-        None, "mlp" (MLP-CC, eq. 5) or "mls" (MLS-CC, a circle for each type, eq. 6).
+        None, "mlp" (MLP-CC, eq. 5) or "mls" (MLS-CC, one circle per type, eq. 6).
     C
-        Of the regression on genes, as in :class:`LogisticSettings`; that on a component always
-        chooses its own.
+        For the regression on genes, as in :class:`LogisticSettings`; for the regression on a
+        component it is always chosen on held-out cells.
     positives
-        Of "mls". "own": in circle k the cells of type k against all others; "shared": the same in
-        every circle, as eq. 6 is printed.
+        For "mls". "own": circle k contrasts type k with all other cells; "shared": the same
+        positives in every circle, as eq. 6 is printed.
     init_from_linear
-        Of "mls": let each circle follow the score of its type in a regression, and leave it so,
-        instead of starting it at random and training it by the contrastive loss.
+        For "mls": set each circle from the score of its type in a logistic regression, instead of
+        a random initialisation and training by the contrastive loss.
     n_latent
-        Units of both layers of "mlp"; None for as many as its input has.
+        Units of both layers of "mlp"; None uses the number of its inputs.
     temperature
-        Of the contrastive losses.
+        Temperature of the contrastive losses.
     folds
-        Of "linear" with "mls" that follows a regression: the head learns from where a component
-        places cells that it was not fitted to, by so many folds; 1: from where it places those
-        that it was.
+        For "linear" with "mls" and ``init_from_linear``: number of folds; the head is trained on
+        the positions of cells to which the component was not fitted. 1: on those of the cells
+        to which it was fitted.
     l2
-        ACTINN's penalty on the weights.
+        L2 penalty on the weights of ACTINN.
     noise
-        Standard deviation of the noise that scDAE's input is corrupted with.
+        Standard deviation of the noise added to scDAE's input.
     scale_by_maximum
-        Divide scDAE's input by its largest value before the logarithm.
+        Divide scDAE's input by its maximum before the logarithm.
     component_lr, weight_decay
-        Learning rate of the component, and decay of its weights.
+        Learning rate and weight decay of the component.
     """
 
     backbone: str = "linear"
@@ -113,7 +112,7 @@ class ContrastiveSettings(LogisticSettings, NetworkSettings):
 
 
 def presets(backbone: str, component: str | None = None) -> dict[str, ContrastiveSettings]:
-    """The presets of one backbone; what the paper leaves open is noted in the documentation."""
+    """Presets of one backbone; the documentation lists what the paper does not specify."""
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":
         default = replace(default, n_top_genes=None, n_marker_genes=2000)
@@ -137,10 +136,10 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
 
 
 def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold of each cell, (n_cells,), stratified by type; -1 for a type's only cell.
+    """Fold of each cell, (n_cells,), stratified by type; -1 for the only cell of a type.
 
-    So whatever fold is left out, every type keeps a cell. There are no more folds than cells of
-    the largest type.
+    Every type thus keeps a cell when a fold is left out. The number of folds is at most the number
+    of cells of the largest type.
     """
     n = np.bincount(y)
     fold = np.full(len(y), -1)
@@ -149,7 +148,7 @@ def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
         return fold
     folds = StratifiedKFold(min(n_folds, n.max()), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # types with fewer cells than folds are left out of some
+        # types with fewer cells than folds are absent from some folds
         warnings.filterwarnings("ignore", message="The least populated class")
         for i, (_, members) in enumerate(folds.split(cells, y[cells])):
             fold[cells[members]] = i
@@ -157,7 +156,7 @@ def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
 
 
 class StagePlan(Plan):
-    """One stage: its loss, on labelled minibatches and on held-out ones."""
+    """Training plan of one stage."""
 
     def __init__(self, module: nn.Module, stage: Stage):
         super().__init__(module, lr=stage.lr, weight_decay=stage.weight_decay)
@@ -176,7 +175,7 @@ class StagePlan(Plan):
         self.log(name, total, on_epoch=True, batch_size=len(batch["x"]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam on what the stage trains."""
+        """AdamW on the parameters that the stage trains."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
@@ -185,13 +184,13 @@ class StagePlan(Plan):
 class ContrastiveClassifier(AnnotationModel):
     """Logistic regression, ACTINN or scDAE, with a contrastive component before the head.
 
-    Trained in stages, of which each sees the frozen output of those before: the base, by its own
-    procedure; the component, on the base's embedding of the labelled cells; the head once more, on
-    the component's. Prediction goes through the component. Unlabelled cells are not looked at.
+    Trained in stages, each on the frozen output of the previous ones: the base, by its own
+    procedure; the component, on the base's embedding of the labelled cells; and the head again, on
+    the output of the component, which is also used in prediction. Unlabelled cells are not used.
 
-    Networks keep the weights of each stage's best epoch on held-out cells; regressions are the
-    optimum on all labelled cells. ``history_`` has each stage's losses under its name: "base" (of
-    an scDAE "reconstruct", "classify" and "joint"), "component" and "head".
+    Networks keep the weights of each stage's best epoch on held-out cells; regressions are fitted
+    to all labelled cells. ``history_`` has the losses of each stage under its name: "base" (for
+    scDAE "reconstruct", "classify" and "joint"), "component" and "head".
 
     Parameters
     ----------
@@ -200,8 +199,8 @@ class ContrastiveClassifier(AnnotationModel):
         "default" or "paper".
     %(ignore_case)s
     pretrained
-        A trained model of the same backbone, or the directory of a saved one, whose genes and
-        encoder are taken instead of training the base.
+        A trained model with the same backbone, or the directory of a saved one, whose genes and
+        encoder are used instead of training the base.
     **settings
         Changes to the preset, fields of :class:`ContrastiveSettings`, such as ``backbone``
         ("linear", "actinn", "scdae") and ``component`` (None, "mlp", "mls").
@@ -209,8 +208,7 @@ class ContrastiveClassifier(AnnotationModel):
     Raises
     ------
     ValueError
-        ``pretrained`` is not trained or of another backbone, or there is no component to train on
-        it.
+        ``pretrained`` is not trained or has another backbone, or there is no component to train.
 
     Examples
     --------
@@ -233,7 +231,7 @@ class ContrastiveClassifier(AnnotationModel):
         **settings: Any,
     ):
         if isinstance(pretrained, str | Path):
-            from sctool.model import load  # which knows all classes, this one among them
+            from sctool.model import load  # circular import
 
             pretrained = load(pretrained)
         self._pretrained = pretrained
@@ -253,7 +251,7 @@ class ContrastiveClassifier(AnnotationModel):
         backbone = cls.PRESETS["default"].backbone
         if cls is not ContrastiveClassifier and settings.backbone != backbone:
             raise ValueError(
-                f"backbone={settings.backbone!r}: {cls.__name__} is of backbone={backbone!r}; use "
+                f"backbone={settings.backbone!r}: {cls.__name__} has backbone={backbone!r}; use "
                 "sctool.model.ContrastiveClassifier for another."
             )
         return settings
@@ -266,7 +264,7 @@ class ContrastiveClassifier(AnnotationModel):
     def _fit_features(
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
-        """Inputs, of the genes that the settings ask for, or that a pretrained model sees."""
+        """Select genes by the settings, or use the genes of the pretrained model."""
         s = self.settings_
         if self._pretrained is not None:
             features = self._base_features(self._pretrained)
@@ -282,13 +280,14 @@ class ContrastiveClassifier(AnnotationModel):
         return features, x, fill, notes
 
     def _base_features(self, base: AnnotationModel) -> Features:
-        """The features of a pretrained model, if it fits."""
+        """Features of the pretrained model; raise ValueError if it does not fit."""
         s = self.settings_
         plain = "linear" if isinstance(base, LogisticClassifier) else None
         found = getattr(base.settings_, "backbone", plain)
         if found != s.backbone:
             raise ValueError(
-                f"pretrained is a {type(base).__name__} of backbone={found!r}, not {s.backbone!r}."
+                f"pretrained is a {type(base).__name__} with backbone={found!r}, not "
+                f"{s.backbone!r}."
             )
         if s.component is None:
             raise ValueError("pretrained leaves nothing to train: pass component='mls' or 'mlp'.")
@@ -298,7 +297,7 @@ class ContrastiveClassifier(AnnotationModel):
 
     @torch.inference_mode()
     def _embed(self, cells: Cells, indices: np.ndarray) -> sp.csr_matrix | np.ndarray:
-        """What the head sees of some cells, (n_cells, n_latent), sparse where it sees genes."""
+        """Input of the head, (n_cells, n_latent); sparse if these are the genes."""
         module = self.module.eval()
         if not module.embeds and cells.fill is None:
             return cells.x[indices]
@@ -312,7 +311,7 @@ class ContrastiveClassifier(AnnotationModel):
         s, cells, backbone = self.settings_, self._training_cells(), self._backbone
         if not (backbone.is_network or self._trains_component()):
             given = [name for name in options.trainer if name not in ("accelerator", "devices")]
-            refuse_arguments(given, [], ": these settings train regressions alone")
+            refuse_arguments(given, [], ": these settings train only regressions")
         labelled = np.flatnonzero(cells.arrays["label"] >= 0)
         y = cells.arrays["label"][labelled]
         train, held_out = stratified_holdout(y, s.validation)
@@ -320,13 +319,13 @@ class ContrastiveClassifier(AnnotationModel):
         history: dict[str, pd.DataFrame] = {}
 
         def run(stage: Stage, some: np.ndarray) -> None:
-            """Train a stage on those of some labelled cells that are not held out."""
+            """Train a stage on a subset of the labelled cells, excluding held-out ones."""
             part = np.intersect1d(labelled[some], labelled[train])
             rest = np.intersect1d(labelled[some], labelled[held_out])
             history.update(self._run(stage, cells, part, rest, options))
 
         def solve_head(z: Any, C: float | str, grid: tuple[float, ...]) -> tuple[float, Any]:
-            """Set the head to a regression on all labelled cells; its C and history."""
+            """Set the head to a regression on all labelled cells; return its C and history."""
             how: dict[str, Any] = {
                 "max_iter": options.max_epochs or s.max_iter,
                 "min_type_weight": s.min_type_weight,
@@ -338,8 +337,8 @@ class ContrastiveClassifier(AnnotationModel):
 
         # The base
         base = self.module = ContrastiveModule(cells.x.shape[1], len(self.classes_), s, None)
-        C = 1.0 if s.C == "auto" else float(s.C)  # unless the base chooses another
-        linear: Any = None  # weights and biases of a regression on what the component sees
+        C = 1.0 if s.C == "auto" else float(s.C)  # replaced if the base chooses one
+        linear: Any = None  # weights and biases of a regression on the component's inputs
         if self._pretrained is not None:
             if backbone.is_network:
                 copy_parts(self._pretrained.module, base, "inputs", "encoder")
@@ -359,8 +358,8 @@ class ContrastiveClassifier(AnnotationModel):
         # The component
         z = self._embed(cells, labelled)
 
-        def place(some: np.ndarray, name: str, linear: Any = None) -> None:
-            """Make a module whose component was fitted to some of the labelled cells."""
+        def fit_component(some: np.ndarray, name: str, linear: Any = None) -> None:
+            """Build a module and fit its component to a subset of the labelled cells."""
             self._build()
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.init_from_linear:
@@ -378,11 +377,11 @@ class ContrastiveClassifier(AnnotationModel):
             fold = assign_folds(y, s.folds, int(torch.randint(2**31, (1,))))
             folds = np.unique(fold[fold >= 0])
             for i in progress(folds, desc="components of folds", enabled=options.progress):
-                place(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
+                fit_component(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
                 placed = self._embed(cells, labelled[fold == i])
                 outside = np.zeros((len(y), placed.shape[1])) if outside is None else outside
                 outside[fold == i] = placed
-        place(everything, "component", linear)
+        fit_component(everything, "component", linear)
 
         # The head
         if backbone.is_network:
@@ -395,7 +394,7 @@ class ContrastiveClassifier(AnnotationModel):
         self.history_ = history
 
     def _trains_component(self) -> bool:
-        """Whether the component is trained by the contrastive loss."""
+        """Whether the component is trained with the contrastive loss."""
         s = self.settings_
         return s.component is not None and not (s.component == "mls" and s.init_from_linear)
 
@@ -410,11 +409,11 @@ class ContrastiveClassifier(AnnotationModel):
         return Stage(name, ("component",), contrast, s.component_lr, s.weight_decay, True)
 
     def _component_input(self, batch: Batch) -> Tensor:
-        """Cells of a minibatch as the component is trained on them, (n_cells, n_genes)."""
+        """Inputs of a minibatch for training the component, (n_cells, n_genes)."""
         return batch["x"]
 
     def _classification(self) -> Callable[[Batch], Tensor]:
-        """Cross entropy of the head by the types' weights, and the backbone's penalty."""
+        """Loss of the head: type-weighted cross entropy plus the penalty of the backbone."""
         s, module, weight = self.settings_, self.module, None
         if s.min_type_weight:
             label = self._training_cells().arrays["label"]
@@ -435,14 +434,14 @@ class ContrastiveClassifier(AnnotationModel):
         held_out: np.ndarray,
         options: TrainOptions,
     ) -> dict[str, pd.DataFrame]:
-        """Train one stage; what it logged."""
+        """Train one stage and return its history."""
         s = self.settings_
         splitter = (TypeSplitter if stage.by_type else Splitter)(
             cells, {"labelled": train}, held_out, s.batch_size
         )
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name.split(".")[0] in stage.parts)
-        self.is_trained_ = False  # or the runner would append to an earlier stage's history
+        self.is_trained_ = False  # else the runner appends to the previous stage's history
         best = BestWeights(f"{stage.name}_loss_validation")
         epochs, plan = n_epochs(s, splitter, options), StagePlan(self.module, stage)
         fit(self, plan, splitter, epochs, options, best=best, name=stage.name)
@@ -452,9 +451,9 @@ class ContrastiveClassifier(AnnotationModel):
 
 @docs.dedent
 class ACTINN(ContrastiveClassifier):
-    """ACTINN: a multilayer perceptron of 100, 50 and 25 units; with a component if asked for.
+    """ACTINN: a multilayer perceptron (100, 50, 25 units), optionally with a component.
 
-    The encoder is the first two layers, the head the last two.
+    The first two layers are the encoder, the last two the head.
 
     Parameters
     ----------
@@ -474,9 +473,9 @@ class ACTINN(ContrastiveClassifier):
 
 @docs.dedent
 class SCDAE(ContrastiveClassifier):
-    """scDAE: a perceptron on the code of a denoising auto-encoder; with a component if asked for.
+    """scDAE: a perceptron on a denoising auto-encoder, optionally with a component.
 
-    The base is trained in three stages: the auto-encoder alone, the head on its frozen code, both.
+    The base is trained in three stages: the auto-encoder, the head on its frozen code, both.
 
     Parameters
     ----------

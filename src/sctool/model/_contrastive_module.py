@@ -1,6 +1,6 @@
-"""The networks of the contrastive components: base models, the two components, and both joined.
+"""Networks of the contrastive classifiers: base models and components.
 
-A network is an encoder, a component or none, and a head. ``docs/methods/contrastive.md`` has the
+A network is an encoder, optionally a component, and a head. ``docs/methods/contrastive.md`` has the
 maths.
 """
 
@@ -21,26 +21,26 @@ from sctool.losses import circles_info_nce, info_nce, own_circle_info_nce
 
 Batch = dict[str, Tensor]
 
-#: Units of scDAE's hidden layers and of its code; the code's number is the paper's.
+#: Units of scDAE's hidden layers, and of its code (as in the paper).
 DAE_HIDDEN, DAE_CODE = 250, 125
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage of training trains, by which loss.
+    """One stage of training.
 
     Parameters
     ----------
     name
-        Stands before the names of its losses in the history.
+        Prefix of the names of its losses in the history.
     parts
-        Names of the module's parts that it trains; all others are frozen.
+        Names of the submodules to train; all others are frozen.
     loss
-        Of a minibatch.
+        Loss of a minibatch.
     lr, weight_decay
-        Of Adam; the decay is decoupled from the gradient.
+        Learning rate and weight decay of AdamW.
     by_type
-        Minibatches by :class:`~sctool._batches.TypeBatches`.
+        Draw minibatches with :class:`~sctool._batches.TypeBatches`.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Stage:
 
 
 class Centered(nn.Module):
-    """Inputs less the mean of the training cells."""
+    """Subtract the mean of the training cells."""
 
     mean: Tensor
 
@@ -69,7 +69,7 @@ class Centered(nn.Module):
 
 
 class ScaledByMaximum(nn.Module):
-    """Log1p of linear values divided by the largest one of the training cells."""
+    """Log1p of linear values divided by the maximum over the training cells."""
 
     maximum: Tensor
 
@@ -83,24 +83,24 @@ class ScaledByMaximum(nn.Module):
 
 
 class Backbone:
-    """A base model: logistic regression, whose encoder is the identity.
+    """Base model: logistic regression, with the identity as the encoder.
 
-    Subclasses are networks, trained by stages. All take the model's settings as ``s``.
+    Subclasses are networks, trained in stages. ``s`` are the settings of the model.
     """
 
-    #: Whether its heads are networks too; otherwise they are regressions, solved on all cells.
+    #: Whether the heads are networks; otherwise they are regressions, fitted to all cells.
     is_network = False
 
     def select_genes(self, x: sp.csr_matrix) -> np.ndarray:
-        """Positions of the genes that it sees, of all genes of the labelled cells."""
+        """Positions of the input genes, selected on the labelled cells ``x``."""
         return np.arange(x.shape[1])
 
     def inputs(self, n_input: int, s: Any) -> nn.Module:
-        """What stands between log1p values and the encoder."""
+        """Preprocessing of log1p values before the encoder."""
         return nn.Identity()
 
     def encoder(self, n_input: int) -> tuple[nn.Module, int]:
-        """The encoder, and the number of its outputs."""
+        """The encoder and its number of outputs."""
         return nn.Identity(), n_input
 
     def head(self, n_input: int, n_classes: int) -> nn.Module:
@@ -108,27 +108,27 @@ class Backbone:
         return nn.Linear(n_input, n_classes)
 
     def penalty(self, module: nn.Module, s: Any) -> Tensor | float:
-        """On the weights that are trained."""
+        """Penalty on the trained weights."""
         return 0.0
 
     def stages(
         self, module: Any, s: Any, classify: Callable[[Batch], Tensor], x: sp.csr_matrix
     ) -> list[Stage]:
-        """Stages of its training, once what depends on the labelled cells ``x`` is set."""
+        """Stages of training; fits the preprocessing to the labelled cells ``x``."""
         return []
 
 
 class ACTINNBackbone(Backbone):
-    """A multilayer perceptron of 100, 50 and 25 units: two layers encode, two classify."""
+    """Multilayer perceptron: two encoder layers (100, 50 units), two head layers (25 units)."""
 
     is_network = True
 
     def select_genes(self, x: sp.csr_matrix) -> np.ndarray:
-        """Neither the least nor the most expressed, nor the least or most variable."""
+        """Exclude the least and most expressed, then the least and most variable genes."""
         return filter_genes_by_percentile(x)
 
     def inputs(self, n_input: int, s: Any) -> nn.Module:
-        """Centred."""
+        """Centring."""
         return Centered(n_input)
 
     def encoder(self, n_input: int) -> tuple[nn.Module, int]:
@@ -148,18 +148,18 @@ class ACTINNBackbone(Backbone):
     def stages(
         self, module: Any, s: Any, classify: Callable[[Batch], Tensor], x: sp.csr_matrix
     ) -> list[Stage]:
-        """One."""
+        """A single stage."""
         module.inputs.mean.copy_(torch.from_numpy(np.asarray(x.mean(axis=0)).ravel()))
         return [Stage("base", ("encoder", "head"), classify, s.lr)]
 
 
 class SCDAEBackbone(Backbone):
-    """A denoising auto-encoder with a code of 125 units, and a perceptron on the code."""
+    """Denoising auto-encoder with a code of 125 units, and a perceptron on the code."""
 
     is_network = True
 
     def inputs(self, n_input: int, s: Any) -> nn.Module:
-        """Centred or, as published, scaled by the maximum."""
+        """Centring or, as published, scaling by the maximum."""
         return ScaledByMaximum() if s.scale_by_maximum else Centered(n_input)
 
     def encoder(self, n_input: int) -> tuple[nn.Module, int]:
@@ -174,7 +174,7 @@ class SCDAEBackbone(Backbone):
     def stages(
         self, module: Any, s: Any, classify: Callable[[Batch], Tensor], x: sp.csr_matrix
     ) -> list[Stage]:
-        """The auto-encoder, the head on its frozen code, both."""
+        """The auto-encoder, then the head on its frozen code, then both."""
         if s.scale_by_maximum:
             module.inputs.maximum.fill_(float(np.expm1(x.max())) or 1.0)
         else:
@@ -205,7 +205,7 @@ BACKBONES = {"linear": Backbone(), "actinn": ACTINNBackbone(), "scdae": SCDAEBac
 
 
 class Sphere(nn.Module):
-    """MLP-CC: two layers, and a point on the unit sphere."""
+    """MLP-CC: two layers that map to the unit sphere."""
 
     def __init__(self, n_input: int, n_classes: int, s: Any):
         super().__init__()
@@ -220,12 +220,12 @@ class Sphere(nn.Module):
         return F.normalize(self.layers(z), dim=1)
 
     def loss(self, z: Tensor, label: Tensor) -> Tensor:
-        """Eq. 5 on what the encoder returns."""
+        """Eq. 5, from the output ``z`` of the encoder."""
         return info_nce(self(z), label, self.settings.temperature)
 
 
 class Circles(nn.Module):
-    """MLS-CC (multi-latent-space): for each type a linear map to the plane, and to the circle."""
+    """MLS-CC (multi-latent-space): for each type a linear map to a plane, then to a circle."""
 
     def __init__(self, n_input: int, n_classes: int, s: Any):
         super().__init__()
@@ -234,25 +234,25 @@ class Circles(nn.Module):
         self.maps = nn.Linear(n_input, self.n_output)
 
     def points(self, z: Tensor) -> Tensor:
-        """A point on each type's circle, (n_cells, n_types, 2)."""
+        """Position on the circle of each type, (n_cells, n_types, 2)."""
         return F.normalize(self.maps(z).view(-1, self.n_classes, 2), dim=2)
 
     def forward(self, z: Tensor) -> Tensor:
-        """All circles beside each other, (n_cells, 2 n_types)."""
+        """Positions on all circles, concatenated, (n_cells, 2 n_types)."""
         return self.points(z).flatten(1)
 
     def loss(self, z: Tensor, label: Tensor) -> Tensor:
-        """Eq. 6, as printed or in our reading, on what the encoder returns."""
+        """Eq. 6, as printed or in our reading, from the output ``z`` of the encoder."""
         s = self.settings
         loss = own_circle_info_nce if s.positives == "own" else circles_info_nce
         return loss(self.points(z), label, s.temperature)
 
     @torch.no_grad()
     def init_from_linear(self, weight: np.ndarray, bias: np.ndarray, z: Any) -> None:
-        """Let the angle of type k follow its score: weight (n_types, n_input), bias (n_types,).
+        """Set the angle of type k from its score: weight (n_types, n_input), bias (n_types,).
 
-        The second coordinate is the same for all cells, and so large beside the scores of the
-        cells ``z`` that the circle bends few of them.
+        The second coordinate is the same for all cells, and large relative to the scores of the
+        cells ``z``, so that the circle distorts few of them.
         """
         spread = 2 * float(np.std(z @ weight.T + bias)) + 1e-6
         maps = self.maps.weight.view(self.n_classes, 2, -1), self.maps.bias.view(-1, 2)
@@ -264,11 +264,11 @@ class Circles(nn.Module):
 COMPONENTS: dict[str | None, Any] = {None: None, "mlp": Sphere, "mls": Circles}
 
 
-# -- The whole -----------------------------------------------------------------------------------
+# -- Whole network -------------------------------------------------------------------------------
 
 
 class ContrastiveModule(nn.Module):
-    """Encoder, component or none, head; and while an scDAE's base is trained, its decoder."""
+    """Encoder, optional component, head; and the decoder while the base of scDAE is trained."""
 
     def __init__(self, n_input: int, n_classes: int, s: Any, component: str | None):
         super().__init__()
@@ -283,22 +283,22 @@ class ContrastiveModule(nn.Module):
         self.embeds = backbone.is_network or component is not None
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the head sees, (n_cells, n_latent)."""
+        """Input of the head, (n_cells, n_latent)."""
         z = self.encoder(self.inputs(x))
         return z if self.component is None else self.component(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n_cells, n_classes) and embedding; the logits again where nothing embeds."""
+        """Logits (n_cells, n_classes) and embedding; logits twice if there is no embedding."""
         z = self.embed(x)
         logits = self.head(z)
         return logits, (z if self.embeds else logits)
 
     def loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
-        """Cross entropy on a minibatch, weighted by type if asked for."""
+        """Cross entropy on a minibatch, optionally weighted by type."""
         return F.cross_entropy(self(batch["x"])[0], batch["label"], weight)
 
 
 def copy_parts(source: nn.Module, target: nn.Module, *names: str) -> None:
-    """Give parts of a module the weights that they have in another."""
+    """Copy the weights of the named submodules to another module."""
     for name in names:
         target.get_submodule(name).load_state_dict(source.get_submodule(name).state_dict())

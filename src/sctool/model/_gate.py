@@ -1,7 +1,7 @@
-"""gate: the query's own groups, each judged as a whole to be of a known type or of none.
+"""gate: clusters of the query, each judged as a whole to be of a known or of a novel type.
 
-Ours, and without a deep network: the floor that open-world methods have to beat.
-``docs/methods/gate.md`` says what each piece of evidence is and why it is relative.
+Developed for this package: an open-world baseline without a deep network. ``docs/methods/gate.md``
+describes the evidence and why it is relative.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from sctool.novelty._n_types import describe_number, learn_separation, split_int
 
 @dataclass(frozen=True)
 class GroupNoveltySettings(Settings):
-    """Hyperparameters of the judgement by group, and of the regression that names cells.
+    """Hyperparameters of :class:`GroupNoveltyClassifier`.
 
     Parameters
     ----------
     n_novel
-        Number of novel groups; None estimates it, 0 seeks none.
+        Number of novel types; None estimates it, 0 disables the search.
     n_components
-        Principal components that cells are compared on.
+        Number of principal components.
     resolution
-        Of the groups that are judged (Leiden); fine, so that a group is of one type.
+        Leiden resolution of the clusters; high, so that a cluster contains a single type.
     episodes, episode_cells
-        How often reference types are hidden to learn from, and cells used each time at most.
+        Number of training episodes with hidden reference types, and maximum cells in each.
     threshold
-        A group is novel if its probability of being novel is above this.
+        Clusters with a novelty probability above this are novel.
     C, max_iter
-        Of the regressions: inverse strength of the L2 penalty, and iterations of L-BFGS at most.
+        Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
     """
 
     n_novel: int | None = None
@@ -54,18 +54,18 @@ class GroupNoveltySettings(Settings):
 
 @docs.dedent
 class GroupNoveltyClassifier(OpenWorldModel):
-    """Groups of the query judged as a whole, then logistic regression on known and novel types.
+    """Novelty detection by cluster, then logistic regression on known and novel types.
 
-    The query's neighbour graph is cut into small groups. Each is judged by evidence whose weights
-    are learnt by hiding reference types in turn. The cells of groups judged novel are grouped
-    again, as coarsely as the reference's types are, and stand as further types beside the
-    reference's in a logistic regression that names every cell.
+    The query is clustered at a high resolution. Each cluster is judged by evidence whose weights
+    are learnt by hiding reference types in turn. The cells of novel clusters are then split into
+    types that differ as much as those of the reference, and a logistic regression on known and
+    novel types assigns a type to every cell.
 
     Parameters
     ----------
     %(adata)s
     preset
-        "default" alone.
+        "default" is the only one.
     %(ignore_case)s
     **settings
         Changes to the preset, fields of :class:`GroupNoveltySettings`.
@@ -80,10 +80,10 @@ class GroupNoveltyClassifier(OpenWorldModel):
         return LinearModule(n_input, n_classes)
 
     def _train(self, options: TrainOptions) -> None:
-        """Learn from the reference and, once its groups are judged, from the query.
+        """Fit the regression to the reference and to the query with its assigned types.
 
-        The cells of known groups are learnt from as well: were the novel types the only ones with
-        cells of the query, whatever sets the query apart would make a cell novel.
+        Query cells of known clusters are included: if only the novel types had query cells, any
+        batch effect would make a cell look novel.
         """
         s, cells = self.settings_, self._training_cells()
         label = cells.arrays["label"]
@@ -104,13 +104,13 @@ class GroupNoveltyClassifier(OpenWorldModel):
     def _name_cells(
         self, x_ref: sp.csr_matrix, y: np.ndarray, x: sp.csr_matrix, progress: bool
     ) -> np.ndarray | None:
-        """Codes of the unlabelled cells, (n_cells,): known types, then novel groups by size.
+        """Type codes of the unlabelled cells, (n_cells,): known types, then novel ones by size.
 
-        None if they cannot be judged.
+        None if novel types cannot be searched for.
         """
         s, rng = self.settings_, numpy_generator()
         if why := unsearchable(x):
-            self.audit_.append(f"novel: not sought, {why}")
+            self.audit_.append(f"novel: not searched for: {why}")
             return None
         groups: dict[str, Any] = {"n_components": s.n_components, "resolution": s.resolution}
         model = _clusters.learn_to_judge(
@@ -125,8 +125,8 @@ class GroupNoveltyClassifier(OpenWorldModel):
         )
         if model is None:
             self.audit_.append(
-                "novel: not sought, the reference has too few types or cells to learn from by "
-                "hiding some"
+                "novel: not searched for: the reference has too few types or cells to learn from "
+                "by hiding types"
             )
             return None
         regression = _clusters.fit_regression(x_ref, y, s.C)
@@ -138,7 +138,7 @@ class GroupNoveltyClassifier(OpenWorldModel):
             novel = proba == proba.max()
         cells = np.flatnonzero(novel[judged.codes])
         if not len(cells):
-            self.audit_.append("novel: no group of cells was found to be of no known type")
+            self.audit_.append("novel: number of types: 0; no novel clusters were found")
             self.n_novel_ = {"n": 0, "low": 0, "high": 1}
             return judged.known_as
         separation = learn_separation(x_ref, y, rng)

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression: the closed-set floor that every other method has to beat."""
+"""Multinomial logistic regression, the closed-set baseline."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from sctool.model._base import AnnotationModel, Settings
 
 @dataclass(frozen=True)
 class LogisticSettings(Settings):
-    """Hyperparameters of the logistic regression.
+    """Hyperparameters of :class:`LogisticClassifier`.
 
     Parameters
     ----------
     n_marker_genes
-        Of the ``n_top_genes``, keep so many: those that the types of the labelled cells differ in
-        most, by the F statistic. None keeps all.
+        Number of the ``n_top_genes`` to keep: those with the largest F statistic between the types
+        of the labelled cells. None keeps all.
     C
-        Inverse strength of the L2 penalty, as in scikit-learn. "auto": of a grid, the one with
-        the lowest cross entropy on held-out cells.
+        Inverse strength of the L2 penalty, as in scikit-learn. "auto" chooses the value with the
+        lowest cross entropy on held-out cells from a grid.
     min_type_weight
-        A type weighs at least so much, relative to the type of median size: with 0 every cell
-        weighs the same, with infinity every type.
+        Minimum total weight of a type, relative to the type of median size: 0 weights all cells
+        equally, infinity all types.
     validation
-        Share of each type's labelled cells held out to choose ``C``, if it is chosen.
+        Share of each type's labelled cells held out to choose ``C`` if it is "auto".
     max_iter
-        Iterations of L-BFGS at most.
+        Maximum number of iterations of L-BFGS.
     """
 
     n_marker_genes: int | None = None
@@ -62,7 +62,7 @@ class LogisticSettings(Settings):
 def keep_marker_genes(
     features: Features, x: sp.csr_matrix, data: TrainingData, n: int
 ) -> sp.csr_matrix:
-    """Of the selected genes keep those that the types differ in most; the inputs on these."""
+    """Keep the selected genes that differ most between types; return the inputs on these."""
     labelled = np.flatnonzero(data.labels.codes >= 0)
     kept = marker_genes(x[labelled], data.labels.codes[labelled], n)
     features.keep(kept)
@@ -70,14 +70,14 @@ def keep_marker_genes(
 
 
 class LinearModule(nn.Module):
-    """One linear layer: logits, and the logits again in place of an embedding."""
+    """One linear layer; its logits also serve as the embedding."""
 
     def __init__(self, n_input: int, n_classes: int):
         super().__init__()
         self.head = nn.Linear(n_input, n_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n_cells, n_classes), twice, of log1p values (n_cells, n_genes)."""
+        """Logits (n_cells, n_classes) of log1p values (n_cells, n_genes), returned twice."""
         logits = self.head(x)
         return logits, logits
 
@@ -92,14 +92,14 @@ def pick_C(
     max_iter: int,
     grid: tuple[float, ...] = GENES_GRID,
 ) -> tuple[float, list[str]]:
-    """``C``, if it is "auto" the one of ``grid`` that does best on held-out cells; and notes.
+    """Return ``C``, or if it is "auto" the best of ``grid`` on held-out cells; and audit notes.
 
     Parameters
     ----------
     x, y
-        Cells (n_cells, n_input), and the code of each one's name.
+        Inputs, (n_cells, n_input), and type codes, (n_cells,).
     split
-        Positions to train on and to hold out.
+        Positions of the training and of the held-out cells.
     """
     if C != "auto":
         return float(C), []
@@ -117,16 +117,16 @@ def fit_head(
     max_iter: int,
     min_type_weight: float = 0.0,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Set a linear layer to the regression of names on cells.
+    """Set a linear layer to a logistic regression fitted to cells.
 
     Parameters
     ----------
     x, y
-        Inputs of the layer, (n_cells, n_input), and the code of each cell's name.
+        Inputs of the layer, (n_cells, n_input), and type codes, (n_cells,).
 
     Returns
     -------
-    The loss, as scvi-tools keeps histories; and notes.
+    The loss in the format of scvi-tools' histories, and audit notes.
     """
     fitted, notes = regress(x, y, C, max_iter, min_type_weight)
     set_linear(head, fitted)
@@ -138,15 +138,15 @@ def fit_head(
 class LogisticClassifier(AnnotationModel):
     """Multinomial logistic regression on log1p CP10k.
 
-    The optimum of a convex problem, so scikit-learn's L-BFGS finds it, on all labelled cells at
-    once: the result depends on no seed and no number of epochs. Their selected genes are made dense
-    for it up to 1 GiB (130,000 cells of 2,000 genes); more stay sparse.
+    A convex problem, solved by scikit-learn's L-BFGS on all labelled cells at once: the result
+    does not depend on a seed or on a number of epochs. Inputs of up to 1 GiB (130,000 cells of
+    2,000 genes) are made dense for the fit; larger ones stay sparse.
 
     Parameters
     ----------
     %(adata)s
     preset
-        "default" alone.
+        "default" is the only one.
     %(ignore_case)s
     **settings
         Changes to the preset, fields of :class:`LogisticSettings`.
@@ -169,7 +169,7 @@ class LogisticClassifier(AnnotationModel):
         return features, x, fill, notes
 
     def _labelled_cells(self) -> tuple[sp.csr_matrix, np.ndarray]:
-        """Cells to learn from, CSR (n_cells, n_genes), and the code of each one's type."""
+        """Labelled cells, CSR (n_cells, n_genes), and their type codes."""
         cells = self._training_cells()
         labelled = np.flatnonzero(cells.arrays["label"] >= 0)
         return cells.x[labelled], cells.arrays["label"][labelled]

@@ -1,6 +1,6 @@
-"""Saved models: JSON and plain tensors, which other versions of Python and its packages can read.
+"""Saved models: JSON and plain tensors, independent of the versions of Python and of packages.
 
-A directory holds ``model.json`` and ``weights.pt``. Nothing in them is executed.
+A directory contains ``model.json`` and ``weights.pt``. Loading them executes no code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sctool.model._base import CellModel
 
 FORMAT = 2
-#: What format 1 called classes and settings that have other names now.
+#: Classes and settings of format 1 that were renamed, and their new names.
 CLASSES_1 = {"LOGISTIC": "LogisticClassifier", "GATE": "GroupNoveltyClassifier"}
 SETTINGS_1 = {
     "SCDET": {"guided": "initial_names"},
@@ -33,7 +33,7 @@ SETTINGS_1 = {
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of the packages that a result depends on."""
     packages = ("scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy")
     own = {"python": platform.python_version(), "sctool": __version__}
     return own | {name: version(name) for name in packages}
@@ -69,19 +69,19 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
 
 
 def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The two files of a saved model, brought to the present format.
+    """Read the two files of a saved model and convert them to the current format.
 
     Raises
     ------
     FileNotFoundError
-        No model there.
+        The directory contains no saved model.
     ValueError
-        Written by a newer version, or files that hold more than JSON and plain tensors.
+        Written by a newer version, or the files contain more than JSON and plain tensors.
     """
     path = Path(dir_path)
     for name in ("model.json", "weights.pt"):
         if not (path / name).is_file():
-            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {name} is not there.")
+            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {name} is missing.")
     try:
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -90,21 +90,21 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
     if state["format"] > FORMAT:
         raise ValueError(
-            f"The model in {str(path)!r} has format {state['format']}, this sctool reads up to "
-            f"{FORMAT}: update sctool."
+            f"The model in {str(path)!r} has format {state['format']}, but this version of sctool "
+            f"reads formats up to {FORMAT}: update sctool."
         )
     try:
         tensors = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
     except Exception as error:
         raise ValueError(
-            f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded; do "
-            f"not trust where it came from ({type(error).__name__})."
+            f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded "
+            f"({type(error).__name__}): do not trust its source."
         ) from error
     return (_from_format_1(state) if state["format"] == 1 else state), tensors
 
 
 def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Give a model, made without cells, what :func:`read` returned."""
+    """Restore a model, created without cells, from the output of :func:`read`."""
     default = model.PRESETS["default"]
     known = {f.name for f in fields(default)}
     model.preset_ = state["preset"]
@@ -126,10 +126,10 @@ def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor])
 
 
 def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
-    """What a model of format 1 says, in the words of the present one."""
+    """Convert the state of a model from format 1 to the current format."""
     name = state["model"]
     settings = dict(state["settings"])
-    # A regression with a component was a LOGISTIC that had one.
+    # In format 1, a regression with a component was a LOGISTIC.
     if name == "LOGISTIC" and settings.get("component"):
         name = "ContrastiveClassifier"
     name = CLASSES_1.get(name, name)
@@ -142,7 +142,7 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy values inside scvi-tools' registry as JSON."""
+    """Convert numpy values in scvi-tools' registry to JSON."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):

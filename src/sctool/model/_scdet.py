@@ -1,8 +1,7 @@
-"""scDET: seen and novel types in one model, when types are long-tailed.
+"""scDET: known and novel types in one model, for long-tailed type distributions.
 
 Zhai, Chen and Deng, "Distribution-Independent Cell Type Identification for Single-Cell RNA-seq
-Data", IJCAI 2024. ``docs/methods/scdet.md`` has the maths, what the default preset changes, and
-why.
+Data", IJCAI 2024. ``docs/methods/scdet.md`` has the maths and explains the default preset.
 """
 
 from __future__ import annotations
@@ -38,33 +37,32 @@ class SCDETSettings(NetworkSettings):
     Parameters
     ----------
     n_novel
-        Number of novel types; None estimates it, 0 seeks none.
+        Number of novel types; None estimates it, 0 disables the search.
     initial_names
-        Name the query's cells before training, by :func:`sctool.novelty.find`, and learn from
-        these names too (ours). Novel clusters then go to the prototypes that predict them;
-        without the names to prototypes in order of size (section 3.3).
+        Assign types to the query's cells before training, by :func:`sctool.novelty.find`, and
+        learn from these names too (ours). Novel clusters are then matched to the prototypes that
+        predict their cells; without initial names, in order of size (section 3.3).
     n_components
-        Principal components of the genes that the network sees; None or 0 for the genes themselves,
-        standardised.
+        Number of principal components used as input; None or 0 uses the standardised genes.
     n_hidden
-        Units of the encoder's layers, the last being the embedding; the decoder mirrors them.
+        Units of the encoder's layers, the last of which is the embedding; mirrored in the decoder.
     reconstruction
-        "mse" of the inputs, or "zinb": a zero-inflated negative binomial likelihood of CP10k.
+        "mse" of the inputs, or "zinb", a zero-inflated negative binomial likelihood of CP10k.
     tau, tau_sharp, tau_contrast
-        Temperatures of the prototypes' predictions, of the sharper targets, and of the contrastive
+        Temperatures of the prototype predictions, of the sharpened targets and of the contrastive
         losses.
     rho, gamma, alpha, beta
-        Exponent of the distribution (eq. 5), logit adjustment (eq. 7), sampling of pseudo-labels
-        of types in the minibatch's labels and of others (eq. 8).
+        Exponent of the distribution (eq. 5), logit adjustment (eq. 7), and sampling rates of
+        pseudo-labels for types among the minibatch's labels and for other types (eq. 8).
     classify_weight, contrast_weight
-        Of the two branches (eq. 11).
+        Weights of the two branches (eq. 11).
     masked
-        Share of the genes that a view hides, in half of the cells.
+        Share of the genes that a view masks, in half of the cells.
     noisy, noise
-        Share of the inputs that a view adds noise to, in half of the cells, and its standard
-        deviation.
+        Share of the inputs to which a view adds noise, in half of the cells, and the noise's
+        standard deviation.
     estimate_every
-        Epochs between two estimates of the distribution.
+        Epochs between estimates of the type distribution.
     """
 
     n_novel: int | None = None
@@ -97,7 +95,7 @@ class SCDETSettings(NetworkSettings):
             )
 
 
-#: Section 4.1 of the paper; what it leaves open is noted in the documentation.
+#: Section 4.1 of the paper; the documentation lists what it does not specify.
 PAPER = SCDETSettings(
     initial_names=False,
     n_components=None,
@@ -120,19 +118,19 @@ def _layers(sizes: tuple[int, ...]) -> nn.Sequential:
 
 
 class SCDETModule(nn.Module):
-    """Denoising auto-encoder, and on its embedding the pseudo-labelling and contrastive branches.
+    """Denoising auto-encoder with a pseudo-labelling and a contrastive branch.
 
     Parameters
     ----------
     n_input, n_types, n_seen
-        Genes, types in all, and known ones among them, which come first.
+        Numbers of genes, of all types and of known types, which come first.
     settings
         Hyperparameters.
     """
 
     mean: Tensor  # of each gene, (n_input,)
-    scale: Tensor  # what genes are divided by, (n_input,)
-    components: Tensor  # (n_inputs, n_input), or (0, n_input) if the network sees the genes
+    scale: Tensor  # divisor of each gene, (n_input,)
+    components: Tensor  # (n_components, n_input), or (0, n_input) without principal components
     pi: Tensor  # estimated share of each type, (n_types,)
 
     def __init__(self, n_input: int, n_types: int, n_seen: int, settings: SCDETSettings):
@@ -152,7 +150,7 @@ class SCDETModule(nn.Module):
         self.projector = _layers((n, n, n))
 
     def inputs(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """What the network sees of log1p CP10k, but for the genes that are hidden."""
+        """Network inputs from log1p CP10k, with the ``hidden`` genes masked."""
         x = (x - self.mean) / self.scale
         if hidden is not None:
             x = x.masked_fill(hidden, 0.0)
@@ -161,7 +159,7 @@ class SCDETModule(nn.Module):
         return x.clamp(-10, 10)
 
     def view(self, x: Tensor) -> Tensor:
-        """Inputs of a random view of the cells: for half genes are hidden, for half noise added."""
+        """Inputs of a random view: genes masked in half of the cells, noise added in half."""
         s = self.settings
         hide, blur = torch.rand(2, len(x), 1, device=x.device) < 0.5
         inputs = self.inputs(x, hide & (torch.rand_like(x) < s.masked))
@@ -173,7 +171,7 @@ class SCDETModule(nn.Module):
         return losses.prototype_logits(self.hidden(z), self.prototypes)
 
     def project(self, z: Tensor) -> Tensor:
-        """Features of the contrastive branch, of unit length."""
+        """Unit-length features of the contrastive branch."""
         return F.normalize(self.projector(z), dim=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,11 +185,10 @@ class SCDETModule(nn.Module):
         Parameters
         ----------
         batch
-            "labelled" and, where there are any, "unlabelled" cells, each with "x", log1p CP10k,
-            and "name", the code of its type; of unlabelled cells the name found before training,
-            or -1.
+            "labelled" and, if there are any, "unlabelled" cells, each with "x", log1p CP10k, and
+            "name", type codes; of unlabelled cells the initial names, or -1.
         share
-            Of the labelled among all training cells: minibatches hold more of them than that.
+            Share of labelled cells among all training cells (lower than in minibatches).
         """
         s = self.settings
         x, name = (
@@ -221,10 +218,10 @@ class SCDETModule(nn.Module):
         classify = classify + terms["regularizer"]
         if s.initial_names and len(x) > n:
             given = F.one_hot(name[n:].clamp_min(0), self.n_types) * (name[n:] >= 0)[:, None]
-            terms["guide"] = losses.two_views_cross_entropy(
+            terms["initial_names"] = losses.two_views_cross_entropy(
                 cosine[n:] / s.tau, cosine_other[n:] / s.tau, given.to(x.dtype)
             )
-            classify = classify + terms["guide"]
+            classify = classify + terms["initial_names"]
 
         # The contrastive branch, eq. 10
         both = torch.cat([v, v_other])
@@ -242,7 +239,7 @@ class SCDETModule(nn.Module):
         return total + s.contrast_weight * contrast, terms
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
-        """Error of what both views are decoded to, averaged over cells and inputs."""
+        """Reconstruction error of both views, averaged over cells and inputs."""
         decoded = self.decoder(z)
         if self.settings.reconstruction == "mse":
             return F.mse_loss(decoded, self.inputs(x).repeat(2, 1))
@@ -253,13 +250,13 @@ class SCDETModule(nn.Module):
             zi_logits=dropout,
             validate_args=False,
         )
-        # (CP10k are no integers, of which each step would warn)
+        # CP10k are not integers, which would raise a warning in every step.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The value argument must be within")
             return -likelihood.log_prob(x.expm1().repeat(2, 1)).mean()
 
     def _regularizer(self, cosine: Tensor, n: int, share: float) -> Tensor:
-        """The term of eq. 5 of one view, of which the first ``n`` cells are labelled."""
+        """The term of eq. 5 for one view, whose first ``n`` cells are labelled."""
         s = self.settings
         p = (cosine / s.tau).softmax(dim=1)
         mean = p[:n].mean(dim=0)
@@ -268,13 +265,13 @@ class SCDETModule(nn.Module):
         return self._divergence(mean)
 
     def _divergence(self, mean: Tensor) -> Tensor:
-        """Of the mean prediction, (n_types,), from the estimated distribution."""
+        """Divergence of the mean prediction, (n_types,), from the estimated distribution."""
         return losses.distribution_divergence(mean, self.pi, self.settings.rho)
 
     def _pseudo_contrast(
         self, v: Tensor, v_other: Tensor, cosine: Tensor, cosine_other: Tensor, labels: Tensor
     ) -> Tensor:
-        """The third loss of eq. 10: over labelled cells and sampled pseudo-labels (eqs. 7 - 9)."""
+        """The third loss of eq. 10, on labelled cells and sampled pseudo-labels (eqs. 7-9)."""
         s, n = self.settings, len(labels)
         logits = torch.stack([cosine, cosine_other]).detach() / s.tau
         p = torch.stack([losses.rectify(one, self.pi, s.gamma) for one in logits]).mean(dim=0)
@@ -285,26 +282,26 @@ class SCDETModule(nn.Module):
         return self._soft_contrast(v[cells], v_other[cells], p[cells])
 
     def _soft_contrast(self, v: Tensor, v_other: Tensor, p: Tensor) -> Tensor:
-        """Eq. 9, of the features of both views and the rectified predictions of some cells."""
+        """Eq. 9, from the features of both views and the rectified predictions."""
         return losses.soft_contrastive(v, v_other, p, self.settings.tau_contrast)
 
 
 def distribution(
     clusters: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None, n_seen: int, n: int
 ) -> np.ndarray:
-    """Share of each type by the sizes of clusters, (n,), known types first (section 3.3).
+    """Share of each type from cluster sizes, (n,), known types first (section 3.3).
 
-    Clusters are matched to known types by their labelled cells (Hungarian).
+    Clusters are matched to known types by their labelled cells (Hungarian method).
 
     Parameters
     ----------
     clusters
         Cluster of each cell, (n_cells,).
     labels
-        Code of its type; -1 without a label.
+        Type code of each cell, (n_cells,); -1 for unlabelled cells.
     predicted
-        Type that is predicted for each cell, by which the other clusters are matched to novel
-        types; None goes by size.
+        Predicted type of each cell, used to match the remaining clusters to novel types; None
+        matches them in order of size.
     n_seen, n
         Numbers of known types and of all types.
     """
@@ -325,13 +322,13 @@ def distribution(
 
 
 def shares(size: np.ndarray) -> np.ndarray:
-    """Sizes as shares, none of them 0, for their logarithms are taken."""
+    """Sizes as shares, all above 0 because their logarithms are taken."""
     size = np.maximum(size, 1)
     return size / size.sum()
 
 
 class SCDETPlan(Plan):
-    """The objective, and the distribution estimated anew every few epochs."""
+    """Training plan that re-estimates the type distribution every few epochs."""
 
     module: SCDETModule
 
@@ -349,10 +346,10 @@ class SCDETPlan(Plan):
         self.share = float((self.labels >= 0).mean())
 
     def on_train_epoch_start(self) -> None:
-        """Estimate the distribution, if it is time."""
+        """Estimate the distribution every ``estimate_every`` epochs."""
         s = self.settings
-        # The names given before training say it best at first; and under a batch effect to the
-        # end, for clusters then are of one technology: the query's would count as novel types.
+        # The initial names are the best first estimate. Under a batch effect they are kept to the
+        # end: clusters would separate the technologies, and the query's count as novel types.
         known = (
             s.initial_names
             and (self.current_epoch == 0 or not self.mixed)
@@ -366,7 +363,7 @@ class SCDETPlan(Plan):
         return shares(np.bincount(self.cells.arrays["name"], minlength=self.module.n_types))
 
     def _estimate(self) -> np.ndarray:
-        """Share of each type by k-means on the contrastive features of all cells (section 3.3)."""
+        """Share of each type, by k-means on the features of all cells (section 3.3)."""
         features, predicted = self._features()
         n = self.module.n_types
         clusters = k_means(features, n, int(self.rng.integers(2**31)), n_init=3).labels_
@@ -374,12 +371,12 @@ class SCDETPlan(Plan):
         return distribution(clusters, self.labels, by, self.module.n_seen, n)
 
     def _match_by_prediction(self) -> bool:
-        """Whether novel clusters are matched to prototypes by what these predict, or by size."""
+        """Whether novel clusters are matched to prototypes by prediction rather than by size."""
         return self.settings.initial_names
 
     @torch.no_grad()
     def _features(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features that are clustered, and predicted types, of all cells."""
+        """Features to cluster and predicted types of all cells."""
         module, device = self.module, self.device
         module.eval()
         features, predicted = [], []
@@ -392,7 +389,7 @@ class SCDETPlan(Plan):
         return np.concatenate(features), np.concatenate(predicted)
 
     def _feature(self, z: Tensor) -> Tensor:
-        """What is clustered, of unit length, of the embedding (n_cells, n_hidden[-1])."""
+        """Unit-length features to cluster, from the embedding (n_cells, n_hidden[-1])."""
         return self.module.project(z)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -408,19 +405,19 @@ class SCDETPlan(Plan):
 
 @docs.dedent
 class SCDET(OpenWorldModel):
-    """scDET: seen and novel types in one model, when types are long-tailed.
+    """scDET: known and novel types in one model, for long-tailed type distributions.
 
-    A prototype classifier learns from labelled cells and its own sharper predictions, held to a
-    distribution of types that is estimated by k-means on a contrastive branch; which in turn
-    learns from the classifier's pseudo-labels, rid of the long tail's bias. The last weights are
-    kept.
+    A prototype classifier learns from labelled cells and its own sharpened predictions, regularised
+    towards a type distribution that is estimated by k-means on a contrastive branch. That branch
+    learns from the classifier's pseudo-labels, corrected for the long tail. The weights of the last
+    epoch are kept.
 
     Parameters
     ----------
     %(adata)s
     preset
-        "default" (principal components, lower temperatures, a few hundred steps, and names that
-        the query's cells are given before training) or "paper" (section 4.1 of the paper).
+        "default" (principal components, lower temperatures, a few hundred steps, and initial names
+        for the query's cells) or "paper" (section 4.1 of the paper).
     %(ignore_case)s
     **settings
         Changes to the preset, fields of :class:`SCDETSettings`.
@@ -434,7 +431,6 @@ class SCDET(OpenWorldModel):
     """
 
     PRESETS: ClassVar[dict[str, SCDETSettings]] = {"default": SCDETSettings(), "paper": PAPER}
-    #: The network, and its training plan.
     MODULE: ClassVar[type[SCDETModule]] = SCDETModule
     PLAN: ClassVar[type[SCDETPlan]] = SCDETPlan
     settings_: SCDETSettings
@@ -449,7 +445,7 @@ class SCDET(OpenWorldModel):
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
         rng = numpy_generator()
-        n_novel, mixed = self._seek(cells, name, rng, options)
+        n_novel, mixed = self._find_novel(cells, name, rng, options)
         self._name_novel(n_novel)
         self._build()
         self._set_inputs(cells.x)
@@ -466,14 +462,14 @@ class SCDET(OpenWorldModel):
         fit(self, plan, splitter, n_epochs(s, splitter, options), options)
         self._order_novel(unlabelled)
 
-    def _seek(
+    def _find_novel(
         self, cells: Cells, name: np.ndarray, rng: np.random.Generator, options: TrainOptions
     ) -> tuple[int, bool]:
-        """Number of novel types, and whether there is no batch effect, as far as is known.
+        """Number of novel types, and whether query and reference mix (no batch effect found).
 
-        The names found are written into ``name``, (n_cells,), if they are to be learnt from: of
-        known types too. Without them the sharper targets of a few cells, which are in every
-        minibatch, would be learnt by heart, whatever they were at first.
+        With ``initial_names``, names are written into ``name``, (n_cells,), of known types too:
+        without them, a query so small that its cells are in every minibatch would reinforce its
+        arbitrary initial predictions.
         """
         s = self.settings_
         labelled, unlabelled = np.flatnonzero(name >= 0), np.flatnonzero(name < 0)
@@ -490,14 +486,16 @@ class SCDET(OpenWorldModel):
             self.n_novel_ = found.interval
         if s.initial_names and not found.mixed:
             known = unlabelled[found.names < len(self.classes_)]
-            name[known] = self._adapted(cells, known, options)
+            name[known] = self._scnym_predictions(cells, known, options)
         return found.n, found.mixed
 
-    def _adapted(self, cells: Cells, indices: np.ndarray, options: TrainOptions) -> np.ndarray:
-        """Known types of cells by scNym, whose adversary makes little of a batch effect."""
+    def _scnym_predictions(
+        self, cells: Cells, indices: np.ndarray, options: TrainOptions
+    ) -> np.ndarray:
+        """Known types of cells predicted by scNym, whose adversary reduces batch effects."""
         n_genes, n_seen = len(self.features_.selected), len(self.classes_)
         module = SCNYMModule(n_genes, n_seen, self.n_domains_, SCNYM.PRESETS["default"])
-        self.module = cast(Any, module)  # until it has given its names
+        self.module = cast(Any, module)  # temporarily, for prediction
         own = {name: options.trainer[name] for name in ("accelerator", "devices")}
         train_classifier(self, cells, replace(options, max_epochs=None, trainer=own))
         proba = self.predict_cells(indices=indices).proba
@@ -505,18 +503,18 @@ class SCDET(OpenWorldModel):
         return proba.argmax(axis=1)
 
     def _set_inputs(self, x: sp.csr_matrix) -> None:
-        """Fit what stands between the genes and the network: scale, or principal components."""
+        """Fit the preprocessing of the inputs: standardisation or principal components."""
         module, n = self.module, self.settings_.n_components
         if not n:
             x = x.astype(np.float64)
             mean = np.asarray(x.mean(axis=0)).ravel()
             variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
-            # (a gene that is the same in all cells stays 0)
+            # constant genes stay 0
             module.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 1e-8, variance, 1))))
         else:
             pca = fit_pca(x, n, seed=0)
             mean = pca.mean_
-            # The first component varies by two, as others do by less.
+            # The first component gets a standard deviation of 2; the others have less.
             unit = np.sqrt(pca.explained_variance_[0]) / 2
             components = torch.from_numpy(pca.components_ / max(unit, 1e-6))
             module.components[: len(components)].copy_(components)
@@ -524,7 +522,7 @@ class SCDET(OpenWorldModel):
 
     @torch.no_grad()
     def _set_prototypes(self, cells: Cells) -> None:
-        """Start each prototype where the cells of its name are."""
+        """Initialise each prototype at the mean of the cells with its name."""
         module, name = self.module, cells.arrays["name"]
         for code in np.unique(name[name >= 0]):
             some = np.flatnonzero(name == code)[:1000]
@@ -532,7 +530,7 @@ class SCDET(OpenWorldModel):
             module.prototypes[code] = F.normalize(module.hidden(z), dim=1).mean(dim=0)
 
     def _order_novel(self, unlabelled: np.ndarray) -> None:
-        """Order the novel types by their numbers of cells, and drop those that have none."""
+        """Sort the novel types by number of cells, and drop those without any."""
         n_seen = len(self.classes_)
         if self.module.n_types == n_seen:
             return
@@ -540,7 +538,7 @@ class SCDET(OpenWorldModel):
         size = np.bincount(predicted, minlength=self.module.n_types)[n_seen:]
         kept = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
         if len(kept) < len(size):
-            self.audit_.append(f"novel: {len(size) - len(kept)} types were left without cells")
+            self.audit_.append(f"novel: {len(size) - len(kept)} types without cells were dropped")
             if self.n_novel_ is not None:
                 low = min(self.n_novel_["low"], len(kept))
                 self.n_novel_ = self.n_novel_ | {"n": len(kept), "low": low}

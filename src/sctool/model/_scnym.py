@@ -1,8 +1,8 @@
-"""scNym: a classifier trained by MixMatch and against a domain adversary.
+"""scNym: a classifier trained with MixMatch and a domain adversary.
 
 "scNym: Semi-supervised adversarial neural networks for single cell classification", ICML 2020
-Workshop on Computational Biology. ``docs/methods/scnym.md`` has the maths, what the default preset
-changes, and why.
+Workshop on Computational Biology. ``docs/methods/scnym.md`` has the maths and explains the default
+preset.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ class SCNYMSettings(NetworkSettings):
     Parameters
     ----------
     n_layers, n_hidden, dropout
-        Hidden layers of the classifier, units of each, and their dropout.
+        Number of hidden layers of the classifier, their units and their dropout rate.
     mixmatch
-        Learn from unlabelled cells by pseudo-labels and MixUp.
+        Learn from unlabelled cells with pseudo-labels and MixUp.
     adversary
-        Make the domains alike in the embedding.
+        Align the domains in the embedding by adversarial training.
     confidence
-        New-identity mode: unlabelled cells whose highest probability is below this are used
-        neither by MixMatch nor by the adversary. 0 uses all of them.
+        New-identity mode: unlabelled cells whose highest probability is below this are excluded
+        from MixMatch and from the adversary. 0 uses all of them.
     temperature
-        Of the sharpening; 0.5 squares the pseudo-labels.
+        Temperature of the sharpening; 0.5 squares the pseudo-labels.
     alpha
-        MixUp's Beta(alpha, alpha).
+        Parameter of MixUp's Beta(alpha, alpha).
     gene_dropout
-        Share of the genes that is hidden in each step, from all of its cells.
+        Share of the genes masked in each step, the same genes for all cells.
     ssl_weight, adversary_weight
-        Weights of the squared error on pseudo-labels and of the reversed gradient, once risen.
+        Weights of the squared error on pseudo-labels and of the reversed gradient, after ramp-up.
     ssl_ramp, adversary_ramp
-        Share of the planned training over which they rise.
+        Share of the training steps over which these weights ramp up.
     optimizer
         "adadelta" or "adamw".
     weight_decay
-        Of the optimiser.
+        Weight decay of the optimiser.
     patience
-        Epochs without a better validation loss after which training stops early, counted once
-        both weights have risen. None: never.
+        Epochs without a lower validation loss after which training stops early, counted after both
+        ramps. None disables early stopping.
     validation
-        Share of each type's labelled cells held out to choose the best weights.
+        Share of each type's labelled cells held out to select the best epoch.
     novel_below
-        In new-identity mode a cell whose highest probability is below this is flagged as novel.
+        In new-identity mode, cells whose highest probability is below this are flagged as novel.
     """
 
     n_layers: int = 2
@@ -85,7 +85,7 @@ class SCNYMSettings(NetworkSettings):
     novel_below: float = 0.5
 
 
-#: The paper's section 2; what it leaves open is noted in the documentation.
+#: Section 2 of the paper; the documentation lists what it does not specify.
 PAPER = SCNYMSettings(
     n_top_genes=None,
     target_sum=1e6,
@@ -101,7 +101,7 @@ PAPER = SCNYMSettings(
 
 
 class SCNYMModule(nn.Module):
-    """Classifier ``f``: encoder and head; adversary ``g`` on the encoder's output."""
+    """Classifier ``f`` (encoder and head), and adversary ``g`` on the encoder's output."""
 
     def __init__(self, n_input: int, n_classes: int, n_domains: int, settings: SCNYMSettings):
         super().__init__()
@@ -119,7 +119,7 @@ class SCNYMModule(nn.Module):
 
     @torch.no_grad()
     def pseudo_labels(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Sharpened predictions of unlabelled cells, made without dropout, and which to use."""
+        """Sharpened predictions of unlabelled cells, without dropout, and which are confident."""
         training = self.training
         self.eval()
         proba = self(u)[0].softmax(dim=1)
@@ -132,9 +132,9 @@ class SCNYMModule(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on one minibatch (section 2), and its terms.
 
-        ``batch["labelled"]`` and, where there are any, ``batch["unlabelled"]`` hold "x", "label"
-        and "domain". The reversal of the adversary's gradient carries its weight, so that the
-        adversary itself learns at full speed.
+        ``batch["labelled"]`` and, if there are any, ``batch["unlabelled"]`` have "x", "label" and
+        "domain". ``adversary_weight`` scales only the reversed gradient, so the adversary itself
+        learns at the full rate.
         """
         s = self.settings
         x, d = batch["labelled"]["x"], batch["labelled"]["domain"]
@@ -147,16 +147,16 @@ class SCNYMModule(nn.Module):
             z, confident = self.pseudo_labels(u)
             u, z, d_u = u[confident], z[confident], d_u[confident]
 
-        # The same genes are hidden from all cells of a step, so that the augmentation cannot tell
-        # the domains apart.
+        # The same genes are masked in all cells of a step, so that the augmentation carries no
+        # information about the domain.
         shown = F.dropout(torch.ones_like(x[0]), s.gene_dropout, self.training)
-        # The first layer is linear, and by far the largest: mixing what it returns is the same as
-        # mixing the cells, and serves the adversary, which sees them unmixed, as well.
+        # The first layer is linear and by far the largest: mixing its outputs is equivalent to
+        # mixing the cells, and the adversary can reuse the unmixed outputs.
         first, rest = self.encoder[0], self.encoder[1:]
         h = first(torch.cat([x, u]) * shown)
         terms: dict[str, Tensor] = {}
         if s.mixmatch:
-            # The dominant partner of each pair stays in its row: the first n rows remain labelled.
+            # The dominant cell of each pair keeps its row, so the first n rows remain labelled.
             mixed, target = mixup(h, torch.cat([y, z]), s.alpha)
             logits = self.head(rest(mixed))
             terms["supervised"] = soft_cross_entropy(logits[:n], target[:n])
@@ -172,7 +172,7 @@ class SCNYMModule(nn.Module):
 
 
 class SCNYMPlan(Plan):
-    """Both ramps, and the optimiser."""
+    """Training plan with the ramps of both weights."""
 
     def __init__(self, module: SCNYMModule, settings: SCNYMSettings, total_steps: int):
         super().__init__(module, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -197,7 +197,7 @@ class SCNYMPlan(Plan):
         self.log("loss_validation", loss, on_epoch=True, batch_size=len(logits))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adadelta, or AdamW."""
+        """Adadelta or AdamW."""
         s = self.settings
         optimizers = {"adadelta": torch.optim.Adadelta, "adamw": torch.optim.AdamW}
         if s.optimizer not in optimizers:
@@ -241,14 +241,13 @@ def train_classifier(
 
 @docs.dedent
 class SCNYM(AnnotationModel):
-    """scNym: semi-supervised, adversarial annotation.
+    """scNym: semi-supervised adversarial annotation.
 
     The classifier learns from labelled cells and, by MixMatch, from its own confident predictions
-    of the unlabelled ones, while an adversary keeps it from telling the domains apart. Of the
-    weights after each epoch, once both ramps have risen, those with the lowest cross entropy on
-    held-out labelled cells are kept. ``train(early_stopping=True)`` stops after ``patience`` epochs
-    without a better one, where the preset has none after a fifth of them; both ramps scale with
-    ``max_epochs``.
+    for unlabelled ones, while an adversary removes differences between domains from the embedding.
+    The weights of the epoch with the lowest cross entropy on held-out labelled cells are kept, of
+    the epochs after both ramps. ``train(early_stopping=True)`` stops after ``patience`` epochs
+    without improvement (by default a fifth of all epochs); both ramps scale with ``max_epochs``.
 
     Parameters
     ----------
@@ -277,7 +276,7 @@ class SCNYM(AnnotationModel):
 
     @classmethod
     def _settings_for_novel(cls, novel: str | int, preset: str = "default") -> dict[str, Any]:
-        """New-identity mode for "auto", with the default's threshold if the preset has none."""
+        """Use new-identity mode for "auto", with the default threshold if the preset has none."""
         super()._settings_for_novel(novel)
         if novel == 0:
             return {"confidence": 0.0}
@@ -294,13 +293,13 @@ class SCNYM(AnnotationModel):
         train_classifier(self, self._training_cells(), options, early_stopping)
 
     def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
-        """In new-identity mode, cells that the model finds more likely not to be of their type."""
+        """In new-identity mode, cells whose highest probability is below ``novel_below``."""
         if self.settings_.confidence <= 0:
             return None
         return proba.max(axis=1) < self.settings_.novel_below
 
     def _note_reuse(self, novel: str | int) -> list[str]:
-        """Says also if novel cells cannot be flagged."""
+        """Also note if novel cells cannot be flagged."""
         notes = super()._note_reuse(novel)
         if novel == "auto" and self.settings_.confidence <= 0:
             notes.append("novel: the model was trained for known types only; no cell is flagged")

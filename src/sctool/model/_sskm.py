@@ -1,7 +1,7 @@
-"""sskm: k-means in which labelled cells hold the centres of the known types.
+"""sskm: semi-supervised k-means; labelled cells determine the centres of the known types.
 
-Ours, and as simple as open-world annotation gets: a floor without a network.
-``docs/methods/sskm.md`` has the steps and says where they break.
+Developed for this package: a simple open-world baseline without a network. ``docs/methods/sskm.md``
+describes the algorithm and its limitations.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from sctool._regression import regress, weights
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Settings
 
-#: Rounds of k-means at most; it ends as soon as no cell changes its group.
+#: Maximum iterations of k-means; it stops when no assignment changes.
 MAX_ROUNDS = 100
 
 
 @dataclass(frozen=True)
 class SSKMSettings(Settings):
-    """Hyperparameters of the semi-supervised k-means, and of its regression.
+    """Hyperparameters of :class:`SSKM`.
 
     Parameters
     ----------
     n_novel
-        Number of novel groups; None estimates it, 0 seeks none.
+        Number of novel groups; None estimates it, 0 disables the search.
     n_components
-        Principal components of reference and query together.
+        Number of principal components, of reference and query together.
     n_init
-        Restarts, of which the one with the lowest inertia wins.
+        Number of restarts; the one with the lowest inertia is kept.
     C, max_iter
-        Of the regression: inverse strength of the L2 penalty, and iterations of L-BFGS at most.
+        Inverse strength of the L2 penalty of the regression, and maximum iterations of L-BFGS.
     """
 
     n_novel: int | None = None
@@ -53,18 +53,18 @@ class SSKMSettings(Settings):
 
 @dataclass(frozen=True)
 class Clustering:
-    """What k-means ended with.
+    """Result of k-means.
 
     Attributes
     ----------
     centres
-        (n_groups, n_latent): of the known types, then of the novel groups.
+        (n_groups, n_latent): known types, then novel groups.
     codes
         Group of each cell, (n_cells,).
     inertia
-        Sum of the cells' squared distances to the centre of their group, after each round.
+        Sum of squared distances of cells to the centres of their groups, after each iteration.
     converged
-        Whether the last round changed no cell's group.
+        Whether the last iteration changed no assignment.
     """
 
     centres: np.ndarray
@@ -76,9 +76,9 @@ class Clustering:
 def scatter_centres(
     z: np.ndarray, centres: np.ndarray, n_novel: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The centres and ``n_novel`` cells drawn by k-means++, (n_centres + n_novel, n_latent).
+    """Add ``n_novel`` centres, drawn from cells by k-means++, (n_centres + n_novel, n_latent).
 
-    A cell is drawn with a probability proportional to its squared distance to the nearest centre.
+    The probability of a cell is proportional to its squared distance to the nearest centre.
     """
     if not n_novel:
         return centres
@@ -92,7 +92,7 @@ def scatter_centres(
 
 
 def update_centres(z: np.ndarray, codes: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Means of the groups, (n_groups, n_latent); a group without cells keeps its centre."""
+    """Means of the groups, (n_groups, n_latent); an empty group keeps its centre."""
     n = np.bincount(codes, minlength=len(centres))
     cells = np.arange(len(codes))
     members = sp.csr_matrix((np.ones(len(codes)), (codes, cells)), shape=(len(n), len(codes)))
@@ -107,20 +107,20 @@ def cluster(
     n_init: int = 10,
     max_rounds: int = MAX_ROUNDS,
 ) -> Clustering:
-    """K-means of all cells, of which the labelled ones stay in the group of their label.
+    """K-means in which labelled cells stay in the group of their label.
 
     Parameters
     ----------
     z
         Labelled and unlabelled cells, (n_cells, n_latent).
     labels
-        Codes of the known types from 0, each of which occurs; -1 without a label, (n_cells,).
+        Codes of the known types from 0 without gaps, (n_cells,); -1 for unlabelled cells.
     n_novel
-        Number of further groups, of unlabelled cells alone.
+        Number of further groups, of unlabelled cells only.
     n_init
-        Restarts, which differ in where the further groups start.
+        Number of restarts, each with other initial centres of the further groups.
     max_rounds
-        Rounds of assignment and update in each at most.
+        Maximum iterations of assignment and update in each.
     """
     free = np.flatnonzero(labels < 0)
     n_novel = min(n_novel, len(free))
@@ -147,20 +147,20 @@ def cluster(
 
 
 class CentresModule(nn.Module):
-    """An affine map to the joint representation, and the centres in it.
+    """An affine map to the joint representation, and the centres of the groups.
 
-    The groups are taken for spherical Gaussians of one variance and equal weight. A cell's
-    probability of being of group ``k`` is then the softmax of ``-|z - c_k|^2 / (2 s)``. The logits
-    leave out ``-|z|^2 / (2 s)``, which all groups share, so that they are linear in the genes.
+    The groups are treated as spherical Gaussians of equal variance and weight. The probability of
+    group ``k`` is then the softmax of ``-|z - c_k|^2 / (2 s)``. The logits omit ``-|z|^2 / (2 s)``,
+    which is the same for all groups, so that they are linear in the genes.
 
     Parameters
     ----------
     n_input, n_latent, n_groups
-        Numbers of genes, of dimensions of the representation, and of groups.
+        Numbers of genes, latent dimensions and groups.
     """
 
     centres: Tensor  # (n_groups, n_latent)
-    variance: Tensor  # of a group in each dimension, ()
+    variance: Tensor  # of a group, per dimension, ()
 
     def __init__(self, n_input: int, n_latent: int, n_groups: int):
         super().__init__()
@@ -179,14 +179,14 @@ class CentresModule(nn.Module):
 class SSKM(OpenWorldModel):
     """Semi-supervised k-means on principal components and the logits of a regression.
 
-    Labelled cells stay with the centre of their type, the query's go to the nearest centre of a
-    known type or of a novel group.
+    Labelled cells stay with the centre of their type; query cells are assigned to the nearest
+    centre, of a known type or of a novel group.
 
     Parameters
     ----------
     %(adata)s
     preset
-        "default" alone.
+        "default" is the only one.
     %(ignore_case)s
     **settings
         Changes to the preset, fields of :class:`SSKMSettings`.
@@ -198,11 +198,11 @@ class SSKM(OpenWorldModel):
     module: CentresModule
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
-        # As many dimensions for few cells too, which have fewer components: the others stay 0.
+        # Few cells have fewer components: the remaining dimensions stay 0.
         return CentresModule(n_input, self.settings_.n_components + len(self.classes_), n_classes)
 
     def _train(self, options: TrainOptions) -> None:
-        """Find the representation and the centres; epochs are rounds of k-means."""
+        """Fit the representation and the centres; ``max_epochs`` limits the k-means iterations."""
         rng = numpy_generator()
         cells = self._training_cells()
         labels = cells.arrays["label"]
@@ -214,13 +214,13 @@ class SSKM(OpenWorldModel):
         z = cells.x @ weight.T + bias
         found = cluster(z, labels, n_novel, rng, self.settings_.n_init, max_rounds)
         if not found.converged:
-            self.audit_.append(f"training: not converged after {max_rounds} rounds of k-means")
+            self.audit_.append(f"training: not converged after {max_rounds} iterations of k-means")
 
         n_known = len(self.classes_)
         sizes = np.bincount(found.codes, minlength=len(found.centres))[n_known:]
         by_size = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
         if self.settings_.n_novel:
-            self.audit_.append(f"novel: types: {len(by_size)}, of {n_novel} asked for")
+            self.audit_.append(f"novel: number of types: {len(by_size)}, requested: {n_novel}")
         self._name_novel(len(by_size))
         self._build()
         centres = found.centres[np.r_[np.arange(n_known), n_known + by_size]]
@@ -230,7 +230,7 @@ class SSKM(OpenWorldModel):
             self.module.project.weight.copy_(torch.from_numpy(weight))
             self.module.project.bias.copy_(torch.from_numpy(bias))
             self.module.centres.copy_(torch.from_numpy(centres))
-            # (cells that all lie on their centres are in no doubt, but not beyond what is finite)
+            # above 0 even if all cells coincide with their centres
             self.module.variance.fill_(max(variance, 1e-6))
         rounds = pd.RangeIndex(1, len(found.inertia) + 1, name="epoch")
         self.history_ = {
@@ -240,11 +240,11 @@ class SSKM(OpenWorldModel):
     def _representation(
         self, x: sp.csr_matrix, labels: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The affine map of cells to their joint representation.
+        """Fit the affine map of cells to the joint representation.
 
-        Principal components of all cells, then the logits of a regression on the labelled ones,
-        each block centred and scaled to a total variance of 1 over all cells: the first finds what
-        the reference has no word for, the second is what it says in its own words.
+        Principal components of all cells and the logits of a regression on the labelled ones, each
+        block centred and scaled to a total variance of 1 over all cells. The components capture
+        variation without a label in the reference, the logits what separates its types.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class SSKM(OpenWorldModel):
     def _estimate(
         self, x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, progress: bool
     ) -> int:
-        """The number of novel groups as scDET estimates it; the audit says how sure it is."""
+        """Estimate the number of novel groups as in scDET; the audit has its interval."""
         labelled, free = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
         found = novelty.find(x[labelled], labels[labelled], x[free], None, rng, progress)
         self.audit_.append(found.audit[-1])

@@ -1,14 +1,14 @@
-"""Cells of no known type: which these are, how many types, and what sets them apart. Ours.
+"""Detection of novel cell types. Developed for this package.
 
-Arrays in, arrays out; no model is known here. What tells novel from known is learnt from the
-reference, by hiding some of its types in turn (``_episodes.py``).
+Functions take and return arrays and do not depend on a model. The difference between novel and
+known types is learnt from the reference, by hiding some of its types in turn (``_episodes.py``).
 
-- ``_cells.py``: :func:`find`, the whole search.
-- ``_clusters.py``: evidence on groups of cells, for a query that a batch effect sets apart.
-- ``_n_types.py``: how many types some cells are of, and which cell is of which.
-- ``_describe.py``: size, nearest known type and marker genes of a group.
+- ``_cells.py``: :func:`find`, the complete search.
+- ``_clusters.py``: evidence on clusters, for a query with a batch effect.
+- ``_n_types.py``: estimates the number of novel types and assigns cells to them.
+- ``_describe.py``: size, nearest known type and marker genes of novel types.
 
-Steps and reasons are in ``docs/methods/scdet.md`` and ``docs/methods/gate.md``.
+``docs/methods/scdet.md`` and ``docs/methods/gate.md`` describe the algorithms.
 """
 
 from sctool.novelty._cells import Novelty, find, known_types

@@ -1,8 +1,8 @@
-"""Which cells of a query are of no known type: the whole search.
+"""Find the novel cells of a query and assign them to novel types.
 
-Where both sides mix like one experiment, each cell is judged by its neighbourhood in a joint
-embedding; where a batch effect sets them apart, whole groups are judged (``_clusters.py``). Steps
-and reasons are in ``docs/methods/scdet.md``.
+Without a batch effect, each cell is judged by the composition of its neighbourhood in a joint
+embedding; with one, whole clusters are judged (``_clusters.py``). ``docs/methods/scdet.md``
+describes the algorithm.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from sctool.novelty._n_types import describe_number, learn_separation, split_int
 
 N_COMPONENTS = 30
 N_NEIGHBORS = 30
-#: Resolution of the groups of both sides' cells; fine, so that a group is of one type.
+#: Leiden resolution of the joint clusters; high, so that a cluster contains a single type.
 RESOLUTION = 4.0
-#: Times that types are hidden, and cells used each time at most.
+#: Number of training episodes, and maximum number of cells in each.
 EPISODES, EPISODE_CELLS = 10, 2500
-#: Logarithm of the factor that each side's cells of a type are thinned by at most; less if the
-#: reference is small, and not at all if it has no more than ``ENOUGH`` cells.
-MAX_LOG_THINNING, ENOUGH = 1.5, 500
-#: Under a batch effect judgements vary with the groups: this many are averaged. The less the two
-#: sides overlap, the surer they must be, so that what a technology does to a known type does not
-#: pass for a new one: above 0.5 where they overlap as much as ``ENOUGH_OVERLAP``, and 0.8 where
-#: they do not at all.
-JUDGEMENTS, SURER, ENOUGH_OVERLAP = 4, 0.3, 0.1
+#: Maximum log factor by which the cells of each type are downsampled in each half; smaller for
+#: small references, and 0 for at most ``ENOUGH_CELLS`` cells.
+MAX_LOG_THINNING, ENOUGH_CELLS = 1.5, 500
+#: With a batch effect, judgements depend on the clustering, so several are averaged. The smaller
+#: the overlap of query and reference, the higher the threshold, so that the effect of a technology
+#: on a known type is not mistaken for a novel type: 0.5 for an overlap of ``ENOUGH_OVERLAP`` or
+#: more, up to 0.5 + ``EXTRA_CERTAINTY`` for none.
+JUDGEMENTS, EXTRA_CERTAINTY, ENOUGH_OVERLAP = 4, 0.3, 0.1
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What was found in a query.
+    """Result of the search for novel types in a query.
 
     Attributes
     ----------
     sought
-        False if nothing could be sought; ``audit`` says why, and every cell is of a known type.
+        False if no search was possible: ``audit`` says why, and all cells get known types.
     proba
-        Probability of each cell of being of no known type, (n_cells,).
+        Probability that a cell is novel, (n_cells,).
     known_as
-        Code of the type that each cell has if it is of a known one, (n_cells,).
+        Code of the best known type of each cell, (n_cells,).
     names
-        Code that each cell gets, (n_cells,): known types, then novel ones by size.
+        Type code assigned to each cell, (n_cells,): known types, then novel ones by size.
     n, low, high
-        Number of novel types, and the interval of the numbers that hiding types leaves possible.
+        Number of novel types, and its interval, estimated by hiding known types.
     mixed
-        Whether query and reference lie among each other as cells of one experiment do.
+        Whether query and reference mix, that is, no batch effect was found.
     audit
-        What was found, in words.
+        Notes on what was found.
     """
 
     sought: bool
@@ -72,24 +72,25 @@ class Novelty:
 
     @property
     def interval(self) -> dict[str, int]:
-        """The number of novel types, and what it lies between."""
+        """Number of novel types and its interval."""
         return {"n": self.n, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
 class NeighborhoodComposition:
-    """Which side a query's cells lie among, on joint principal components.
+    """Neighbourhood composition of the query's cells on joint principal components.
 
     Attributes
     ----------
     evidence
-        (n_cells, 4): log odds that a neighbour is of the query, if both sides had as many cells:
-        among the nearest cells, their mean over these, the mean's mean, and in the joint group.
+        (n_cells, 4): log odds that a neighbour is a query cell, corrected for the sizes of query
+        and reference: among the nearest cells, the mean of this share over these neighbours, the
+        mean of that mean, and in the joint cluster.
     overlap
-        Share of the query among the neighbours of a reference cell, if both sides had as many
-        cells: median over cells, then over types.
+        Share of query cells among the neighbours of a reference cell, corrected for size: median
+        over cells, then over types.
     mixed
-        Whether the two sides lie among each other as cells of one experiment do.
+        Whether query and reference mix, that is, no batch effect was found.
     """
 
     evidence: np.ndarray
@@ -100,24 +101,24 @@ class NeighborhoodComposition:
 def neighborhood_composition(
     x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix, seed: int
 ) -> NeighborhoodComposition:
-    """Look at the neighbours of each cell.
+    """Compute the neighbourhood composition of each query cell.
 
-    Cells of a new type have neighbours of the query alone, if there is no batch effect: with one,
-    all cells have.
+    Cells of a novel type have neighbours from the query only. With a batch effect, so do all query
+    cells.
 
     Parameters
     ----------
     x_ref, x
         Reference and query, log1p CP10k, CSR (n_cells, n_genes).
     labels
-        Types of the reference as codes from 0.
+        Type codes of the reference, from 0.
     """
     n_ref, n = x_ref.shape[0], x_ref.shape[0] + x.shape[0]
     z = principal_components(sp.vstack([x_ref, x], format="csr"), N_COMPONENTS, seed)
     graph = neighbor_graph(z, N_NEIGHBORS + 1, seed)
     codes = leiden(graph, RESOLUTION, seed)
     near = graph.obsp["distances"].astype(np.float64)
-    # A cell's copies, at distance 0, are neighbours; itself, which then may be stored, is not.
+    # Duplicates of a cell (distance 0) count as neighbours, but the cell itself does not.
     near.data[:] = near.indices != np.repeat(np.arange(n), np.diff(near.indptr))
     of_query = np.arange(n) >= n_ref
     weight = np.where(of_query, 1 / (n - n_ref), 1 / n_ref)
@@ -128,10 +129,10 @@ def neighborhood_composition(
     in_group = (np.bincount(codes, weight * of_query) / np.bincount(codes, weight))[codes]
     evidence = np.stack([np.log((s + 0.02) / (1.02 - s)) for s in (share, once, twice, in_group)])
 
-    # Reference cells should have neighbours of the query as often as their neighbours of either
-    # side do, and those of most types should have any at all.
-    meets = near @ of_query / degree
-    alike = meets[:n_ref].sum() > 0.93 * (near @ meets / degree)[:n_ref].sum()
+    # Without a batch effect, reference cells have about as many query neighbours as their
+    # neighbours have, and those of most types have some.
+    query_share = near @ of_query / degree
+    alike = query_share[:n_ref].sum() > 0.93 * (near @ query_share / degree)[:n_ref].sum()
     overlap = float(pd.Series(share[:n_ref]).groupby(labels).median().median())
     return NeighborhoodComposition(evidence.T[n_ref:], overlap, bool(alike and overlap > 0.05))
 
@@ -139,25 +140,25 @@ def neighborhood_composition(
 def learn(
     x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, progress: bool = False
 ) -> Pipeline | None:
-    """Learn from the reference what sets the cells of a novel type apart.
+    """Learn from the reference to recognise cells of novel types.
 
-    In each episode up to four fifths of the types are hidden from half of its cells, and looked
-    for in the other half. A type that is common in the query alone is not novel: so the two halves
-    hold the types in different proportions.
+    In each episode up to four fifths of the types are hidden from half of the cells, and searched
+    for in the other half. The proportions of types differ between the halves, so that a type that
+    is merely more frequent in the query does not count as novel.
 
     Returns
     -------
-    From :attr:`NeighborhoodComposition.evidence` to the probability of being novel; None if there
-    are too few types or cells to learn from.
+    A classifier from :attr:`NeighborhoodComposition.evidence` to the probability of being novel;
+    None if there are too few types or cells.
     """
-    if labels.max() < 2:  # of two types none can be hidden
+    if labels.max() < 2:  # with two types, none can be hidden
         return None
-    thinning = float(np.clip(np.log(len(labels) / ENOUGH), 0, MAX_LOG_THINNING))
+    thinning = float(np.clip(np.log(len(labels) / ENOUGH_CELLS), 0, MAX_LOG_THINNING))
     evidence: list[np.ndarray] = []
     novel: list[np.ndarray] = []
     weight: list[np.ndarray] = []
     with progress_bar(total=EPISODES, desc="hiding types", enabled=progress) as bar:
-        # Some draws leave too little of a small reference: others are made in their place.
+        # Draws that leave too few cells of a small reference are replaced by others.
         for _ in range(5 * EPISODES):
             if len(evidence) == EPISODES:
                 break
@@ -170,7 +171,7 @@ def learn(
             around = neighborhood_composition(x[ref], labels[ref], x[query], seed)
             evidence.append(around.evidence)
             novel.append(~np.isin(labels[query], episode.known))
-            # (a rare type teaches more by the cell)
+            # cells of rare types weigh more
             weight.append(1 / np.sqrt(np.bincount(labels[query])[labels[query]]))
     if len(novel) < EPISODES or len(np.unique(np.concatenate(novel))) < 2:
         return None
@@ -183,7 +184,7 @@ def learn(
 
 
 def known_types(x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix) -> np.ndarray:
-    """Code of the known type that each cell of ``x`` resembles, (n_cells,), by regression."""
+    """Known type of each cell of ``x``, (n_cells,), predicted by logistic regression."""
     if not x.shape[0]:
         return np.zeros(0, dtype=labels.dtype)
     return LogisticRegression(max_iter=300, tol=1e-3).fit(x_ref, labels).predict(x)
@@ -197,51 +198,55 @@ def find(
     rng: np.random.Generator,
     progress: bool = False,
 ) -> Novelty:
-    """Name the cells of a query: known types, and novel ones.
+    """Assign known and novel types to the cells of a query.
 
     Parameters
     ----------
     x_ref, x
         Reference and query, log1p CP10k, CSR (n_cells, n_genes).
     labels
-        Types of the reference as codes from 0.
+        Type codes of the reference, from 0.
     n_novel
         Number of novel types; None estimates it.
     rng
-        Draws what is random.
+        Random number generator.
     progress
         Show progress bars.
     """
     n_types, n_cells = labels.max() + 1, x.shape[0]
 
-    def not_sought(why: str) -> Novelty:
+    def not_searched(why: str) -> Novelty:
         names = known_types(x_ref, labels, x)
-        audit = [f"novel: not sought, {why}"]
+        audit = [f"novel: not searched for: {why}"]
         return Novelty(False, np.zeros(n_cells), names, names, 0, 0, 0, True, audit)
 
     if why := unsearchable(x):
-        return not_sought(why)
+        return not_searched(why)
     model = learn(x_ref, labels, rng, progress)
     if model is None:
-        return not_sought("the reference has too few types or cells to learn from by hiding some")
+        return not_searched(
+            "the reference has too few types or cells to learn from by hiding types"
+        )
     around = neighborhood_composition(x_ref, labels, x, int(rng.integers(2**31)))
     if around.mixed:
-        audit = ["novel: judged by cell, as query and reference mix like one experiment"]
+        audit = ["novel: judged by cell, no batch effect found between query and reference"]
         proba = model.predict_proba(around.evidence)[:, 1]
         known_as, threshold = known_types(x_ref, labels, x), 0.5
     else:
-        audit = ["novel: judged by group, as query and reference differ by a batch effect"]
+        audit = ["novel: judged by cluster, batch effect found between query and reference"]
         judged = _judge_groups(x_ref, labels, x, rng, progress)
         if judged is None:
-            return not_sought("hiding types of the reference taught nothing")
+            return not_searched(
+                "too few clusters to learn from when types of the reference were hidden"
+            )
         proba, known_as = judged
-        threshold = 0.5 + SURER * (1 - min(around.overlap / ENOUGH_OVERLAP, 1))
+        threshold = 0.5 + EXTRA_CERTAINTY * (1 - min(around.overlap / ENOUGH_OVERLAP, 1))
     novel = proba > threshold
     if n_novel and novel.sum() < n_novel:
         novel = np.zeros(n_cells, dtype=bool)
         novel[np.argsort(-proba, kind="stable")[:n_novel]] = True
     if not novel.any():
-        audit.append("novel: types: 0; no cells were found to be of no known type")
+        audit.append("novel: number of types: 0; no novel cells were found")
         return Novelty(True, proba, known_as, known_as, 0, 0, 1, around.mixed, audit)
     names = known_as.copy()
     cells = np.flatnonzero(novel)
@@ -254,10 +259,10 @@ def find(
 
 
 def unsearchable(x: sp.csr_matrix) -> str:
-    """Why no novel cells can be sought among the cells ``x``; empty if they can."""
+    """Reason why the cells ``x`` cannot be searched for novel types; empty if they can."""
     if x.shape[0] < MIN_CELLS:
-        return f"{x.shape[0]} cells are too few to form groups ({MIN_CELLS} are needed)"
-    return "all cells of the query are alike" if all_alike(x) else ""
+        return f"{x.shape[0]} cells are too few to cluster (at least {MIN_CELLS} are needed)"
+    return "all cells of the query have the same values" if all_alike(x) else ""
 
 
 def _judge_groups(
@@ -267,9 +272,9 @@ def _judge_groups(
     rng: np.random.Generator,
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean of several judgements by group, and the type that most of them see in a cell.
+    """Mean probability of several judgements by cluster, and the majority known type of each cell.
 
-    None if hiding types teaches nothing.
+    None if there is nothing to learn from.
     """
     proba = np.zeros(x.shape[0])
     votes = np.zeros((x.shape[0], labels.max() + 1), dtype=int)

@@ -1,6 +1,6 @@
-"""Groups of a query's cells, each judged as a whole to be of a known type or of none.
+"""Clusters of a query's cells, each judged as a whole to be of a known or of a novel type.
 
-``docs/methods/gate.md`` says what each piece of evidence is, and why it is relative.
+``docs/methods/gate.md`` describes the evidence and why it is relative.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sctool._neighbors import group_means, leiden, neighbor_graph, principal_com
 from sctool._progress import progress as progress_bar
 from sctool.novelty._episodes import MIN_CELLS, hide_types
 
-#: Principal components that cells are compared on.
+#: Number of principal components.
 N_COMPONENTS = 30
-#: Of the groups that are judged (Leiden); fine, so that a group is of one type.
+#: Leiden resolution of the clusters; high, so that a cluster contains a single type.
 RESOLUTION = 2.0
-#: How often reference types are hidden to learn from, and cells used each time at most.
+#: Number of training episodes, and maximum number of cells in each.
 EPISODES, EPISODE_CELLS = 12, 2500
-#: Standard deviations of the genes' log factors between the two sides of the episodes, in turn.
+#: Standard deviation of the log factors applied to the genes of the query in episodes, in turn.
 SHIFTS = (0.0, 0.2, 0.4)
-#: Share of a group's cells whose common type is given to all of them.
+#: Share of a cluster's cells that must agree on a type for it to be assigned to all of them.
 MAJORITY = 0.7
 EVIDENCE = (
     "log_probability",
@@ -45,16 +45,16 @@ EVIDENCE = (
 
 @dataclass(frozen=True)
 class JudgedClusters:
-    """The groups of a query, and the evidence on each.
+    """Clusters of a query and the evidence on each.
 
     Attributes
     ----------
     codes
-        Group of each cell, (n_cells,).
+        Cluster of each cell, (n_cells,).
     evidence
-        (n_groups, len(EVIDENCE)): the higher, the more the group resembles a known type.
+        (n_clusters, len(EVIDENCE)); higher values mean more similar to a known type.
     known_as
-        Code of the type that each cell has if its group is known, (n_cells,).
+        Code of the best known type of each cell, (n_cells,).
     """
 
     codes: np.ndarray
@@ -63,7 +63,7 @@ class JudgedClusters:
 
 
 def fit_regression(x_ref: sp.csr_matrix, labels: np.ndarray, C: float = 1.0) -> LogisticRegression:
-    """The regression by which groups are judged; rougher than one that names cells."""
+    """Fit the regression used as evidence; less exact than the one that assigns types."""
     return LogisticRegression(C=C, max_iter=200, tol=1e-3).fit(x_ref, labels)
 
 
@@ -77,27 +77,27 @@ def judge(
     n_components: int = N_COMPONENTS,
     resolution: float = RESOLUTION,
 ) -> JudgedClusters:
-    """Group the cells of a query and gather the evidence on each group.
+    """Cluster the cells of a query and compute the evidence on each cluster.
 
-    A constant difference between the two sides moves all groups alike, so nothing is compared in
-    absolute terms. Of the groups that look most like one type, the best stands for it (the
-    anchor); the others are set beside it, and beside what the query alone says of the two.
+    A batch effect shifts all clusters, so the evidence is relative. Of the clusters that resemble
+    the same type, the most similar one is its anchor; the others are compared with it, both in
+    their similarity to the type and within the query.
 
     Parameters
     ----------
     x_ref
         Reference, log1p CP10k, CSR (n_ref, n_genes).
     labels
-        Its types as codes from 0, (n_ref,).
+        Its type codes from 0, (n_ref,).
     x
         Query, CSR (n_cells, n_genes).
     regression
-        From :func:`fit_regression` on the reference.
+        Result of :func:`fit_regression` on the reference.
     n_components, resolution
-        Of the groups: principal components, and Leiden's resolution.
+        Number of principal components and Leiden resolution of the clusters.
     """
     z = principal_components(x, n_components, seed)
-    # An anchor may be of a few cells: it has to be a group of its own.
+    # UMAP weights: an anchor of a few cells must form its own cluster.
     codes = leiden(neighbor_graph(z, 15, seed, "umap"), resolution, seed)
     n_groups = codes.max() + 1
 
@@ -106,18 +106,18 @@ def judge(
         logits = np.stack([-logits, logits], axis=1) / 2
     log_proba = log_softmax(logits, axis=1)
     second, first = np.sort(log_proba, axis=1)[:, -2:].T
-    # Profiles against the mean of their own side: what a technology adds to all types cancels.
+    # Profiles relative to the mean of their own side cancel effects common to all types.
     ref_profile, profile = group_means(x_ref, labels), group_means(x, codes)
     ref_profile -= ref_profile.mean(axis=0)
-    # (of a single group there is no mean but its own)
+    # A single cluster is itself the mean of the query: use the mean of the reference.
     profile -= profile.mean(axis=0) if n_groups > 1 else group_means(x_ref, labels).mean(axis=0)
     correlation = np.corrcoef(profile, ref_profile)[:n_groups, n_groups:]
     within = np.corrcoef(profile) if n_groups > 1 else np.ones((1, 1))
-    # A shift may turn the regression's head on whole groups, but not the profile.
+    # A shift can mislead the regression on whole clusters, but not the profile.
     n_types = logits.shape[1]
     agreement = group_means(np.eye(n_types)[logits.argmax(axis=1)], codes)
     looks_like = (agreement + correlation).argmax(axis=1)
-    # A group whose cells agree, or whose profile overrules the regression, decides for its cells.
+    # The cluster's type is assigned to all its cells if they agree or the profile overrules them.
     decided = (agreement.max(axis=1) >= MAJORITY) | (agreement.argmax(axis=1) != looks_like)
     known_as = np.where(decided[codes], looks_like[codes], logits.argmax(axis=1))
 
@@ -140,7 +140,7 @@ def judge(
         axis=1,
     )
     spread = absolute.std(axis=0) + 1e-6
-    # One measure of each kind: the regression, the profile, the nearest cells.
+    # One measure of each kind: regression, profile, nearest cells.
     which = [EVIDENCE.index(name) for name in ("log_probability", "correlation", "nearness")]
     likeness = ((absolute - absolute.mean(axis=0)) / spread)[:, which].sum(axis=1)
     types = np.unique(looks_like)
@@ -161,7 +161,7 @@ def judge(
         evidence[g, :6] = absolute[g] - absolute[alike].max(axis=0)
         evidence[g, 6] = within[g, own]
         evidence[g, 7] = within[g, own] - max((within[g, r] for r in rivals), default=0)
-        # An anchor's connection with itself only has to be above that of any two groups.
+        # The value for the anchor itself only has to exceed that of any two clusters.
         evidence[g, 8] = connectivity[g, own] if own != g else np.log(10)
         evidence[g, 9] = own == g
     return JudgedClusters(codes, evidence, known_as)
@@ -173,7 +173,7 @@ def _gap(values: np.ndarray, column: int) -> float:
 
 
 def shift_genes(x: sp.csr_matrix, sd: float, rng: np.random.Generator) -> sp.csr_matrix:
-    """The cells as another technology might show them: each gene times a factor of its own."""
+    """Simulate a batch effect: multiply each gene by a random factor."""
     if sd == 0:
         return x
     y = x.copy()
@@ -198,21 +198,21 @@ def learn_to_judge(
     episode_cells: int = EPISODE_CELLS,
     progress: bool = False,
 ) -> Pipeline | None:
-    """Learn from the reference what tells a novel group from a known one.
+    """Learn from the reference to recognise clusters of novel types.
 
     Parameters
     ----------
     x, labels
-        Reference, log1p CP10k, CSR (n_ref, n_genes), and its types as codes from 0.
+        Reference, log1p CP10k, CSR (n_ref, n_genes), and its type codes from 0.
     C
-        Of :func:`fit_regression`.
+        Passed to :func:`fit_regression`.
     episodes, episode_cells
-        How often types are hidden, and cells used each time at most.
+        Number of episodes with hidden types, and maximum number of cells in each.
 
     Returns
     -------
-    From :attr:`JudgedClusters.evidence` to the probability of being novel; None if no episode had
-    groups of both kinds, as with fewer than three types.
+    A classifier from :attr:`JudgedClusters.evidence` to the probability of being novel; None if
+    the episodes had no known or no novel clusters, as with fewer than three types.
     """
     evidence, novel, weight = [], [], []
     bar = progress_bar(range(episodes), desc="hiding types", enabled=progress)
@@ -234,7 +234,7 @@ def learn_to_judge(
         )
         is_novel = ~np.isin(labels[query], episode.known)
         share = group_means(is_novel[:, None], judged.codes)[:, 0]
-        clear = (share < 0.3) | (share > 0.7)  # what a mixed group is has no answer
+        clear = (share < 0.3) | (share > 0.7)  # mixed clusters are neither
         evidence.append(judged.evidence[clear])
         novel.append(share[clear] > 0.5)
         weight.append(np.sqrt(np.bincount(judged.codes)[clear]))

@@ -1,4 +1,4 @@
-"""What there is to say of groups of cells that are of no known type."""
+"""Description of novel types."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def describe(
     reference: sp.csr_matrix,
     labels: np.ndarray,
 ) -> pd.DataFrame:
-    """Size, nearest known type and marker genes of each novel group.
+    """Compute size, nearest known type and marker genes of each novel type.
 
     Parameters
     ----------
     linear
-        The query's cells on the linear scale, CSR (n_cells, n_genes).
+        Query, linear scale, CSR (n_cells, n_genes).
     genes
         Names of the genes.
     names
-        What each of the cells is called, (n_cells,).
+        Assigned type of each cell, (n_cells,).
     novel
-        The groups, in order.
+        Names of the novel types, in order.
     reference, labels
-        The labelled cells, linear, of the same genes; and their types.
+        Labelled cells, linear scale, with the same genes; and their types.
 
     Returns
     -------
-    One row per group: "n_cells"; "nearest", the type whose mean profile (log1p CP10k) correlates
-    best with the group's; "distance", 1 minus that correlation; "markers", genes higher in the
-    group than in the rest of the query by scanpy's t-test, best first, joined by ", ". A group
-    without cells has neither, one of a single cell has no markers.
+    One row per novel type: "n_cells"; "nearest", the known type whose mean profile (log1p CP10k)
+    has the highest correlation; "distance", 1 minus that correlation; "markers", genes higher than
+    in the rest of the query by scanpy's t-test, best first, joined by ", ". Without cells all but
+    "n_cells" are empty; a single cell has no markers.
     """
     import scanpy as sc
 
@@ -74,7 +74,7 @@ def describe(
 
 
 def group_sizes(names: np.ndarray, novel: list[str]) -> pd.DataFrame:
-    """The table of :func:`describe` with nothing but the number of cells."""
+    """The table of :func:`describe` with only the number of cells filled in."""
     sizes = pd.Series(names, dtype=object).value_counts().reindex(novel, fill_value=0)
     return pd.DataFrame(
         {

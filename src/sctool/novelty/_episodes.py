@@ -1,4 +1,4 @@
-"""Reference types hidden in turn, to learn what a novel type looks like."""
+"""Training episodes in which reference types are hidden, to learn to recognise novel types."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Fewer unlabelled cells than this are not searched: their groups are of too few cells to judge.
+#: Minimum number of unlabelled cells for a search: fewer give clusters too small to judge.
 MIN_CELLS = 200
-#: Share of the types that is hidden at most.
+#: Maximum share of hidden types.
 MAX_HIDDEN = 0.8
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Labelled cells that play a reference and a query.
+    """Labelled cells split into a reference and a simulated query.
 
     Attributes
     ----------
     reference, query
-        Positions of the cells of either side.
+        Positions of the cells.
     known
-        Codes of the types that the reference holds, sorted.
+        Codes of the types in the reference, sorted.
     """
 
     reference: np.ndarray
@@ -35,18 +35,18 @@ def hide_types(
     n_cells: int,
     max_log_thinning: float | None = None,
 ) -> Episode:
-    """Half of some cells play the reference, half the query, and some types are hidden.
+    """Split labelled cells into a reference and a query, and hide some types from the reference.
 
     Parameters
     ----------
     labels
-        Types as codes from 0, (n_labelled,).
+        Type codes from 0, (n_labelled,).
     n_cells
-        Cells that take part, at most.
+        Maximum number of cells to use.
     max_log_thinning
-        On each side every type keeps a random share of its cells, whose logarithm lies between
-        minus this and 0: so the sides hold the types in different proportions, as reference and
-        query do. None keeps all.
+        On each side every type is downsampled to a random share of its cells, with a logarithm
+        between minus this and 0, so that proportions of types differ as between reference and
+        query. None keeps all cells.
     """
     n_types = int(labels.max()) + 1
     cells = rng.permutation(len(labels))[:n_cells]

@@ -1,8 +1,8 @@
-"""How many types some cells are of, and which cell is of which.
+"""Estimate the number of novel types and assign cells to them.
 
-What sets two types apart is learnt from the reference: its cells are cut into small groups, and
-pairs of groups of one type are set beside pairs of groups of two. Steps and reasons are in
-``docs/methods/scdet.md``.
+The separation of types is learnt from the reference: its cells are clustered into small groups,
+and pairs of groups of the same type are compared with pairs of different types.
+``docs/methods/scdet.md`` describes the algorithm.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from sctool._neighbors import (
 #: Fewer cells than this are not split into types.
 MIN_CELLS = 50
 N_COMPONENTS, N_NEIGHBORS = 30, 15
-#: Resolution of the groups that types are put together from.
+#: Leiden resolution of the small groups that are merged into types.
 RESOLUTION = 2.0
-#: Smaller groups are joined to the nearest: the mean of a few cells differs from any other.
+#: Smaller groups are merged into the nearest: the mean of few cells is too noisy.
 MIN_GROUP = 20
-#: Times that cells of some types are split, and cells used each time at most.
+#: Number of training episodes, and maximum number of cells in each.
 EPISODES, EPISODE_CELLS = 20, 2500
-#: A pair of groups whose cells are less often of one type is of two types, one above is of one.
+#: Pairs of groups count as two types if the probability that two cells, one of each, share a
+#: type is below ``TWO``, and as one type above ``ONE``.
 TWO, ONE = 0.3, 0.6
 
 
@@ -42,7 +43,7 @@ TWO, ONE = 0.3, 0.6
 
 
 def join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The groups but for the smallest, which joins the one whose mean is nearest."""
+    """Merge the smallest group into the one with the nearest mean."""
     codes = order_by_size(codes)
     means = group_means(z, codes)
     nearest = ((means[:-1] - means[-1]) ** 2).sum(axis=1).argmin()
@@ -50,7 +51,7 @@ def join_smallest(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
-    """The groups, the largest cut in two."""
+    """Split the largest group in two."""
     n = np.bincount(codes)
     cells = np.flatnonzero(codes == n.argmax())
     codes = codes.copy()
@@ -59,14 +60,14 @@ def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
-    """Cut cells into groups finer than types.
+    """Cluster cells into groups finer than types.
 
     Parameters
     ----------
     x
         Cells, log1p CP10k, CSR (n_cells, n_genes).
     n
-        As many groups at least, if there are as many different cells.
+        Minimum number of groups, if there are as many distinct cells.
 
     Returns
     -------
@@ -83,14 +84,14 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
     return codes
 
 
-# -- Types of groups -----------------------------------------------------------------------------
+# -- Types from groups ---------------------------------------------------------------------------
 
 
 def differences(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
-    """What sets the mean expression of each two groups apart, (n_pairs, 4).
+    """Differences between the mean expression of each pair of groups, (n_pairs, 4).
 
-    Pairs are those of ``np.triu_indices(n_groups, 1)``. By column: one minus the correlation over
-    genes; the logarithms of the mean difference of the 5 and of the 20 genes that differ most, and
+    Pairs are in the order of ``np.triu_indices(n_groups, 1)``. Columns: one minus the correlation
+    over genes; logarithms of the mean difference of the 5 and of the 20 most different genes, and
     of the number of genes that differ by more than 1.
     """
     means = group_means(x, codes)
@@ -107,22 +108,22 @@ def differences(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TypeSeparation:
-    """What tells two types from one.
+    """Learnt separation of types.
 
     Attributes
     ----------
     model
-        From :func:`differences` to the probability that two groups are of two types; None if there
-        was nothing to learn it from, and groups are then compared by their correlation alone.
+        Classifier from :func:`differences` to the probability that two groups are of different
+        types; None if there was nothing to learn from: groups are then compared by correlation.
     off
-        True number of types over the number found, each time that types were split.
+        True number of types divided by the estimated number, for each episode.
     """
 
     model: Pipeline | None = None
     off: tuple[float, ...] = (0.5, 1.0, 2.0)
 
     def distance(self, x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
-        """Of each two groups, (n_groups, n_groups); above a half they are of two types."""
+        """Distance of each pair of groups, (n_groups, n_groups); above 0.5: different types."""
         n = codes.max() + 1
         values = differences(x, codes)
         apart = values[:, 0] if self.model is None else self.model.predict_proba(values)[:, 1]
@@ -131,7 +132,7 @@ class TypeSeparation:
         return distance + distance.T
 
     def types(self, x: sp.csr_matrix, codes: np.ndarray, n: int | None = None) -> np.ndarray:
-        """Put groups together, by mean distance, to types: to ``n`` of them, if that is given."""
+        """Merge groups into types (average linkage), into ``n`` types if given."""
         if codes.max() == 0:
             return codes
         clusters = AgglomerativeClustering(
@@ -146,14 +147,14 @@ class TypeSeparation:
 def learn_separation(
     x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
 ) -> TypeSeparation:
-    """Split the cells of some reference types, two fifths of them or more, as if they were new.
+    """Learn the separation of types from random subsets of the types of the reference.
 
     Parameters
     ----------
     x
         Reference, log1p CP10k, CSR (n_cells, n_genes).
     labels
-        Its types as codes from 0.
+        Its type codes from 0.
     """
     n_types = labels.max() + 1
     episodes, values, two, weight = [], [], [], []
@@ -164,7 +165,7 @@ def learn_separation(
         cells = cells[np.isin(labels[cells], chosen)]
         if len(cells) < MIN_CELLS:
             continue
-        # (so many that there are pairs of one type)
+        # enough groups that some pairs are of the same type
         n = 2 * len(np.unique(labels[cells]))
         codes = small_groups(x[cells], int(rng.integers(2**31)), n)
         episodes.append((cells, codes))
@@ -173,7 +174,7 @@ def learn_separation(
         of_type = group_means(np.eye(n_types)[labels[cells]], codes)
         first, second = np.triu_indices(len(of_type), 1)
         alike = (of_type[first] * of_type[second]).sum(axis=1)
-        clear = (alike < TWO) | (alike > ONE)  # what a mixed group is has no answer
+        clear = (alike < TWO) | (alike > ONE)  # mixed groups are neither
         size = np.bincount(codes)
         values.append(differences(x[cells], codes)[clear])
         two.append(alike[clear] < TWO)
@@ -181,7 +182,7 @@ def learn_separation(
     if not two or len(np.unique(np.concatenate(two))) < 2:
         return TypeSeparation()
     y, w = np.concatenate(two), np.concatenate(weight)
-    w *= len(w) / 2 / np.where(y, w[y].sum(), w[~y].sum())  # pairs of one type are few
+    w *= len(w) / 2 / np.where(y, w[y].sum(), w[~y].sum())  # pairs of the same type are rare
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3))
     model.fit(np.concatenate(values), y, logisticregression__sample_weight=w)
     found = [TypeSeparation(model).types(x[cells], codes).max() + 1 for cells, codes in episodes]
@@ -190,10 +191,10 @@ def learn_separation(
 
 
 def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
-    """The interval about ``n`` types, from how far off the number was when types were hidden.
+    """Interval of the number of types ``n``, from the errors ``off`` of the training episodes.
 
-    One more either way, for types that were not found and known cells taken for novel ones, of
-    which parting cells of the reference knows nothing.
+    Extended by one type in each direction, because these errors do not reflect novel types that
+    were missed or known cells taken for novel.
     """
     low, high = np.quantile(off, [0.05, 0.95])
     return max(min(int(np.floor(n * low)), n) - 1, 0), max(int(np.ceil(n * high)), n) + 1
@@ -202,19 +203,19 @@ def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
 def split_into_types(
     x: sp.csr_matrix, separation: TypeSeparation, n: int | None, seed: int
 ) -> tuple[np.ndarray, int, int]:
-    """Split cells into types.
+    """Assign cells to types.
 
     Parameters
     ----------
     x
         Cells, log1p CP10k, CSR (n_cells, n_genes).
     n
-        Number of types; None estimates it. There may be fewer: one of fewer than 50 cells, and as
-        many as there are groups.
+        Number of types; None estimates it. Fewer are returned if there are fewer groups, and one
+        type for fewer than 50 cells.
 
     Returns
     -------
-    Code of each cell, (n_cells,), the largest type first; lowest and highest number of types.
+    Type code of each cell, (n_cells,), by size; and the bounds of the number of types.
     """
     n_cells = x.shape[0]
     if n_cells < MIN_CELLS or n == 1:
@@ -227,7 +228,7 @@ def split_into_types(
 
 
 def describe_number(n: int, low: int, high: int, asked: int | None) -> str:
-    """What the audit says of the number of novel types."""
+    """Audit note on the number of novel types."""
     if asked:
-        return f"novel: types: {n}, of {asked} asked for"
-    return f"novel: types: {n}, between {low} and {high} as far as hiding known types can tell"
+        return f"novel: number of types: {n}, requested: {asked}"
+    return f"novel: number of types: {n}, interval estimated by hiding known types: {low} to {high}"

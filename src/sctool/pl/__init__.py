@@ -1,4 +1,4 @@
-"""Plots that scanpy lacks; all else is ``scanpy.pl`` on the slots that ``sctool.tl`` writes."""
+"""Plots that scanpy does not provide; for all others use ``scanpy.pl``."""
 
 from sctool.pl._confusion import confusion
 from sctool.pl._explain import explain

@@ -6,7 +6,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-#: More types than this on a side, and cells of the figure hold no numbers.
+#: Maximum number of types per axis for which percentages are printed.
 MAX_NUMBERED = 20
 
 
@@ -17,38 +17,38 @@ def confusion(
     key: str = "sctool",
     ax: Axes | None = None,
 ) -> Axes:
-    """Which types are taken for which: predicted against true ones.
+    """Plot the confusion matrix of true and predicted types.
 
     Parameters
     ----------
     adata
         Annotated by :func:`sctool.tl.annotate`, or clustered by :func:`sctool.tl.cluster`.
     truth
-        Column of ``obs`` with the true types; cells without one are left out.
+        Column of ``obs`` with the true types; cells with a missing value are excluded.
     key
-        Name of the annotation's slots.
+        Key of the annotation or clustering.
     ax
         Axes to draw on.
 
     Returns
     -------
-    The axes: one row a true type, one column a predicted one, shaded and, up to 20 types,
-    labelled by the share of the row's cells in per cent. Types that the reference lacks come
-    last. Row names give the numbers of cells.
+    The axes. Rows are true types with their numbers of cells, and columns are predicted types.
+    Colours show the fraction of each row's cells, also printed as a percentage for up to 20 types.
+    True types absent from the reference come last.
 
     Raises
     ------
     KeyError
-        ``key`` was not annotated, or ``truth`` is not in ``obs``.
+        ``key`` or ``truth`` is not in ``obs``.
     ValueError
-        No cell has a known type.
+        No cell has a true type.
     """
     for column in (key, truth):
         if column not in adata.obs:
             raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
     known = adata.obs[truth].notna().to_numpy()
     if not known.any():
-        raise ValueError(f"adata.obs[{truth!r}] has no value: there is nothing to compare with.")
+        raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")
     y_true = adata.obs[truth][known].astype(str).to_numpy()
     y_pred = adata.obs[key][known].astype(str).to_numpy()
     order = [str(name) for name in adata.obs[key].astype("category").cat.categories]
@@ -73,5 +73,5 @@ def confusion(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
-    bar.set_label("share of the true type's cells")
+    bar.set_label("fraction of true type")
     return ax

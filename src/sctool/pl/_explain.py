@@ -16,29 +16,30 @@ def explain(
     n_genes: int = 8,
     ax: Axes | None = None,
 ) -> Axes:
-    """The genes that drive each type's (or cell's) decision, highest first.
+    """Show the genes with the highest attributions for each type or cell.
 
     Parameters
     ----------
     adata
         Explained by :func:`sctool.tl.explain`.
     names
-        Types or cells to show; default all.
+        Types or cells to show. Default: all.
     key
-        Name of the explanation's slots.
+        Key of the explanation.
     n_genes
-        Genes to show of each.
+        Number of genes per row.
     ax
         Axes to draw on.
 
     Returns
     -------
-    The axes: one row a type, genes by rank, shaded by their share of the row's highest score.
+    The axes: one row per type or cell, with genes by rank, shaded by their score relative to the
+    row's highest.
 
     Raises
     ------
     KeyError
-        ``key`` is not there, or does not hold a name.
+        ``key`` is missing, or one of ``names`` was not explained.
     """
     if key not in adata.uns:
         raise KeyError(f"{key!r} is not in adata.uns: call sctool.tl.explain first.")

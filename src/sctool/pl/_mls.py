@@ -17,35 +17,36 @@ def mls(
     key: str = "sctool",
     ax: Axes | None = None,
 ) -> Axes:
-    """Where cells lie on the circles of an MLS component: one circle for each type.
+    """Plot the embedding of an MLS component, one circle per type.
 
-    A circle's own type is well represented if its cells keep to one side, away from all others.
+    A type is well separated if its cells lie on one side of its circle, away from all other cells.
 
     Parameters
     ----------
     adata
         Annotated by :func:`sctool.tl.annotate` with a method whose component is "mls".
     types
-        Types whose circles to draw, in a row; default all.
+        Types whose circles are drawn, side by side. Default: all.
     color
-        Column of ``obs`` that says which cells are of a type, such as the truth; default ``key``,
-        the prediction.
+        Column of ``obs`` with each cell's type, such as the true types. Default: ``key``, the
+        predicted types.
     key
-        Name of the annotation's slots.
+        Key of the annotation.
     ax
         Axes to draw on.
 
     Returns
     -------
-    The axes. Cells of the circle's type lie on it, in the type's colour; the others, in grey, just
-    inside, so that neither hides the other.
+    The axes. Cells of the circle's type are drawn on the circle in the type's colour, all others in
+    grey just inside it to avoid overlap.
 
     Raises
     ------
     KeyError
-        ``key`` was not annotated, ``color`` is not in ``obs``, or a type is not among the classes.
+        There is no annotation under ``key``, ``color`` is not in ``obs``, or a type is not one of
+        the classes.
     ValueError
-        The annotation has no circles.
+        The embedding does not come from an MLS component.
     """
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
         raise KeyError(f"{key!r} is not in adata.uns: call sctool.tl.annotate first.")
@@ -58,13 +59,13 @@ def mls(
         np.linalg.norm(z.reshape(len(z), -1, 2), axis=2), 1, atol=1e-3
     ):
         raise ValueError(
-            f"obsm['X_{key}'] of shape {z.shape!r} holds no circles of {len(classes)} types: "
-            "annotate with method='contrastive', or with another method that takes "
-            "model_kwargs={'component': 'mls'}."
+            f"obsm['X_{key}'] of shape {z.shape!r} is not an MLS embedding of {len(classes)} types "
+            "(one circle per type): annotate with method='contrastive', or with another method "
+            "that supports model_kwargs={'component': 'mls'}."
         )
     shown = classes if types is None else list(types)
     if unknown := [name for name in shown if name not in classes]:
-        raise KeyError(f"{unknown!r} are not among the types; found {classes!r}.")
+        raise KeyError(f"types {unknown!r} are unknown; found {classes!r}.")
     named = adata.obs[color].astype(str).to_numpy()
     colors = _colors(adata, color)
     if ax is None:
@@ -85,7 +86,7 @@ def mls(
 
 
 def _colors(adata: AnnData, column: str) -> dict[str, str]:
-    """Scanpy's colours of a column's categories, as far as there are any."""
+    """Scanpy's colours of a column's categories; empty if there are none."""
     if f"{column}_colors" not in adata.uns or not hasattr(adata.obs[column], "cat"):
         return {}
     names = map(str, adata.obs[column].cat.categories)

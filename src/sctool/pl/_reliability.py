@@ -16,30 +16,30 @@ def reliability(
     n_bins: int = 15,
     ax: Axes | None = None,
 ) -> Axes:
-    """How often a score is right: accuracy against score, on cells whose type is known.
+    """Plot the reliability diagram of the score, accuracy against mean score per bin.
 
     Parameters
     ----------
     adata
         Annotated by :func:`sctool.tl.annotate`.
     truth
-        Column of ``obs`` with the true types; cells without one are left out.
+        Column of ``obs`` with the true types; cells with a missing value are excluded.
     key
-        Name of the annotation's slots.
+        Key of the annotation.
     n_bins
-        Bins of equal width in score.
+        Number of equal-width bins of the score.
     ax
         Axes to draw on.
 
     Returns
     -------
-    The axes: a perfectly calibrated score lies on the diagonal. The size of a point is the number
-    of cells, and the title gives the expected calibration error.
+    The axes. A perfectly calibrated score lies on the diagonal. Point sizes show the numbers of
+    cells, and the title the expected calibration error.
 
     Raises
     ------
     KeyError
-        ``key`` was not annotated, or ``truth`` is not in ``obs``.
+        There is no annotation under ``key``, or ``truth`` is not in ``obs``.
     """
     for column in (key, f"{key}_score", truth):
         if column not in adata.obs:
@@ -58,10 +58,10 @@ def reliability(
     ax.scatter(curve.mean_score[used], curve.accuracy[used], s=sizes, color="C0", alpha=0.8)
     ax.set(
         xlabel=f"{key}_score",
-        ylabel="share of cells that are right",
+        ylabel="accuracy",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
         aspect="equal",
-        title=f"calibration error {error:.3f}",
+        title=f"expected calibration error {error:.3f}",
     )
     return ax

@@ -1,4 +1,4 @@
-"""Tools: AnnData in, named slots out."""
+"""Tools that annotate, cluster, evaluate and explain; results are written to the AnnData."""
 
 from sctool.tl._annotate import annotate
 from sctool.tl._cluster import cluster

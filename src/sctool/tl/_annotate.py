@@ -36,99 +36,101 @@ def annotate(
     model_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
 ) -> AnnData | AnnotationModel | tuple[AnnData, AnnotationModel] | None:
-    """Name the cells of ``adata`` after the types of a labelled reference.
+    """Assign cell types to the cells of ``adata`` using a labelled reference.
 
-    Genes are matched by name, in whatever order. Values may be counts, linear (CPM, TPM) or log1p;
-    they are found in ``X``, or where ``X`` cannot be used in ``raw`` or a layer of counts, and
-    brought to log1p counts per 10,000 over the shared genes in a private copy. What was found and
-    repaired is in ``uns[key_added]["audit"]``.
+    Genes are matched by name; their order does not matter. Values may be counts, linear (CPM, TPM)
+    or log1p. They are read from ``X`` or, if ``X`` is unusable, from ``raw`` or a counts layer, and
+    log-normalised (10,000 counts per cell, over the shared genes) in a private copy. Data checks
+    and repairs are recorded in ``uns[key_added]["audit"]``.
 
     Parameters
     ----------
     adata
-        The query, (n_cells, n_genes). May be backed or a view; an earlier column of labels in it
-        is never read.
+        Query cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
     ref
-        The labelled reference; or a trained sctool model, or the directory of a saved one, and
-        then nothing is trained.
+        Labelled reference, a trained sctool model, or the directory of a saved model. A trained
+        model is applied as it is, without training.
     labels_key
-        Column of ``ref.obs`` with the types, of any dtype; cells with a missing label are used as
-        unlabelled ones.
+        Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
+        used as unlabelled cells.
     method
-        "auto", for the one we recommend, which is "scnym"; or one of the following, all of them
+        "auto" for the recommended method, currently "scnym", or one of the following, which are
         models in :mod:`sctool.model`:
 
         %(methods)s
     batch_key
-        Column of both ``obs`` with donors or technologies, each a domain that "scnym" adapts to.
-        Default: reference and query are the two domains.
+        Column in ``obs`` of both query and reference with batches (such as donors or technologies),
+        which "scnym" uses as domains. Default: reference and query are the two domains.
     layer
-        Layer of both sides with the values ("raw" for ``.raw``). Default: found as said above.
+        Layer of query and reference with the values ("raw" for ``.raw``). Default: as above.
     novel
-        "auto": score every cell for being of no known type, and where the method can, flag those
-        cells, and group them; 0: every cell is taken to be of a known type; a number: that many
-        groups of novel cells ("scdet", "gate", "sskm").
+        "auto": compute a novelty score for each cell and, if the method supports it, flag novel
+        cells and group them; 0: treat every cell as one of the known types; a positive number: find
+        that many groups of novel cells ("scdet", "gate", "sskm").
     ignore_case
-        Match gene names without regard to case, for a reference of another species (Cd79a, CD79A).
+        Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
     key_added
-        Name of the slots.
+        Key under which results are stored.
     random_state
-        Seed; the same seed on the same machine gives the same result.
+        Random seed. Results are reproducible on the same machine.
     copy
-        Return an annotated copy and leave ``adata`` as it is.
+        Return an annotated copy and leave ``adata`` unchanged.
     return_model
-        Return the trained model, without its cells: to save it, to annotate other cells with it,
-        or for :func:`explain`.
+        Return the trained model, without its training cells, to save it, to annotate other cells
+        or to pass to :func:`explain`.
     model_kwargs
-        Passed on to the model, such as ``preset="paper"`` or any of its settings, which the model's
-        settings class lists.
+        Passed to the model, such as ``preset="paper"`` or any field of its settings class.
     train_kwargs
-        Passed on to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
+        Passed to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
 
     Returns
     -------
-    None; with ``copy=True`` the annotated copy, with ``return_model=True`` the model, with both the
-    pair of them. Written, with ``key`` for ``key_added``:
+    None; the annotated copy if ``copy=True``, the model if ``return_model=True``, or the tuple
+    (copy, model) if both. The following is written, with ``key`` for ``key_added``:
 
     ``obs[key]`` : categorical
-        The most probable type, in the reference's order, with its colours in
-        ``uns[f"{key}_colors"]`` if it has any. After the types, "novel_1", "novel_2", ... by size,
-        if the method ("scdet", "gate", "sskm") found such groups; :func:`rename_novel` names them.
+        Most probable cell type. Categories are those that occur, in the reference's order, with its
+        colours in ``uns[f"{key}_colors"]`` if it has any, followed by the novel groups "novel_1",
+        "novel_2", ... by size, if the method ("scdet", "gate", "sskm") found any; rename them with
+        :func:`rename_novel`. Cells that express none of the genes used are left missing, with
+        scores and probabilities of 0.
     ``obs[f"{key}_score"]`` : float32
-        Its probability.
+        Probability of the assigned type.
     ``obs[f"{key}_novel_score"]`` : float32
-        How unlike every known type the cell is, in [0, 1]: 1 - score, or the probability of all
-        novel groups if there are any.
+        Novelty score in [0, 1]: 1 - score, or the total probability of the novel groups if there
+        are any.
     ``obs[f"{key}_novel"]`` : bool
-        Cells judged to be of no known type, by methods that can say so ("scnym", "scdet", "gate",
+        Whether the cell is flagged as novel, for methods that support it ("scnym", "scdet", "gate",
         "sskm").
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
-        The model's embedding, of its component if it has one; for plain "logistic" its logits.
+        Embedding of the model or of its component; for "logistic" without a component, the logits.
     ``obsm[f"{key}_proba"]`` : float32, (n_cells, n_classes)
-        Probability of each type, columns in the order of ``uns[key]["classes"]``.
+        Probability of each type, with columns in the order of ``uns[key]["classes"]``.
     ``uns[key]`` : dict
-        ``classes``, ``params``, ``versions`` and ``audit`` (sentences on what was found). If there
-        are novel groups, also ``novel_classes``, their names, and ``novel``, a DataFrame with a row
-        for each: ``n_cells``; ``nearest`` known type and its ``distance`` (1 - correlation of mean
-        log1p CP10k profiles); ``markers``, genes joined by ", ", best first. If their number was
-        estimated, ``n_novel``: ``n``, and the interval from ``low`` to ``high``.
+        ``classes``, the known types followed by the novel groups; ``params``, ``versions`` and
+        ``audit`` (notes on data checks and training); ``novel_classes``, the names of the novel
+        groups, and ``novel``, a DataFrame with one row per group: ``n_cells``; ``nearest`` known
+        type and its ``distance`` (1 - correlation of mean log1p CP10k profiles); ``markers``, genes
+        joined by ", ", best first. Both are empty if there are no novel groups. If their number was
+        estimated, ``n_novel``: ``n`` and its interval, ``low`` to ``high``.
 
     Raises
     ------
     KeyError
-        A column or layer is not there.
+        A column or layer is missing.
     ValueError
-        An unknown method or preset; too few shared genes; values that cannot be used (scaled
-        values alone, NaN, only zeros); fewer than two types.
+        An unknown method or preset; too few shared genes; unusable values (only scaled values, NaN,
+        only zeros); fewer than two cell types; a ``key_added`` that no file can store, or whose
+        slots exist and were not written by sctool.
     TypeError
-        ``adata`` or ``ref`` is something else, or a setting is unknown.
+        ``adata`` or ``ref`` has the wrong type, or a setting is unknown.
 
     Notes
     -----
-    Time and memory grow linearly with the number of cells. While it runs, a private sparse copy of
-    the shared genes of both sides is held (8 bytes per nonzero value), and one of the genes that
-    the model sees; cells become dense by minibatch only. With a trained model the query is read in
-    chunks of 8,192 cells and never held as a whole, so that a backed file stays on disk.
+    Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
+    shared genes of query and reference (8 bytes per nonzero value) and another of the model's
+    genes; only minibatches are made dense. With a trained model the query is read in chunks of
+    8,192 cells and never held as a whole, so a backed file stays on disk.
 
     Examples
     --------
@@ -144,7 +146,7 @@ def annotate(
     if novel != "auto" and (
         not isinstance(novel, int | np.integer) or isinstance(novel, bool) or novel < 0
     ):
-        raise ValueError(f"novel={novel!r}: pass 'auto' or the number of novel types.")
+        raise ValueError(f"novel={novel!r}: pass 'auto' or the number of novel cell types.")
     if method != "auto" and method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {['auto', *METHODS]!r}.")
     params = {
@@ -201,7 +203,7 @@ def annotate(
 def _train_and_predict(
     adata: AnnData, ref: AnnData, cls: type[AnnotationModel], params: dict[str, Any]
 ) -> tuple[AnnotationModel, Prediction, pd.DataFrame]:
-    """The model, without its cells; what it says of the query; a table of novel groups."""
+    """Return the model without its cells, its prediction for the query, and its novel groups."""
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
     settings = cls._settings_for_novel(params["novel"], preset) | settings
@@ -239,4 +241,4 @@ def _refuse_training_arguments(
     given = {"batch_key": batch_key, "model_kwargs": model_kwargs, "train_kwargs": train_kwargs}
     used = [name for name, value in given.items() if value]
     if used:
-        raise ValueError(f"ref is a trained model, nothing is trained: {used!r} cannot be used.")
+        raise ValueError(f"ref is a trained model, so nothing is trained: {used!r} cannot be used.")

@@ -27,79 +27,81 @@ def cluster(
     model_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
 ) -> AnnData | CICL | tuple[AnnData, CICL | None] | None:
-    """Group the cells of ``adata`` by what they express, without a reference.
+    """Cluster the cells of ``adata`` without a reference.
 
-    Values may be counts, linear (CPM, TPM) or log1p; they are found in ``X``, or where ``X`` cannot
-    be used in ``raw`` or a layer of counts, and brought to log1p in a private copy: for CICL counts
-    are scaled to their median total first, all other values to 10,000. What was found and repaired
-    is in ``uns[key]["audit"]``.
+    Values may be counts, linear (CPM, TPM) or log1p. They are read from ``X`` or, if ``X`` is
+    unusable, from ``raw`` or a counts layer, and log-normalised in a private copy: for CICL, counts
+    are scaled to their median total per cell, all other values to 10,000. Data checks and repairs
+    are recorded in ``uns[key]["audit"]``.
 
     Parameters
     ----------
     adata
-        The cells, (n_cells, n_genes). May be backed or a view; labels in it are never read.
+        Cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
     n_clusters
-        Number of clusters; None estimates it. "leiden" comes as near to a number as resolutions
-        can.
+        Number of clusters; None to estimate it. "leiden" searches for the resolution whose number
+        of clusters comes closest.
     method
-        "cicl" (contrastive learning of an embedding in which the clusters part), or "leiden"
-        (scanpy's pipeline with its default settings: informative genes, principal components,
-        neighbours, Leiden).
+        "cicl" (contrastive learning of an embedding with separated clusters) or "leiden" (scanpy's
+        pipeline with default settings: highly variable genes, principal components, neighbours,
+        Leiden).
     model
-        A trained :class:`sctool.model.CICL`, or the directory of a saved one: the cells go to its
-        clusters, and nothing is trained.
+        A trained :class:`sctool.model.CICL`, or the directory of a saved one. Cells are assigned
+        to its clusters without training.
     layer
-        Layer with the values ("raw" for ``.raw``). Default: found as said above.
+        Layer with the values ("raw" for ``.raw``). Default: as above.
     key_added
-        Name of the slots; default: the method's name.
+        Key under which results are stored. Default: the method's name.
     random_state
-        Seed; the same seed on the same machine gives the same result.
+        Random seed. Results are reproducible on the same machine.
     copy
-        Return a clustered copy and leave ``adata`` as it is.
+        Return a clustered copy and leave ``adata`` unchanged.
     return_model
-        Return the model, without its cells; of "leiden", which has none, None.
+        Return the model without its training cells; None for "leiden", which has no model.
     model_kwargs
-        Passed on to the model, such as ``preset="paper"`` or any of its settings.
+        Passed to the model, such as ``preset="paper"`` or any of its settings.
     train_kwargs
-        Passed on to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
+        Passed to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
 
     Returns
     -------
-    None; with ``copy=True`` the clustered copy, with ``return_model=True`` the model, with both the
-    pair of them. Written, with ``key`` for ``key_added``:
+    None; the clustered copy if ``copy=True``, the model if ``return_model=True``, or the tuple
+    (copy, model) if both. The following is written, with ``key`` for ``key_added``:
 
     ``obs[key]`` : categorical
-        The cluster, "0" the largest of those that were trained on.
+        Cluster, numbered by decreasing size in the training data. Missing, with a score of 0, for
+        cells that express no gene.
     ``obs[f"{key}_score"]`` : float32
-        How sure that is, in [0, 1]: for "cicl" Student's t assignment, for "leiden" the share of
-        the cell's neighbours that are in its cluster.
+        Confidence in [0, 1]: for "cicl" the Student's t assignment, for "leiden" the fraction of
+        the cell's neighbours in the same cluster.
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
-        The embedding, for ``scanpy.pp.neighbors(adata, use_rep=...)``; for "leiden" the principal
+        Embedding, for ``scanpy.pp.neighbors(adata, use_rep=...)``; for "leiden" the principal
         components.
     ``uns[key]`` : dict
-        ``n_clusters``, with their number ``n`` and, if it was estimated, the interval from ``low``
-        to ``high``; ``params``, ``versions`` and ``audit`` (sentences on what was found).
+        ``n_clusters``, with the number ``n`` and, if it was estimated, its interval, ``low`` to
+        ``high``; ``params``, ``versions`` and ``audit`` (notes on data checks and training).
 
     Raises
     ------
     KeyError
-        The layer is not there.
+        The layer is missing.
     ValueError
-        An unknown method or preset; values that cannot be used (scaled values alone, NaN, only
-        zeros); too few cells or genes; cells that are all alike; arguments for training where
-        nothing is trained.
+        An unknown method or preset; unusable values (only scaled values, NaN, only zeros); too few
+        cells or genes; identical cells; training arguments where nothing is trained; a
+        ``key_added`` that no file can store, or whose slots exist and were not written by sctool.
     TypeError
-        ``adata`` or ``model`` is something else, or a setting is unknown.
+        ``adata`` or ``model`` has the wrong type, or a setting is unknown.
 
     See Also
     --------
-    sctool.tl.annotate : with a labelled reference.
+    sctool.tl.annotate : Annotation with a labelled reference.
 
     Notes
     -----
-    The interval says how far the number of clusters that Leiden sees depends on the draw of cells
-    and on the resolution (0.5 to 2), not how far it is from the number of types: no data without
-    labels can say that. Time grows linearly with the number of cells, but for the neighbours.
+    The interval shows how much the number of Leiden clusters varies with the sample of cells and
+    the resolution (0.5 to 2). It is not a confidence interval for the number of cell types, which
+    unlabelled data cannot provide. Except for the neighbour search, time grows linearly with the
+    number of cells.
 
     Examples
     --------
@@ -130,14 +132,14 @@ def cluster(
             model = load(model)  # type: ignore[assignment]
         if not isinstance(model, CICL):
             raise TypeError(
-                "model must be a sctool model that clusters, or the path of one, not "
+                "model must be a sctool model that clusters, or the path to one, not "
                 f"{type(model).__name__}."
             )
-        _refuse("model is trained, nothing is trained", given)
+        _refuse("model is already trained, so nothing is trained", given)
         if method != "cicl":
             raise ValueError(f"method={method!r}, but model is a trained CICL.")
         prediction = model.predict_cells(adata, layer)
-        prediction.audit.append("model: a CICL trained before; nothing was trained")
+        prediction.audit.append("model: a previously trained CICL; nothing was trained")
         found, trained = _of_model(model, prediction), model
     elif method == "leiden":
         _refuse("method='leiden' has no settings", given, "model_kwargs", "train_kwargs")
@@ -208,7 +210,7 @@ def _leiden_clusters(
             n |= {"low": min(counted["low"], n["n"]), "high": max(counted["high"], n["n"])}
     audit = [*data.audit, f"clusters: Leiden with resolution {found.resolution:.4g}"]
     if n_clusters is not None and n["n"] != n_clusters:
-        audit.append(f"clusters: no resolution was found that gives {n_clusters}; {n['n']} instead")
+        audit.append(f"clusters: no resolution gave {n_clusters}; found {n['n']} instead")
     return {
         "codes": expand(found.codes, kept),
         "names": [str(code) for code in range(n["n"])],

@@ -8,38 +8,39 @@ from sctool import _slots, metrics
 
 
 def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame:
-    """Compare an annotation, or a clustering, with types that are known.
+    """Evaluate an annotation or a clustering against known cell types.
 
-    Cells without a known type are left out. Types are compared by name: those among the
-    reference's are "seen", all others "novel". Novel groups ("novel_1", ...) are matched to novel
-    types one to one, so as to make the most cells right.
+    Cells without a true type are excluded. Types are compared by name: types of the reference are
+    "seen", all others "novel". Novel groups ("novel_1", ...) are matched one-to-one to novel types
+    to maximise the number of correct cells.
 
     Parameters
     ----------
     adata
         Annotated by :func:`annotate`, or clustered by :func:`cluster`.
     truth
-        Column of ``obs`` with the true types, of any dtype.
+        Column of ``obs`` with the true cell types, of any dtype.
     key
-        Name of the slots of the annotation or clustering.
+        Key of the annotation or clustering.
 
     Returns
     -------
-    The scores, one row each: ``value``, NaN where it is undefined (as without novel cells). Of an
-    annotation those of :func:`sctool.metrics.summary`, of a clustering ``ari``, ``nmi``, and the
-    numbers of types and of clusters. Written as well:
+    DataFrame with one row per score and the column ``value``, NaN where undefined (such as novelty
+    scores without novel cells): for an annotation the scores of :func:`sctool.metrics.summary`, for
+    a clustering ``ari``, ``nmi``, ``n_types`` and ``n_clusters``. Also written:
 
     ``uns[f"{key}_evaluation"]`` : dict
-        ``scores``, that table. Of an annotation also ``types``, a row for each true or predicted
-        type: ``n_true`` and ``n_predicted`` cells, ``precision``, ``recall`` and ``f1``, and
-        ``auprc`` (area under the precision-recall curve of its probability) of seen types.
+        ``scores``, the same table. For an annotation also ``types``, with a row for each true or
+        predicted type: ``n_true`` and ``n_predicted`` cells, ``precision``, ``recall``, ``f1`` and,
+        for seen types, ``auprc`` (area under the precision-recall curve).
 
     Raises
     ------
     KeyError
-        ``key`` was not annotated or clustered, or ``truth`` is not in ``obs``.
+        ``key`` was not written by :func:`annotate` or :func:`cluster`, or ``truth`` is not in
+        ``obs``.
     ValueError
-        No cell has a known type.
+        No cell has a true type.
 
     Examples
     --------
@@ -51,12 +52,14 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
     True
     """
     if key not in adata.uns or key not in adata.obs:
-        raise KeyError(f"key={key!r} is not in adata: call sctool.tl.annotate or cluster first.")
+        raise KeyError(
+            f"key={key!r} is not in adata: call sctool.tl.annotate or sctool.tl.cluster first."
+        )
     if truth not in adata.obs:
         raise KeyError(f"truth={truth!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
     known = adata.obs[truth].notna().to_numpy()
     if not known.any():
-        raise ValueError(f"adata.obs[{truth!r}] has no value: there is nothing to compare with.")
+        raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")
     y_true = adata.obs[truth][known].astype(str).to_numpy()
     y_pred = adata.obs[key][known].astype(str).to_numpy()
     result = adata.uns[key]
@@ -97,7 +100,7 @@ def _by_type(
     classes: list[str],
     seen: list[str],
 ) -> pd.DataFrame:
-    """One row for each type that a cell has, or was given."""
+    """Scores of each true or predicted type, one row per type."""
     from sklearn.metrics import precision_recall_fscore_support
 
     others = sorted(set(y_true) - set(classes))

@@ -18,7 +18,7 @@ CHUNK = 64
 
 
 class _Logits(nn.Module):
-    """A module's logits alone, as Captum wants them."""
+    """Returns only the module's logits, as Captum requires."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -42,60 +42,61 @@ def explain(
     random_state: int = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Genes that drive a model's decision for a type, or for single cells.
+    """Attribute a model's predictions to genes, for cell types or single cells.
 
-    Every cell is attributed for the type that the model gives it; a type's genes are the mean over
-    (a sample of) its cells.
+    Each cell is explained for its predicted type. Attributions of a type are averaged over its
+    cells.
 
     Parameters
     ----------
     adata
-        Cells to look at, such as the annotated query; read as by :func:`annotate`.
+        Cells to explain, such as the annotated query; read as in :func:`annotate`.
     model
         A trained sctool model.
     types
-        Types to explain; default: every type that the model finds in ``adata``.
+        Types to explain. Default: all types predicted in ``adata``.
     cells
         Names of single cells to explain instead of types.
     method
-        "guided": the rectified gradient of the type's logit, in which only what excites a unit is
-        passed back (Springenberg et al. 2014; scNym section 3.3). "integrated_gradients": along
-        the line from the reference's mean expression (Sundararajan et al. 2017).
-        "expected_gradients": the same averaged over starting points drawn from ``adata``'s cells
-        (Erion et al. 2021), so that a gene counts for what sets a cell apart from the others.
+        "guided": guided backpropagation, the gradient of the type's logit with negative gradients
+        set to zero at each ReLU (Springenberg et al. 2014; scNym section 3.3).
+        "integrated_gradients": integrated gradients from the reference's mean expression
+        (Sundararajan et al. 2017). "expected_gradients": the same, averaged over baselines drawn
+        from the cells of ``adata`` (Erion et al. 2021), which highlights genes that distinguish a
+        cell from the others.
     layer
         Layer with the values.
     n_genes
-        Genes to list by type or cell.
+        Number of genes to list per type or cell.
     n_cells
-        Cells to average over by type, drawn at random where there are more.
+        Maximum number of cells to average over per type; larger types are sampled at random.
     key_added
-        Name of the slots.
+        Key under which results are stored.
     random_state
-        Seed of the draws.
+        Random seed.
     copy
-        Return a copy and leave ``adata`` as it is.
+        Return a copy and leave ``adata`` unchanged.
 
     Returns
     -------
-    None, or with ``copy=True`` the copy. Written, with ``key`` for ``key_added``:
+    None, or the copy if ``copy=True``. The following is written, with ``key`` for ``key_added``:
 
     ``varm[key]`` : float32, (n_vars, n_names)
-        Attribution of each gene, one column a type (or cell); NaN for genes that the model does
-        not see. For the two integrals in units of the logit (their sum over genes is the logit's
-        change); for "guided" logit per log1p CP10k.
+        Attribution of each gene, one column per type (or cell); NaN for genes that the model does
+        not use. Integrated and expected gradients are in units of the logit (they sum over genes to
+        the change of the logit); "guided" is in logits per unit of log1p CP10k.
     ``uns[key]`` : dict
-        ``names`` (types or cells, (n_names,)), ``genes`` and ``scores`` (n_names, n_genes), the
-        highest first, and ``params``.
+        ``names`` (types or cells, (n_names,)), ``genes`` and ``scores`` (n_names, n_genes), highest
+        first, and ``params``.
 
     Raises
     ------
     ImportError
-        Captum is missing: it comes with ``pip install "sctool-annotate[explain]"``.
+        Captum is not installed: ``pip install "sctool-annotate[explain]"``.
     ValueError
-        An unknown method, or a type that the model finds in no cell.
+        An unknown method, or a type that is predicted for no cell.
     KeyError
-        A cell that is not in ``adata``.
+        A cell is not in ``adata``.
     """
     _slots.check_key(adata, key_added)
     if method not in METHODS:
@@ -121,7 +122,7 @@ def explain(
             found = [t for t in model.classes_ if (labels == t).any()]
             absent = [t for t in types or [] if t not in found]
             if absent:
-                raise ValueError(f"types {absent!r} are found in no cell; found {found!r}.")
+                raise ValueError(f"types {absent!r} are predicted for no cell; found {found!r}.")
             for name in types or found:
                 members = np.flatnonzero(labels == name)
                 groups[name] = np.sort(rng.permutation(members)[:n_cells])
@@ -153,7 +154,7 @@ def explain(
             part = slice(start, start + CHUNK)
             x = inputs[part].clone().requires_grad_()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Captum tells of hooks that it removes again
+                warnings.simplefilter("ignore")  # Captum warns about hooks that it removes again
                 result = attribute(x, target=target[part], **options)
             parts.append(result.detach().cpu().numpy())
     by_cell = np.concatenate(parts)
