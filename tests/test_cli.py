@@ -1,5 +1,6 @@
 """The command line as a user runs it."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -131,12 +132,15 @@ def test_every_option_reaches_the_function(files, capsys):
 
 
 def test_existing_files_are_not_overwritten(files, capsys):
-    for name in ("out.h5ad", "model"):
-        (files / name).write_text("mine")
-        options = ["--method", "logistic", "--save-model", "model"]
-        assert f"'{name}' exists: pass --overwrite" in fails(capsys, *annotate(*options))
-        assert (files / name).read_text() == "mine"
-        (files / name).unlink()
+    (files / "model").mkdir()
+    assert "'model' exists: pass --overwrite" in fails(
+        capsys, *annotate("--method", "logistic", "--save-model", "model")
+    )
+    (files / "model").rmdir()
+    (files / "out.h5ad").write_text("mine")
+    assert "'out.h5ad' exists: pass --overwrite" in fails(capsys, *annotate("--method", "logistic"))
+    assert (files / "out.h5ad").read_text() == "mine"
+    (files / "out.h5ad").unlink()
     assert sorted(p.name for p in files.iterdir()) == ["query.h5ad", "ref.h5ad"]
 
 
@@ -206,12 +210,24 @@ def test_what_cluster_refuses(options, message, files, capsys):
     [
         ([], "the following arguments are required: COMMAND"),
         (["anotate"], "invalid choice: 'anotate'"),
-        (["annotate", "query.h5ad", "-o", "o"], "one of the arguments --ref --model is required"),
+        (
+            ["annotate", "query.h5ad", "-o", "o.h5ad"],
+            "one of the arguments --ref --model is required",
+        ),
         (annotate("--model", "m"), "not allowed with argument"),
-        (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o"], "'no.h5ad' is not a file"),
-        (["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o"], "'no.h5ad' is not a file"),
-        (["annotate", "query.h5ad", "--model", "no", "-o", "o"], "No saved sctool model in 'no'"),
-        (["annotate", "text", "--ref", "ref.h5ad", "-o", "o"], "'text' cannot be read as an .h5ad"),
+        (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o.h5ad"], "'no.h5ad' does not exist"),
+        (
+            ["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o.h5ad"],
+            "'no.h5ad' does not exist",
+        ),
+        (
+            ["annotate", "query.h5ad", "--model", "no", "-o", "o.h5ad"],
+            "No saved sctool model in 'no'",
+        ),
+        (
+            ["annotate", "text", "--ref", "ref.h5ad", "-o", "o.h5ad"],
+            "'text' cannot be read: pass an",
+        ),
         (
             annotate("--labels-key", "type"),
             "labels_key='type' is not in ref.obs; found ['cell_type']",
@@ -224,10 +240,10 @@ def test_what_cluster_refuses(options, message, files, capsys):
         (annotate("--layer", "counts"), "layer='counts' is not in the ref's layers"),
         (
             ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "no/out.h5ad"],
-            "the folder 'no' does not exist",
+            "The folder 'no' does not exist",
         ),
         (
-            ["annotate", "query.h5ad", "--model", "m", "-o", "o", "--save-model", "m2"],
+            ["annotate", "query.h5ad", "--model", "m", "-o", "o.h5ad", "--save-model", "m2"],
             "--save-model requires --ref",
         ),
     ],
@@ -237,6 +253,64 @@ def test_what_is_wrong_is_said(words, message, files, capsys):
     (files / "text").write_text("no HDF5 at all")
     assert message in fails(capsys, *words)
     assert sorted(p.name for p in files.iterdir()) == ["query.h5ad", "ref.h5ad", "text"]
+
+
+@pytest.mark.parametrize(
+    ("output", "model", "message"),
+    [
+        ("out.csv", "model", "-o 'out.csv': AnnData files are written, named *.h5ad"),
+        ("folder.h5ad", "model", "-o 'folder.h5ad' is a folder"),
+        ("out.h5ad", "query.h5ad", "--save-model 'query.h5ad' is a file"),
+        ("ref.h5ad", "model", "-o 'ref.h5ad' is the reference, which would be lost"),
+    ],
+)
+def test_outputs_that_must_not_be_written_are_refused_first(output, model, message, files, capsys):
+    (files / "folder.h5ad").mkdir()
+    before = {p.name: p.read_bytes() for p in files.iterdir() if p.is_file()}
+    words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", output, "--save-model", model]
+    assert message in fails(capsys, *words, "--overwrite")
+    assert {p.name: p.read_bytes() for p in files.iterdir() if p.is_file()} == before
+
+
+def test_the_query_is_not_lost_and_the_model_is_kept_if_the_write_fails(files, capsys, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    before = (files / "query.h5ad").read_bytes()
+    words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "query.h5ad", "--overwrite"]
+    words += ["--method", "logistic", "--save-model", "model"]
+    monkeypatch.setattr("sctool._files.check_writable", lambda adata, path: [])
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    assert "No space left" in fails(capsys, *words)
+    assert (files / "query.h5ad").read_bytes() == before
+    assert sctool.model.load(files / "model").classes_ == TYPES
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_trained(files, capsys, monkeypatch):
+    monkeypatch.setattr("sctool.tl.annotate", lambda *args, **kwargs: pytest.fail("trained"))
+
+    def refuse(self, path):
+        raise RuntimeError("reserved")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", refuse)
+    assert "cannot be written to an .h5ad file: reserved" in fails(capsys, *annotate())
+
+
+def test_names_that_the_console_lacks_are_printed_all_the_same(files, monkeypatch):
+    ref = ad.read_h5ad("ref.h5ad")
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype(str).replace("B", "γδ T")
+    ref.write_h5ad("ref.h5ad")
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert run(*annotate("--method", "logistic")) == 0
+    console.flush()
+    assert b"\\u03b3\\u03b4 T" in console.buffer.getvalue()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m sctool.cli --help | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True)
+    assert b"roken pipe" not in done.stderr
 
 
 def test_data_that_cannot_be_used_are_an_error(files, capsys):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 EPILOG = """\
 examples:
@@ -190,10 +195,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Must be set before torch is loaded: on shared cores, OpenMP threads that busy-wait slow
     # training down severely.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of cell types may not be in its encoding
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     logging.basicConfig(format="sctool: %(message)s", level=logging.WARNING)
     try:
-        return int(args.run(args) or 0)
+        code = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of ``| head``, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"sctool: error: {text}", file=sys.stderr)
@@ -203,28 +216,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _read(path: Path):  # type: ignore[no-untyped-def]
-    import anndata as ad
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is not a file.")
-    try:
-        return ad.read_h5ad(path)
-    except Exception as error:  # h5py and anndata raise many types
-        raise ValueError(f"{str(path)!r} cannot be read as an .h5ad file: {error}") from error
-
-
 def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
-    from sctool import tl
+    from sctool import _files, tl
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model requires --ref: with --model nothing is trained.")
     _check_outputs(args)
-    adata = _read(args.query)
+    adata = _read_for(args, args.query)
     model = tl.annotate(
         adata,
-        _read(args.ref) if args.ref is not None else args.model,
+        _files.read(args.ref) if args.ref is not None else args.model,
         labels_key=args.labels_key,
         method=args.method,
         batch_key=args.batch_key,
@@ -237,9 +239,9 @@ def run_annotate(args: argparse.Namespace) -> int:
         model_kwargs={"preset": args.preset} if args.preset else None,
         train_kwargs=_train_kwargs(args),
     )
-    adata.write_h5ad(args.output)
-    if args.save_model is not None:
+    if args.save_model is not None:  # first: it took the longest to make
         model.save(args.save_model, overwrite=args.overwrite)
+    _files.write(adata, args.output)
     key = args.key_added
     for note in adata.uns[key]["audit"]:
         print(f"  {note}")
@@ -259,14 +261,14 @@ def run_annotate(args: argparse.Namespace) -> int:
 
 def run_cluster(args: argparse.Namespace) -> int:
     """``sctool cluster``."""
-    from sctool import tl
+    from sctool import _files, tl
     from sctool.model import CLUSTER_METHODS
 
     trains = args.model is None and args.method in CLUSTER_METHODS
     if args.save_model is not None and not trains:
         raise ValueError("--save-model: this call trains no model; drop --save-model.")
     _check_outputs(args)
-    adata = _read(args.cells)
+    adata = _read_for(args, args.cells)
     model = tl.cluster(
         adata,
         n_clusters=args.n_clusters,
@@ -279,9 +281,9 @@ def run_cluster(args: argparse.Namespace) -> int:
         model_kwargs={"preset": args.preset} if args.preset else None,
         train_kwargs=_train_kwargs(args) if trains else None,
     )
-    adata.write_h5ad(args.output)
-    if args.save_model is not None:
+    if args.save_model is not None:  # first: it took the longest to make
         model.save(args.save_model, overwrite=args.overwrite)  # type: ignore[union-attr]
+    _files.write(adata, args.output)
     key = args.key_added or args.method
     for note in adata.uns[key]["audit"]:
         print(f"  {note}")
@@ -292,12 +294,32 @@ def run_cluster(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse to overwrite files before anything is computed."""
-    for path in (args.output, args.save_model):
+    """Refuse outputs that cannot or must not be written, before anything is computed."""
+    output, model = args.output, args.save_model
+    if output.suffix.lower() != ".h5ad":
+        raise ValueError(f"-o {str(output)!r}: AnnData files are written, named *.h5ad.")
+    if output.is_dir():
+        raise ValueError(f"-o {str(output)!r} is a folder: name a file, *.h5ad.")
+    if model is not None and model.exists() and not model.is_dir():
+        raise ValueError(f"--save-model {str(model)!r} is a file: name a folder.")
+    for path in (output, model):
         if path is not None and path.exists() and not args.overwrite:
             raise ValueError(f"{str(path)!r} exists: pass --overwrite to replace it.")
-    if not args.output.parent.is_dir():
-        raise ValueError(f"the folder {str(args.output.parent)!r} does not exist.")
+    if not output.parent.is_dir():
+        raise ValueError(f"The folder {str(output.parent)!r} does not exist.")
+    ref = getattr(args, "ref", None)
+    if ref is not None and ref.exists() and output.exists() and output.samefile(ref):
+        raise ValueError(f"-o {str(output)!r} is the reference, which would be lost.")
+
+
+def _read_for(args: argparse.Namespace, path: Path) -> AnnData:
+    """Read the cells that are written to ``args.output``, and make sure that they can be."""
+    from sctool import _files
+
+    adata = _files.read(path)
+    for note in _files.check_writable(adata, args.output):
+        print(f"  {note}")
+    return adata
 
 
 def _train_kwargs(args: argparse.Namespace) -> dict[str, object] | None:
@@ -310,7 +332,7 @@ def _train_kwargs(args: argparse.Namespace) -> dict[str, object] | None:
 
 def run_demo(args: argparse.Namespace) -> int:
     """``sctool demo``."""
-    from sctool import datasets, metrics, tl
+    from sctool import _files, datasets, metrics, tl
 
     adata, ref = datasets.blood(random_state=args.seed)
     print(
@@ -330,12 +352,12 @@ def run_demo(args: argparse.Namespace) -> int:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     _draw_demo(adata, args.output / "annotated.png")
-    adata.write_h5ad(args.output / "annotated.h5ad")
+    _files.write(adata, args.output / "annotated.h5ad")
     print(f"wrote annotated.h5ad and annotated.png to {args.output.resolve()}")
     return 0
 
 
-def _draw_demo(adata, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _draw_demo(adata: AnnData, path: Path) -> None:
     """UMAP of the model's embedding, coloured by prediction, truth and score."""
     import matplotlib
 
@@ -345,16 +367,20 @@ def _draw_demo(adata, path: Path) -> None:  # type: ignore[no-untyped-def]
 
     sc.pp.neighbors(adata, use_rep="X_sctool")
     sc.tl.umap(adata, random_state=0)
-    adata.uns["truth_colors"] = adata.uns["sctool_colors"]
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
-    panels = {"sctool": "prediction", "sctool_score": "score", "truth": "truth"}
+    panels = {
+        "sctool": "prediction",
+        "sctool_score": "score",
+        "sctool_novel_score": "novelty score",
+        "truth": "truth",
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2))
     for ax, (color, title) in zip(axes, panels.items(), strict=True):
         # Prediction and truth have the same colours and share one legend at the far right.
         legend = "right margin" if color == "truth" else None
         sc.pl.umap(
             adata, color=color, title=title, ax=ax, show=False, frameon=False, legend_loc=legend
         )
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -6,6 +6,7 @@ A directory contains ``model.json`` and ``weights.pt``. Loading them executes no
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
@@ -63,9 +64,12 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
     }
     tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
     tensors["features.mean"] = torch.from_numpy(features.mean)
-    torch.save(tensors, path / "weights.pt")
-    with open(path / "model.json", "w", encoding="utf-8") as file:
+    # Under other names first: a failure leaves the earlier model whole.
+    torch.save(tensors, path / ".weights.pt.tmp")
+    with open(path / ".model.json.tmp", "w", encoding="utf-8") as file:
         json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
+    for name in ("weights.pt", "model.json"):
+        os.replace(path / f".{name}.tmp", path / name)
 
 
 def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,165 @@
+"""Files of the command line: several formats are read, and a failed write loses nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+#: What is read, and how other formats become one of these.
+FORMATS = (
+    "an .h5ad file, a .zarr folder, a 10x .h5 file or a 10x folder with matrix.mtx. Convert other "
+    "files first: for a table of cells x genes, scanpy.read_csv('x.csv').write_h5ad('x.h5ad')"
+)
+
+
+def read(path: Path) -> AnnData:
+    """Read cells, by the name of the file or folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file or folder.
+    ValueError
+        The format is unknown, or the content cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    load = _reader(path)
+    if load is None:
+        raise ValueError(f"{str(path)!r} cannot be read: pass {FORMATS}.")
+    try:
+        return load(path)
+    except Exception as error:  # of HDF5, or of what anndata finds in it
+        raise ValueError(
+            f"{str(path)!r} cannot be read: {error}. It should be {FORMATS}."
+        ) from error
+
+
+def _reader(path: Path) -> Callable[[Path], AnnData] | None:
+    import scanpy as sc
+
+    if path.is_dir():
+        if any((path / name).exists() for name in (".zgroup", ".zattrs", "zarr.json")):
+            return ad.read_zarr
+        if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
+            return sc.read_10x_mtx
+        return None
+    return {".h5ad": ad.read_h5ad, ".h5": sc.read_10x_h5}.get(path.suffix.lower())
+
+
+def check_writable(adata: AnnData, path: Path) -> list[str]:
+    """Make sure, before anything is computed, that ``adata`` can be written beside ``path``.
+
+    Everything but the matrices is written into a temporary file. Where that fails, what older
+    versions of anndata cannot write is converted in ``adata``: strings of pandas' own type and
+    mixed columns become categories, columns called "_index" (as SeuratDisk leaves them) are
+    renamed.
+
+    Returns
+    -------
+    Notes on what was converted.
+
+    Raises
+    ------
+    ValueError
+        Something else cannot be written.
+    OSError
+        The folder is not writable.
+    """
+    notes: list[str] = []
+    try:
+        _write_skeleton(adata, path)
+    except OSError:
+        raise
+    except Exception:  # of whatever kind the writer of an element raises
+        notes = _convert(adata)
+        try:
+            _write_skeleton(adata, path)
+        except Exception as error:
+            # anndata notes where in the file it was
+            said = ". ".join([str(error), *getattr(error, "__notes__", [])])
+            raise ValueError(
+                f"The cells cannot be written to an .h5ad file: {said}. Remove or convert that "
+                "element first."
+            ) from error
+    return notes
+
+
+def write(adata: AnnData, path: Path) -> None:
+    """Write an ``.h5ad`` file under a temporary name, then move it to ``path`` in one step."""
+    path = path.resolve()  # a link stays a link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        adata.write_h5ad(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_skeleton(adata: AnnData, path: Path) -> None:
+    skeleton = AnnData(
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        uns=dict(adata.uns),
+        obsm=dict(adata.obsm),
+        varm=dict(adata.varm),
+    )
+    if adata.raw is not None:
+        empty = sp.csr_matrix(adata.raw.shape, dtype="float32")
+        skeleton.raw = AnnData(empty, var=adata.raw.var.copy())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.check.tmp")
+    try:
+        skeleton.write_h5ad(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _convert(adata: AnnData) -> list[str]:
+    """Convert the columns of all tables; returns notes."""
+    notes: list[str] = []
+    adata.obs, adata.var = _plain(adata.obs, "obs", notes), _plain(adata.var, "var", notes)
+    for where in ("obsm", "varm", "uns"):
+        _convert_mapping(getattr(adata, where), where, notes)
+    if adata.raw is not None:
+        raw = adata.raw.to_adata()
+        raw.var = _plain(raw.var, "raw.var", notes)
+        adata.raw = raw
+    return notes
+
+
+def _convert_mapping(mapping: Any, where: str, notes: list[str]) -> None:
+    """Convert the tables of a mapping, however deep."""
+    for key, value in list(mapping.items()):
+        inner = f"{where}[{key!r}]"
+        if isinstance(value, pd.DataFrame):
+            mapping[key] = _plain(value, inner, notes)
+        elif isinstance(value, MutableMapping):
+            _convert_mapping(value, inner, notes)
+
+
+def _plain(table: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
+    """A table of types that every version of anndata writes."""
+    table = table.copy()
+    if isinstance(table.index.dtype, pd.StringDtype):
+        table.index = table.index.astype(object)
+    table.columns = [str(column) for column in table.columns]
+    if "_index" in table:
+        name = next(n for n in ("index", "original_index", "index_") if n not in table)
+        table = table.rename(columns={"_index": name})
+        notes.append(f"{where}: column '_index', a reserved name, was renamed to {name!r}")
+    for column, values in table.items():
+        text = isinstance(values.dtype, pd.StringDtype)
+        kinds = {type(v) for v in values.dropna()} if values.dtype == object else set()
+        if text or len(kinds) > 1:
+            names = values.astype(object).where(values.notna(), None)
+            table[column] = pd.Categorical(names.map(str, na_action="ignore"))
+            kind = "strings" if text else "values of several types"
+            notes.append(f"{where}: column {column!r}, {kind}, was converted to categories")
+    return table
