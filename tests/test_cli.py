@@ -230,7 +230,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
         ),
         (
             annotate("--labels-key", "type"),
-            "labels_key='type' is not in ref.obs; found ['cell_type']",
+            "labels_key='type' is not in the ref's obs; found ['cell_type']",
         ),
         (annotate("--method", "scnyn"), "method='scnyn' is unknown"),
         (annotate("--method", "logistic", "--preset", "no"), "preset='no' is unknown"),

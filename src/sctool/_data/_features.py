@@ -14,7 +14,7 @@ from anndata import AnnData
 from sklearn.feature_selection import f_classif
 
 from sctool._data._expression import Expression
-from sctool._data._genes import locate, match_genes, note_duplicates
+from sctool._data._genes import advice, locate, match_genes, note_duplicates
 from sctool._data._join import TrainingData
 
 logger = logging.getLogger("sctool")
@@ -200,11 +200,11 @@ class Features:
         if share < MIN_PRESENT:
             raise ValueError(
                 f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
-                f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. Use the "
-                "same kind of gene names in the query, or train a model on the shared genes."
+                f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. "
+                + advice(self.genes, expression.var, self.ignore_case)
             )
-        if share < 1:
-            audit.append(f"genes: {text}; missing genes were set to the reference's mean")
+        missing = "; missing genes were set to the reference's mean" if share < 1 else ""
+        audit.append(f"genes: {text}{missing}")
         if share < FEW_PRESENT:
             logger.warning("Only %s; missing genes are set to the reference's mean.", text)
         fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None

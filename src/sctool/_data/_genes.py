@@ -10,6 +10,8 @@ import pandas as pd
 
 #: Minimum number of shared genes, and the number below which a warning is given.
 MIN_SHARED, FEW_SHARED = 200, 500
+#: What 10x Genomics calls a gene, in ``var["feature_types"]``.
+GENE = "Gene Expression"
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
 
@@ -65,7 +67,9 @@ def match_genes(
     def candidates(var: pd.DataFrame) -> dict[str, np.ndarray]:
         columns = identifiers(var)
         found = {"var_names": clean_names(var.index, ignore_case)}
-        return found | {f"var[{c!r}]": clean_names(columns[c], ignore_case) for c in columns}
+        found |= {f"var[{c!r}]": clean_names(columns[c], ignore_case) for c in columns}
+        other = other_features(var)
+        return {name: np.where(other, "", values) for name, values in found.items()}
 
     best = shared_by_name = 0
     pair = better = ("var_names", "var_names")
@@ -81,12 +85,28 @@ def match_genes(
                 best, better = n, (ref_column, query_column)
     if best > 1.5 * shared_by_name:
         pair = better
-    notes = []
+    notes = [*note_other("ref", ref_var), *note_other("query", query_var)]
     if pair != ("var_names", "var_names"):
         notes.append(f"genes: matched the reference's {pair[0]} with the query's {pair[1]}")
     if ignore_case:
         notes.append("genes: case was ignored when matching names")
     return ref_names[pair[0]], query_names[pair[1]], notes
+
+
+def other_features(var: pd.DataFrame) -> np.ndarray:
+    """Mask of features that are not genes, such as the antibodies of CITE-seq, (n_vars,)."""
+    kinds = var["feature_types"] if "feature_types" in var else pd.Series("", index=var.index)
+    is_gene = (kinds.astype(str) == GENE).to_numpy()
+    return ~is_gene if is_gene.any() else np.zeros(len(var), dtype=bool)
+
+
+def note_other(side: str, var: pd.DataFrame) -> list[str]:
+    """Note on features that are not genes, for the audit."""
+    other = other_features(var)
+    if not other.any():
+        return []
+    kinds = sorted(set(var["feature_types"][other].astype(str)))
+    return [f"{side}: left out {int(other.sum())} features that are not genes ({', '.join(kinds)})"]
 
 
 def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:
@@ -109,18 +129,36 @@ def too_few(n: int, ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case:
         f"The reference and the query share {n} genes by name; at least {MIN_SHARED} are needed. "
         f"Reference: {list(ref_var.index[:3])!r}, query: {list(query_var.index[:3])!r}. "
     )
-    kinds = [
-        bool(ENSEMBL.match(str(v.index[0]))) if len(v) else False for v in (ref_var, query_var)
-    ]
-    if kinds[0] != kinds[1]:
-        text += (
+    return text + advice(ref_var, query_var, ignore_case)
+
+
+def advice(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) -> str:
+    """What to do if the genes of two objects do not match."""
+    ref_kind, query_kind = kind_of_names(ref_var), kind_of_names(query_var)
+    if "symbols" in (ref_kind, query_kind) and ref_kind != query_kind:
+        return (
             "One has Ensembl ids and the other gene symbols: add the other kind as a column of var."
         )
-    elif not ignore_case:
+    if ref_kind != query_kind:
+        return (
+            f"The Ensembl ids are of different species ({ref_kind}..., {query_kind}...): use gene "
+            "symbols, or map one side's genes to their orthologues."
+        )
+    if not ignore_case:
         ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case=True)
-        n_upper = len(set(ref_names) & set(query_names) - {""})
-        if n_upper >= MIN_SHARED:
-            text += f"Ignoring case they share {n_upper}: pass ignore_case=True to allow it."
-        else:
-            text += "Use gene symbols in both, or Ensembl ids of the same species in both."
-    return text
+        n = len(set(ref_names) & set(query_names) - {""})
+        if n >= MIN_SHARED:
+            return (
+                f"Ignoring case they share {n}: pass ignore_case=True when training if their species "
+                "differ, such as human (CD79A) and mouse (Cd79a)."
+            )
+    return "Use gene symbols in both, or Ensembl ids of the same species in both."
+
+
+def kind_of_names(var: pd.DataFrame) -> str:
+    """The species' prefix of most Ensembl ids, such as "ENSG" and "ENSMUSG", or "symbols"."""
+    found = [ENSEMBL.match(str(name)) for name in var.index[:1000]]
+    prefixes = [re.split(r"\d", match[1])[0] for match in found if match]
+    if len(prefixes) <= 0.5 * len(found):
+        return "symbols"
+    return max(set(prefixes), key=prefixes.count)

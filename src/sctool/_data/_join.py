@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +20,15 @@ from sctool._data._genes import (
     locate,
     match_genes,
     note_duplicates,
+    note_other,
+    other_features,
     too_few,
 )
 
 logger = logging.getLogger("sctool")
+
+#: Strings that stand for a missing label, as conversions and tables of others leave them.
+MISSING = ("", "nan", "NaN", "NA", "N/A", "<NA>", "None", "null")
 
 
 @dataclass
@@ -105,8 +112,9 @@ def read_cells(
     """
     expression, audit = find_expression(adata, layer, side)
     names = clean_names(expression.var.index, ignore_case)
+    names[other_features(expression.var)] = ""
     genes = pd.Index(pd.unique(names[names != ""]))
-    audit += note_duplicates(names, genes, side)
+    audit += [*note_other(side, expression.var), *note_duplicates(names, genes, side)]
     chunks = expression.linear(locate(names, genes), len(genes))
     return TrainingData(
         x=sp.vstack(list(chunks), format="csr"),
@@ -137,11 +145,8 @@ def join(
     ValueError
         Fewer than two types, too few shared genes, or unusable values.
     """
-    if labels_key not in ref.obs:
-        raise KeyError(
-            f"labels_key={labels_key!r} is not in ref.obs; found {list(ref.obs.columns)!r}."
-        )
-    labels = clean_labels(ref.obs[labels_key])
+    values = obs_column(ref, labels_key, "labels_key", "ref")
+    labels = clean_labels(values)
     if len(labels.categories) < 2:
         raise ValueError(
             f"ref.obs[{labels_key!r}] has {len(labels.categories)} cell type(s); at least 2 are "
@@ -151,11 +156,11 @@ def join(
     n_missing = int((labels.codes < 0).sum())
     if n_missing:
         audit.append(f"ref: {n_missing} cells without a label were used as unlabelled")
+    if texts := sorted(set(values[labels.codes < 0].dropna().astype(str))):
+        audit.append(f"ref: labels {texts!r} were treated as missing")
 
-    sides = {}
-    for side, side_adata in (("ref", ref), ("query", adata)):
-        sides[side], notes = find_expression(side_adata, layer, side)
-        audit += notes
+    sides, notes = _find_both(adata, ref, layer, ignore_case)
+    audit += notes
     ref_names, query_names, notes = match_genes(sides["ref"].var, sides["query"].var, ignore_case)
     names = {"ref": ref_names, "query": query_names}
     audit += notes
@@ -163,10 +168,12 @@ def join(
     shared = pd.Index(pd.unique(np.array([g for g in names["ref"] if g in in_query], dtype=object)))
     if len(shared) < _genes.MIN_SHARED:
         raise ValueError(too_few(len(shared), sides["ref"].var, sides["query"].var, ignore_case))
+    n_ref, n_query = (len(expression.var) for expression in sides.values())
+    audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
     if len(shared) < _genes.FEW_SHARED:
-        note = f"genes: only {len(shared)} are shared"
-        logger.warning("%s; similar cell types may not be distinguishable.", note)
-        audit.append(note)
+        logger.warning(
+            "Only %d genes are shared; similar cell types may not be distinguishable.", len(shared)
+        )
 
     blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():
@@ -178,12 +185,7 @@ def join(
     if batch_key is not None:
         batches = []
         for side, side_adata in (("ref", ref), ("query", adata)):
-            if batch_key not in side_adata.obs:
-                raise KeyError(
-                    f"batch_key={batch_key!r} is not in the {side}'s obs; found "
-                    f"{list(side_adata.obs.columns)!r}."
-                )
-            batches.append(batch_names(side_adata.obs[batch_key]))
+            batches.append(batch_names(obs_column(side_adata, batch_key, "batch_key", side)))
         domain = domain + ":" + np.concatenate(batches)
     codes = np.concatenate([labels.codes, np.full(adata.n_obs, -1)])
     return TrainingData(
@@ -198,11 +200,79 @@ def join(
     )
 
 
+def _find_both(
+    adata: AnnData, ref: AnnData, layer: str | None, ignore_case: bool
+) -> tuple[dict[str, Expression], list[str]]:
+    """Expression values of both sides, and notes.
+
+    A layer that only one side has is used there. ``raw`` is used instead of ``X`` where far more
+    genes are shared, as if ``X`` holds each side's own variable genes.
+    """
+    objects = {"ref": ref, "query": adata}
+    sides, notes = {}, []
+    having = [s for s, a in objects.items() if layer in a.layers or (layer == "raw" and a.raw)]
+    if layer is not None and not having:
+        find_expression(ref, layer, "ref")  # raises
+    for side, side_adata in objects.items():
+        chosen = layer
+        if layer is not None and side not in having:
+            notes.append(f"{side}: has no layer {layer!r}; other values were looked for")
+            chosen = None
+        sides[side], said = find_expression(side_adata, chosen, side)
+        notes += said
+
+    def n_shared(ref_var: pd.DataFrame, query_var: pd.DataFrame) -> int:
+        ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case)
+        return len((set(ref_names) & set(query_names)) - {""})
+
+    in_x = [s for s, e in sides.items() if layer is None and e.slot == "X" and objects[s].raw]
+    if not in_x:
+        return sides, notes
+    choices = {
+        used: n_shared(*(objects[s].raw.var if s in used else sides[s].var for s in objects))
+        for n in range(len(in_x) + 1)
+        for used in itertools.combinations(in_x, n)
+    }
+    best = max(choices, key=lambda used: choices[used])
+    if choices[best] <= 1.5 * choices[()]:
+        return sides, notes
+    for side in best:
+        sides[side], said = find_expression(objects[side], "raw", side)
+        said[0] += f", where {choices[best]} genes are shared instead of {choices[()]}"
+        notes = [*(note for note in notes if not note.startswith(f"{side}: read")), *said]
+    return sides, notes
+
+
+def obs_column(adata: AnnData, key: str, name: str, side: str) -> pd.Series:
+    """A column of ``obs``, in memory.
+
+    Raises
+    ------
+    KeyError
+        There is no such column.
+    ValueError
+        There are several.
+    """
+    found = [str(column) for column in adata.obs.columns]
+    if key not in found:
+        raise KeyError(f"{name}={key!r} is not in the {side}'s obs; found {found!r}.")
+    if found.count(key) > 1:
+        raise ValueError(
+            f"{name}={key!r}: the {side}'s obs has {found.count(key)} columns of that name. Rename "
+            "or remove all but one."
+        )
+    values = adata.obs[key]
+    # (of an AnnData that was read lazily)
+    return values if isinstance(values, pd.Series) else adata.obs[[key]].to_memory()[key]
+
+
 def clean_labels(values: pd.Series) -> pd.Categorical:
     """Convert labels of any dtype to strings, keeping missing values as missing.
 
-    Categories keep their order and unused ones are dropped; other labels are sorted.
+    So are strings that stand for a missing value, such as "" and "nan". Categories keep their order
+    and unused ones are dropped; other labels are sorted.
     """
+    values = values.where(~values.astype(str).str.strip().isin(MISSING).to_numpy())
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         names = [str(c) for c in used.cat.categories]
@@ -224,7 +294,16 @@ def batch_names(values: pd.Series) -> np.ndarray:
 
 def palette(adata: AnnData, key: str) -> dict[str, str]:
     """Scanpy's colours of a categorical column, by category; empty if there are none."""
+    from matplotlib.colors import is_color_like, to_hex
+
     colors = adata.uns.get(f"{key}_colors")
-    if colors is None or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
+    values = obs_column(adata, key, "key", "data")
+    if colors is None or not isinstance(values.dtype, pd.CategoricalDtype):
         return {}
-    return dict(zip(map(str, adata.obs[key].cat.categories), map(str, colors), strict=False))
+    names = [str(name) for name in values.cat.categories]
+    pairs = colors.items() if isinstance(colors, Mapping) else zip(names, colors, strict=False)
+    return {
+        str(name): color if isinstance(color, str) else to_hex(color)
+        for name, color in pairs
+        if is_color_like(color)
+    }

@@ -1,0 +1,221 @@
+"""Inputs as people have them: what is repaired, with a note, and what is refused."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from synthetic import GENES, TYPES
+
+import sctool
+from sctool._data import clean_labels, join, palette
+from sctool._data._genes import match_genes
+from sctool.model import load
+
+
+def annotated(adata: ad.AnnData, ref: ad.AnnData, **settings) -> ad.AnnData:
+    """The query annotated by a regression."""
+    return sctool.tl.annotate(adata, ref, method="logistic", copy=True, **settings)
+
+
+def audit(adata: ad.AnnData) -> str:
+    """The notes in one text."""
+    return "\n".join(adata.uns["sctool"]["audit"])
+
+
+@pytest.fixture
+def baseline(sides) -> list[str]:
+    """Return the labels that clean inputs get."""
+    return list(annotated(*sides).obs["sctool"])
+
+
+# -- layers and raw ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("having", ["query", "ref"])
+def test_a_layer_that_one_side_has_is_used_there(having, adata, ref, baseline):
+    side = {"query": adata, "ref": ref}[having]
+    side.layers["counts"] = side.X.copy()
+    side.X = side.X * 0
+    result = annotated(adata, ref, layer="counts")
+    assert list(result.obs["sctool"]) == baseline
+    other = {"query": "ref", "ref": "query"}[having]
+    assert f"{other}: has no layer 'counts'; other values were looked for" in audit(result)
+    assert f"{having}: read count values from layers['counts']" in audit(result)
+
+
+def test_raw_is_used_where_x_holds_each_sides_variable_genes(adata, ref, baseline):
+    halves = [GENES[:140], GENES[120:]]  # 20 of 300 genes in both
+    for side, genes in zip((adata, ref), halves, strict=True):
+        side.raw = side.copy()
+        side._inplace_subset_var(genes)
+    result = annotated(adata, ref)
+    assert list(result.obs["sctool"]) == baseline
+    for side in ("ref", "query"):
+        assert (
+            f"{side}: read count values from raw.X, where 300 genes are shared instead of 20"
+            in (audit(result))
+        )
+    assert "genes: 300 are shared" in audit(result)
+
+
+def test_raw_of_one_side_is_enough(adata, ref, baseline):
+    adata.raw = adata.copy()
+    adata._inplace_subset_var(GENES[:50])
+    result = annotated(adata, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert "query: read count values from raw.X, where 300 genes are shared instead of 50" in (
+        audit(result)
+    )
+    assert "ref: read count values from X" in audit(result)
+
+
+def test_x_is_used_where_raw_shares_hardly_more(adata, ref):
+    adata.raw = adata.copy()
+    adata._inplace_subset_var(GENES[:250])
+    assert "query: read count values from X\n" in audit(annotated(adata, ref))
+
+
+# -- labels and colours --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", " ", "nan", "NA", "<NA>", "None"])
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_text_for_a_missing_label_is_missing(text, dtype, adata, ref):
+    gone = ref.obs["cell_type"] == "DC"
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype(str).where(~gone, text).astype(dtype)
+    result = annotated(adata, ref)
+    assert "DC" not in result.uns["sctool"]["classes"]
+    assert text not in result.uns["sctool"]["classes"]
+    assert f"ref: labels [{text!r}] were treated as missing" in audit(result)
+    assert f"ref: {gone.sum()} cells without a label were used as unlabelled" in audit(result)
+
+
+def test_labels_that_only_look_missing_stay():
+    names = ["NAN cell", "none of these", "NA+", "nan"]
+    assert list(clean_labels(pd.Series(names)).categories) == sorted(names[:3])
+
+
+def test_numbers_are_labels_and_missing_ones_are_not():
+    labels = clean_labels(pd.Series([1, 2, np.nan, 1]))
+    assert list(labels.categories) == ["1.0", "2.0"]
+    assert labels.codes.tolist() == [0, 1, -1, 0]
+
+
+@pytest.mark.parametrize("key", ["labels_key", "batch_key"])
+def test_a_column_that_is_there_twice_is_refused(key, adata, ref):
+    adata.obs["donor"] = ref.obs["donor"] = "a"
+    name = {"labels_key": "cell_type", "batch_key": "donor"}[key]
+    ref.obs = pd.concat([ref.obs, ref.obs[[name]]], axis=1)
+    with pytest.raises(ValueError, match=f"{key}='{name}': the ref's obs has 2 columns"):
+        annotated(adata, ref, **({} if key == "labels_key" else {"batch_key": "donor"}))
+
+
+@pytest.mark.parametrize("kind", ["hex", "names", "rgb", "rgba", "mapping", "list"])
+def test_colours_in_any_form_are_kept(kind, adata, ref):
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype("category")
+    colors = ["#ff0000", "#00ff00", "#0000ff", "#000000"]
+    rgb = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=float)
+    ref.uns["cell_type_colors"] = {
+        "hex": np.array(colors, dtype=object),
+        "names": ["red", "lime", "blue", "black"],
+        "rgb": rgb,
+        "rgba": np.hstack([rgb, np.ones((4, 1))]),
+        "mapping": dict(zip(TYPES, colors, strict=True)),
+        "list": colors,
+    }[kind]
+    result = palette(ref, "cell_type")
+    from matplotlib.colors import to_hex
+
+    assert {name: to_hex(c) for name, c in result.items()} == dict(zip(TYPES, colors, strict=True))
+    assert len(annotated(adata, ref).uns["sctool_colors"]) == 4
+
+
+# -- genes ---------------------------------------------------------------------------------------
+
+
+def test_antibodies_named_like_genes_are_left_out(adata, ref, baseline):
+    proteins = sp.csr_matrix(np.full((adata.n_obs, 5), 300.0))
+    both = ad.AnnData(sp.hstack([adata.X, proteins], format="csr"), obs=adata.obs)
+    both.var_names = [*GENES, *GENES[:5]]
+    both.var["feature_types"] = ["Gene Expression"] * 300 + ["Antibody Capture"] * 5
+    result = annotated(both, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert "query: left out 5 features that are not genes (Antibody Capture)" in audit(result)
+    assert "duplicate" not in audit(result)
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    assert list(annotated(both, model).obs["sctool"]) == baseline
+    clusters = sctool.tl.cluster(both, method="leiden", n_clusters=4, copy=True)
+    assert "left out 5 features" in "\n".join(clusters.uns["leiden"]["audit"])
+
+
+def test_features_of_one_unknown_kind_are_genes(adata, ref, baseline):
+    adata.var["feature_types"] = "RNA"
+    assert list(annotated(adata, ref).obs["sctool"]) == baseline
+
+
+def test_the_audit_says_how_many_genes_are_shared(adata, ref):
+    result = annotated(adata[:, :250].copy(), ref)
+    assert "genes: 250 are shared (reference: 300, query: 250)" in audit(result)
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    assert "genes: 300 of the model's 300 genes (100%) are in the query" in audit(
+        annotated(adata, model)
+    )
+
+
+def test_another_species_is_named(adata, ref):
+    ids = {prefix: [f"{prefix}{i:011d}" for i in range(300)] for prefix in ("ENSG", "ENSMUSG")}
+    adata.var_names, ref.var_names = ids["ENSMUSG"], ids["ENSG"]
+    with pytest.raises(ValueError, match=r"different species \(ENSG..., ENSMUSG...\)"):
+        annotated(adata, ref)
+    adata.var_names = ids["ENSG"]
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    adata.var_names = ids["ENSMUSG"]
+    with pytest.raises(ValueError, match=r"different species \(ENSG..., ENSMUSG...\)"):
+        sctool.tl.annotate(adata, model)
+
+
+# -- lazy and other containers -------------------------------------------------------------------
+
+
+@pytest.fixture
+def lazy(tmp_path):
+    """Return a function that reads an object lazily."""
+    pytest.importorskip("xarray")
+
+    def read(adata: ad.AnnData, name: str) -> ad.AnnData:
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        return ad.experimental.read_lazy(tmp_path / f"{name}.h5ad")
+
+    return read
+
+
+def test_lazy_objects_are_like_others(adata, ref, baseline, lazy):
+    for side in (adata, ref):
+        side.var["symbol"] = [f"S{i}" for i in range(300)]
+        side.var["number"] = np.arange(300)
+        side.obs["donor"] = ["a", "b"] * (side.n_obs // 2)
+    query, reference = lazy(adata, "query"), lazy(ref, "ref")
+    sctool.tl.annotate(query, reference, method="logistic")
+    assert list(query.obs["sctool"]) == baseline
+    sctool.tl.annotate(query, reference, method="logistic", batch_key="donor")
+    assert list(query.obs["sctool"]) == baseline
+    assert list(annotated(query, reference).obs["sctool"]) == baseline
+
+
+def test_a_number_of_novel_types_may_be_numpys(adata, ref):
+    result = annotated(adata, ref, novel=np.int64(0))
+    assert "sctool_novel" not in result.obs
+
+
+def test_a_usual_scanpy_workflow_after_it(adata, ref, tmp_path):
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    sc.tl.rank_genes_groups(adata, "sctool", method="t-test")
+    sc.pp.pca(adata, n_comps=5)
+    sc.tl.dendrogram(adata, "sctool")
+    model.save(tmp_path / "model")
+    assert load(tmp_path / "model").classes_ == TYPES
+    _, _, notes = match_genes(ref.var, adata.var)
+    assert notes == []
+    assert join(adata, ref, labels_key="cell_type").x.shape == (200, 300)
