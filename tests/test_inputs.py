@@ -135,6 +135,7 @@ def test_colours_in_any_form_are_kept(kind, adata, ref):
 # -- genes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_antibodies_named_like_genes_are_left_out(adata, ref, baseline):
     proteins = sp.csr_matrix(np.full((adata.n_obs, 5), 300.0))
     both = ad.AnnData(sp.hstack([adata.X, proteins], format="csr"), obs=adata.obs)
@@ -182,7 +183,8 @@ def test_another_species_is_named(adata, ref):
 @pytest.fixture
 def lazy(tmp_path):
     """Return a function that reads an object lazily."""
-    pytest.importorskip("xarray")
+    for module in ("xarray", "dask"):
+        pytest.importorskip(module)
 
     def read(adata: ad.AnnData, name: str) -> ad.AnnData:
         adata.write_h5ad(tmp_path / f"{name}.h5ad")

@@ -70,7 +70,7 @@ def test_the_number_is_estimated_by_default_and_the_audit_says_how(hidden, found
     monkeypatch.setattr(novelty, "find", told(0))
     result = sctool.tl.annotate(*hidden, method="sskm", copy=True)
     assert not result.obs["sctool_novel"].any()
-    assert "novel_classes" not in result.uns["sctool"]
+    assert list(result.uns["sctool"]["novel_classes"]) == []
 
 
 def test_without_novel_types_nothing_is_estimated_or_flagged(hidden, monkeypatch):

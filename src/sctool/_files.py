@@ -12,6 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+Repair = Callable[[pd.DataFrame, str, list[str]], pd.DataFrame]
+
 #: What is read, and how other formats become one of these.
 FORMATS = (
     "an .h5ad file, a .zarr folder, a 10x .h5 file or a 10x folder with matrix.mtx. Convert other "
@@ -74,21 +76,21 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
         The folder is not writable.
     """
     notes: list[str] = []
-    try:
-        _write_skeleton(adata, path)
-    except OSError:
-        raise
-    except Exception:  # of whatever kind the writer of an element raises
-        notes = _convert(adata)
+    for repair in (_rename_reserved, _to_categories, None):
         try:
             _write_skeleton(adata, path)
-        except Exception as error:
-            # anndata notes where in the file it was
-            said = ". ".join([str(error), *getattr(error, "__notes__", [])])
-            raise ValueError(
-                f"The cells cannot be written to an .h5ad file: {said}. Remove or convert that "
-                "element first."
-            ) from error
+            return notes
+        except OSError:
+            raise
+        except Exception as error:  # of whatever kind the writer of an element raises
+            if repair is None:
+                # anndata notes where in the file it was
+                said = ". ".join([str(error), *getattr(error, "__notes__", [])])
+                raise ValueError(
+                    f"The cells cannot be written to an .h5ad file: {said}. Remove or convert that "
+                    "element first."
+                ) from error
+            _repair_tables(adata, repair, notes)
     return notes
 
 
@@ -121,39 +123,41 @@ def _write_skeleton(adata: AnnData, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _convert(adata: AnnData) -> list[str]:
-    """Convert the columns of all tables; returns notes."""
-    notes: list[str] = []
-    adata.obs, adata.var = _plain(adata.obs, "obs", notes), _plain(adata.var, "var", notes)
+def _repair_tables(adata: AnnData, repair: Repair, notes: list[str]) -> None:
+    """Repair the tables of an AnnData, wherever they are."""
+    adata.obs = repair(adata.obs.copy(), "obs", notes)
+    adata.var = repair(adata.var.copy(), "var", notes)
     for where in ("obsm", "varm", "uns"):
-        _convert_mapping(getattr(adata, where), where, notes)
+        _repair_mapping(getattr(adata, where), where, repair, notes)
     if adata.raw is not None:
         raw = adata.raw.to_adata()
-        raw.var = _plain(raw.var, "raw.var", notes)
+        raw.var = repair(raw.var.copy(), "raw.var", notes)
         adata.raw = raw
-    return notes
 
 
-def _convert_mapping(mapping: Any, where: str, notes: list[str]) -> None:
-    """Convert the tables of a mapping, however deep."""
+def _repair_mapping(mapping: Any, where: str, repair: Repair, notes: list[str]) -> None:
     for key, value in list(mapping.items()):
         inner = f"{where}[{key!r}]"
         if isinstance(value, pd.DataFrame):
-            mapping[key] = _plain(value, inner, notes)
+            mapping[key] = repair(value.copy(), inner, notes)
         elif isinstance(value, MutableMapping):
-            _convert_mapping(value, inner, notes)
+            _repair_mapping(value, inner, repair, notes)
 
 
-def _plain(table: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
-    """A table of types that every version of anndata writes."""
-    table = table.copy()
-    if isinstance(table.index.dtype, pd.StringDtype):
-        table.index = table.index.astype(object)
+def _rename_reserved(table: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
+    """Rename a column "_index", and names that are no strings."""
     table.columns = [str(column) for column in table.columns]
     if "_index" in table:
         name = next(n for n in ("index", "original_index", "index_") if n not in table)
         table = table.rename(columns={"_index": name})
         notes.append(f"{where}: column '_index', a reserved name, was renamed to {name!r}")
+    return table
+
+
+def _to_categories(table: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
+    """Convert strings of pandas' own type, and columns of several types, to categories."""
+    if isinstance(table.index.dtype, pd.StringDtype):
+        table.index = table.index.astype(object)
     for column, values in table.items():
         text = isinstance(values.dtype, pd.StringDtype)
         kinds = {type(v) for v in values.dropna()} if values.dtype == object else set()

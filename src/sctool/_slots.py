@@ -21,6 +21,12 @@ def writable(adata: AnnData, copy: bool) -> AnnData:
     return adata
 
 
+def in_memory(adata: AnnData) -> None:
+    """Bring ``obs`` of an AnnData that was read lazily to memory, so that it can be written to."""
+    if not isinstance(adata.obs, pd.DataFrame):
+        adata.obs = adata.obs.to_memory()
+
+
 def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
     """Refuse a key that no file can store, or that would overwrite what others have written.
 
@@ -65,6 +71,7 @@ def arrays(key: str) -> list[str]:
 
 def clear(adata: AnnData, key: str) -> None:
     """Remove the results of an earlier call under ``key``, so that results are not mixed."""
+    in_memory(adata)
     for column in columns(key):
         if column in adata.obs:
             del adata.obs[column]

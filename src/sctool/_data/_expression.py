@@ -1,8 +1,8 @@
-"""Detection of the expression values in an AnnData and of their scale."""
+"""Detection of the expression values in an AnnData."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,30 +11,69 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from sctool._data._scale import LOG_MAX, UNUSABLE, Scale, cells_of_counts, scale_of
+
 #: Number of cells read at a time.
 CHUNK = 8192
 #: Maximum number of cells used to detect the scale, and number of runs of consecutive cells that
 #: they are read in, spread evenly over the file.
 SAMPLE, RUNS = 8192, 16
-#: log2(CPM + 1) is below log2(1e6) < 20, so larger values than this cannot be logarithmic.
-LOG_MAX = 25.0
 COUNT_LAYERS = ("counts", "raw_counts", "count", "umi_counts", "umis")
-#: Reasons why values are unusable, by the return value of :func:`detect_scale`.
-UNUSABLE = {
-    "missing": "missing or infinite values",
-    "scaled": "scaled values (negative, or unit variance for every gene)",
-    "empty": "only zeros",
-}
+
+
+class NotNumbersError(TypeError):
+    """Values that are not real numbers."""
+
+
+def numbers(values: np.ndarray) -> np.ndarray:
+    """Convert values to a type that sparse matrices support.
+
+    Raises
+    ------
+    NotNumbersError
+        The values are not real numbers.
+    """
+    kind = values.dtype.kind
+    if kind == "O":
+        found = pd.api.types.infer_dtype(values.ravel(), skipna=False)
+        if found in ("floating", "integer", "mixed-integer-float", "boolean"):
+            return values.astype(np.float64)
+    if kind not in "biuf":
+        raise NotNumbersError(values.dtype)
+    if kind in "iu":
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64, copy=False)
+
+
+def as_csr(matrix: Any) -> Any:
+    """Convert a sparse matrix in memory to CSR; return any other unchanged."""
+    if not sp.issparse(matrix):
+        return matrix
+    data = numbers(matrix.data)
+    if data.dtype != matrix.data.dtype:
+        matrix = type(matrix)((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+    return matrix if matrix.format == "csr" else sp.csr_matrix(matrix)  # rows of CSC are slow
 
 
 def rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Load rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR."""
-    block = matrix[start:stop]
+    """Load rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR.
+
+    Raises
+    ------
+    NotNumbersError
+        The values are not real numbers.
+    """
+    try:
+        block = matrix[start:stop]
+    except ValueError as error:
+        if "does not support dtype" in str(error):  # SciPy, on a sparse matrix in a file
+            raise NotNumbersError(str(error)) from None
+        raise
     if hasattr(block, "compute"):  # dask
         block = block.compute()
     if hasattr(block, "to_memory"):
         block = block.to_memory()
-    x = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
+    x = sp.csr_matrix(as_csr(block) if sp.issparse(block) else numbers(np.asarray(block)))
     if not x.has_canonical_format:  # duplicate entries of a gene are parts of one value
         x = x.copy()
         x.sum_duplicates()
@@ -74,17 +113,14 @@ class Expression:
     side, slot
         Dataset that they belong to ("ref", "query", ...), and their location in it.
     scale
-        "counts", "linear" or "log1p".
-    base
-        Base of the logarithm.
+        Scale of the values, a usable one.
     """
 
     matrix: Any
     var: pd.DataFrame
     side: str
     slot: str
-    scale: str
-    base: float = np.e
+    scale: Scale
 
     @property
     def n_cells(self) -> int:
@@ -99,73 +135,78 @@ class Expression:
             A chunk has values that are impossible on the detected scale.
         """
         for start in range(0, self.n_cells, CHUNK):
-            x = rows(self.matrix, start, min(start + CHUNK, self.n_cells))
-            self._check(x.data, start)
-            if self.scale == "log1p":
+            try:
+                x = rows(self.matrix, start, min(start + CHUNK, self.n_cells))
+            except NotNumbersError:
+                raise self._contradiction(UNUSABLE["text"], start) from None
+            self._check(x, start)
+            if self.scale.name == "log1p":
                 # before columns are summed
                 x = sp.csr_matrix(x, dtype=np.float32)
-                x.data = np.expm1(x.data * np.float32(np.log(self.base)))
+                x.data = self.scale.linear(x.data)
             yield take_columns(x, column, n_columns)
 
-    def _check(self, values: np.ndarray, start: int) -> None:
+    def _check(self, x: sp.csr_matrix, start: int) -> None:
         """Raise if values contradict the scale, which was detected from a sample of cells."""
+        values, scale = x.data, self.scale
         low, high = (values.min(), values.max()) if values.size else (0, 0)
         if not (np.isfinite(low) and np.isfinite(high)):  # min and max propagate NaN
             found = UNUSABLE["missing"]
         elif low < 0:
             found = "negative values"
-        elif self.scale == "counts" and (np.trunc(values) != values).any():
+        elif scale.name == "counts" and (np.trunc(values) != values).any():
             found = "fractions"
-        elif self.scale == "log1p" and high > LOG_MAX:
+        elif scale.name == "log1p" and high > LOG_MAX:
             found = f"values above {LOG_MAX:g}, which cannot be logarithms"
+        elif scale.name == "log1p" and scale.base != 2 and cells_of_counts(x):
+            found = "only integers, which are counts, for some cells"
         else:
             return
-        raise ValueError(
-            f"The {self.side}'s {self.slot} was detected as {self.scale.removesuffix('s')} values "
-            f"from a sample of its cells, but cells {start} to {start + CHUNK} have {found}. Put "
-            "all cells on the same scale, drop these cells, or pass another layer with layer=..."
+        raise self._contradiction(found, start)
+
+    def _contradiction(self, found: str, start: int) -> ValueError:
+        return ValueError(
+            f"The {self.side}'s {self.slot} was detected as {self.scale.name.removesuffix('s')} "
+            f"values from a sample of its cells, but cells {start} to "
+            f"{min(start + CHUNK, self.n_cells)} have {found}. Put all cells on the same scale, "
+            "drop these cells, or pass another layer with layer=..."
         )
 
 
-def detect_scale(matrix: Any) -> str:
-    """Detect the scale of a matrix from a sample of its cells.
-
-    Returns
-    -------
-    ``"counts"`` (non-negative integers), ``"log1p"``, ``"linear"`` (non-negative, normalised but
-    not logarithmic: CPM, TPM, RPKM), or the reason why it is unusable: ``"missing"`` (NaN or
-    infinite values), ``"scaled"`` (negative values, or unit variance for every gene), ``"empty"``.
-    """
+def detect_scale(matrix: Any, bases: Sequence[float] = ()) -> Scale:
+    """Detect the scale of a matrix from a sample of its cells; ``bases`` as in ``scale_of``."""
     n_cells = matrix.shape[0]
     if n_cells <= SAMPLE:
-        x = rows(matrix, 0, n_cells)
-    else:
-        size = SAMPLE // RUNS
-        starts = np.linspace(0, n_cells - size, RUNS).astype(int)
-        x = sp.vstack([rows(matrix, start, start + size) for start in starts], format="csr")
-    values = x.data
-    if not np.isfinite(values).all():
-        return "missing"
-    if values.size and values.min() < 0:
-        return "scaled"
-    top = values.max(initial=0)
-    if top == 0:
-        return "empty"
-    if (np.trunc(values) == values).all():
-        return "counts"
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    if top > LOG_MAX or (len(total) > 1 and total.std() < 1e-3 * total.mean()):
-        return "linear"
-    # scanpy.pp.scale(zero_center=False) gives unit variance without negative values. The median
-    # is used because the sample variance of genes that few cells express is imprecise.
-    x = x.astype(np.float64)
-    mean = np.asarray(x.mean(axis=0)).ravel()
-    variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
-    variance *= len(total) / max(len(total) - 1, 1)
-    varying = variance > 0
-    if len(total) > 20 and varying.any() and np.median(np.abs(variance[varying] - 1)) < 0.1:
-        return "scaled"
-    return "log1p"
+        return scale_of(rows(matrix, 0, n_cells), bases)
+    size = SAMPLE // RUNS
+    starts = np.linspace(0, n_cells - size, RUNS).astype(int)
+    runs = [rows(matrix, start, start + size) for start in starts]
+    return scale_of(sp.vstack(runs, format="csr"), bases)
+
+
+def noted_base(uns: Any) -> float | None:
+    """The base recorded in ``uns`` by ``scanpy.pp.log1p``; None if there is none."""
+    noted = uns.get("log1p")
+    base = noted.get("base") if isinstance(noted, Mapping) else None
+    try:
+        number = float(base)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if 1 < number < np.inf else None
+
+
+def notes_on_logarithm(scale: Scale, noted: float | None) -> list[str]:
+    """Notes on a logarithm other than log1p in base e, or than ``uns`` has it."""
+    if scale.name != "log1p":
+        return []
+    notes = []
+    if scale.times > 1:
+        notes.append("was log-transformed twice; both were undone")
+    if scale.base != np.e or noted not in (None, np.e):
+        base = "e" if scale.base == np.e else f"{scale.base:g}"
+        instead = f", not {noted:g} as in uns['log1p']" if noted not in (None, scale.base) else ""
+        notes.append(f"is in logarithms to base {base}{instead}")
+    return notes
 
 
 def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expression, list[str]]:
@@ -183,7 +224,7 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
     """
     if adata.n_obs == 0:
         raise ValueError(f"The {side} has no cells: found shape {adata.shape}.")
-    base = (adata.uns.get("log1p") or {}).get("base") or np.e
+    noted = noted_base(adata.uns)
     slots: list[tuple[str, Any, pd.DataFrame]] = []
     if layer == "raw" and adata.raw is not None:
         slots.append(("raw.X", adata.raw.X, adata.raw.var))
@@ -202,15 +243,22 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
 
     refused: list[str] = []
     for slot, matrix, var in slots:
-        if sp.issparse(matrix) and matrix.format != "csr":
-            matrix = sp.csr_matrix(matrix)  # slow to read by rows otherwise
-        scale = detect_scale(matrix)
-        if scale not in UNUSABLE:
-            notes = [f"{side}: read {scale.removesuffix('s')} values from {slot}"]
-            if refused:
-                notes[0] += f", because {' and '.join(refused)}"
-            return Expression(matrix, var, side, slot, scale, base), notes
-        refused.append(f"{slot} holds {UNUSABLE[scale]}")
+        try:
+            matrix = as_csr(matrix)
+            # The base noted for X is that of ``raw`` only if the values say so.
+            bases = [np.e] if slot == "raw.X" else [noted or np.e]
+            scale = detect_scale(matrix, [*bases, noted or np.e])
+        except NotNumbersError:
+            scale = Scale("text")
+        if scale.name in UNUSABLE:
+            refused.append(f"{slot} holds {UNUSABLE[scale.name]}")
+            continue
+        note = f"{side}: read {scale.name.removesuffix('s')} values from {slot}"
+        if refused:
+            note += f", because {' and '.join(refused)}"
+        notes = [note, *(f"{side}: {slot} {said}" for said in notes_on_logarithm(scale, noted))]
+        var = var.to_memory() if hasattr(var, "to_memory") else var  # of a lazy AnnData
+        return Expression(matrix, var, side, slot, scale), notes
     raise ValueError(
         f"The {side} has no usable expression values: {'; '.join(refused) or 'X is empty'}. "
         "Pass raw counts or log-normalised values in X, in adata.raw, or in a layer selected with "

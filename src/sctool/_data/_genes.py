@@ -149,8 +149,8 @@ def advice(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) ->
         n = len(set(ref_names) & set(query_names) - {""})
         if n >= MIN_SHARED:
             return (
-                f"Ignoring case they share {n}: pass ignore_case=True when training if their species "
-                "differ, such as human (CD79A) and mouse (Cd79a)."
+                f"Ignoring case they share {n}: pass ignore_case=True when training if their "
+                "species differ, such as human (CD79A) and mouse (Cd79a)."
             )
     return "Use gene symbols in both, or Ensembl ids of the same species in both."
 

@@ -24,6 +24,7 @@ from sctool._data._genes import (
     other_features,
     too_few,
 )
+from sctool._data._scale import Scale
 
 logger = logging.getLogger("sctool")
 
@@ -99,7 +100,7 @@ class TrainingData:
     @property
     def expression(self) -> Expression:
         """The values as an :class:`Expression`."""
-        scale = "counts" if self.is_counts else "linear"
+        scale = Scale("counts" if self.is_counts else "linear")
         return Expression(self.x, self.genes, "training data", "X", scale)
 
 
@@ -119,7 +120,7 @@ def read_cells(
     return TrainingData(
         x=sp.vstack(list(chunks), format="csr"),
         genes=gene_table(expression.var, names, genes),
-        is_counts=expression.scale == "counts",
+        is_counts=expression.scale.name == "counts",
         labels=pd.Categorical.from_codes(np.full(adata.n_obs, -1), []),
         domain=np.zeros(adata.n_obs, dtype=np.int64),
         audit=audit,
@@ -191,7 +192,7 @@ def join(
     return TrainingData(
         x=sp.vstack(blocks, format="csr"),
         genes=gene_table(sides["ref"].var, names["ref"], shared),
-        is_counts=all(expression.scale == "counts" for expression in sides.values()),
+        is_counts=all(expression.scale.name == "counts" for expression in sides.values()),
         audit=audit,
         labels=pd.Categorical.from_codes(codes, labels.categories),
         domain=np.unique(domain, return_inverse=True)[1].astype(np.int64),
