@@ -208,6 +208,10 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
         column < 0, adata.obs[f"{key}_score"], proba[np.arange(adata.n_obs), column]
     ).astype(np.float32)
     remaining = [name for name in map(str, result["novel_classes"]) if name not in names]
+    if remaining:
+        novel_score = proba[:, pd.Index(merged).get_indexer(remaining)].sum(axis=1)
+    else:  # cells without any probability express no gene of the model
+        novel_score = np.where(proba.any(axis=1), 1 - score, 0)
     colors = dict(zip(old, adata.uns.get(f"{key}_colors", []), strict=False))
     # A known type's own colour stays, where it has one.
     by_name = {names.get(name, name): color for name, color in colors.items()} | colors
@@ -215,6 +219,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
 
     adata.obs[key] = renamed
     adata.obs[f"{key}_score"] = score
+    adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
     adata.obs[f"{key}_novel"] = renamed.isin(remaining)
     adata.obsm[f"{key}_proba"] = proba
     adata.uns.pop(f"{key}_evaluation", None)
