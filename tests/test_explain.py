@@ -302,3 +302,27 @@ def test_reliability_leaves_out_cells_without_a_truth(models, query):
     query.obs["truth"] = query.obs["truth"].where(np.arange(80) < 40)
     plt.figure()
     assert sctool.pl.reliability(query, "truth").get_title() == whole
+
+
+def test_reliability_of_names_that_differ_is_refused(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    query.obs["other"] = query.obs["truth"].astype(str).str.lower() + "s"
+    with pytest.raises(ValueError, match=r"obs\['other'\] has none of the types of 'sctool'"):
+        sctool.pl.reliability(query, "other")
+    query.obs["other"] = np.nan
+    with pytest.raises(ValueError, match=r"obs\['other'\] has only missing values"):
+        sctool.pl.reliability(query, "other")
+    # types of the reference that no cell was given are the same names all the same
+    query.obs["other"] = "B"
+    query.obs["sctool"] = "Mono"
+    assert sctool.pl.reliability(query, "other").get_title().startswith("expected calibration")
+
+
+def test_reliability_counts_cells_without_a_name_as_wrong(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    query.obs.loc[query.obs_names[:20], "sctool"] = np.nan
+    query.obs["truth"] = query.obs["truth"].astype(str)
+    query.obs.loc[query.obs_names[:20], "truth"] = "unassigned"
+    points = sctool.pl.reliability(query, "truth", n_bins=1).collections[0].get_offsets()
+    right = query.obs["sctool"].astype(str) == query.obs["truth"]
+    assert np.asarray(points)[0, 1] == pytest.approx(right.mean())
