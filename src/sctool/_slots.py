@@ -243,6 +243,7 @@ def write_explanation(
     attribution: np.ndarray,
     genes: np.ndarray,
     scores: np.ndarray,
+    differences: np.ndarray,
     params: dict[str, Any],
 ) -> None:
     """Write the results documented in :func:`sctool.tl.explain`."""
@@ -251,5 +252,6 @@ def write_explanation(
         "names": np.array(names, dtype=object),
         "genes": genes.astype(object),
         "scores": scores.astype(np.float32),
+        "differences": differences.astype(np.float32),
         "params": storable(params),
     }
