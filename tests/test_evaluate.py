@@ -202,6 +202,67 @@ def test_types_are_compared_by_name_whatever_the_dtype():
     pd.testing.assert_frame_equal(sctool.tl.evaluate(adata, "type"), expected)
 
 
+def unnamed(adata: ad.AnnData, key: str = "sctool", cells: slice = slice(0, 0)) -> ad.AnnData:
+    """Cells as annotate leaves those that express nothing."""
+    obs, names = adata.obs, adata.obs_names[cells]
+    obs.loc[names, key] = np.nan
+    for column in (f"{key}_score", f"{key}_novel_score"):
+        if column in obs:
+            obs.loc[names, column] = 0
+    if f"{key}_novel" in obs:
+        obs.loc[names, f"{key}_novel"] = False
+    if f"{key}_proba" in adata.obsm:
+        adata.obsm[f"{key}_proba"][cells] = 0
+    return adata
+
+
+@pytest.mark.parametrize("called", [None, "unassigned", "nan"])
+def test_cells_without_a_predicted_name_are_wrong(called):
+    # the first was right; the sixth was wrong, the seventh, of X, in the group of its type
+    cells = [0, 5, 6]
+    truth = [t if called is None or t != "X" else called for t in TRUE]
+    adata = unnamed(annotated(truth), cells=cells)
+    score = sctool.tl.evaluate(adata, "type")["value"]
+    assert score["seen_accuracy"] == pytest.approx(2 / 6)
+    assert score["novel_accuracy"] == pytest.approx(2 / 4)
+    assert score["overall_accuracy"] == pytest.approx(4 / 10)
+    # a stands for any wrong name that is no type of the truth
+    pred = np.array(PRED, dtype=object)
+    pred[cells] = "other"
+    groups = np.unique(pred, return_inverse=True)[1]
+    assert score["ari"] == pytest.approx(adjusted_rand_score(truth, groups))
+    right = f1_score(
+        np.array(TRUE)[IS_SEEN], pred[IS_SEEN].astype(str), labels=["a", "b"], average="macro"
+    )
+    assert score["macro_f1"] == pytest.approx(right)
+    types = adata.uns["sctool_evaluation"]["types"]
+    assert list(types.index) == ["a", "b", "novel_1", "novel_2", *sorted({*truth} - {"a", "b"})]
+    assert types["n_predicted"].sum() == N - 3
+    assert types["n_true"].sum() == N
+
+
+def test_novel_cells_without_a_predicted_name_are_no_group():
+    # of the four novel cells none has a name; as a group they would be the cells of X
+    adata = unnamed(annotated(), cells=slice(6, 10))
+    score = sctool.tl.evaluate(adata, "type")["value"]
+    assert score["novel_accuracy"] == score["novel_recall"] == 0
+
+
+def test_cells_without_a_cluster_are_no_cluster():
+    adata = unnamed(clustered(), "cicl", cells=slice(0, 2))
+    score = sctool.tl.evaluate(adata, "type", key="cicl")["value"]
+    assert score["n_clusters"] == 3
+    codes = adata.obs["cicl"].astype(object).fillna("none").astype(str)
+    assert score["ari"] == pytest.approx(adjusted_rand_score(TRUE, codes))
+
+
+def test_all_cells_without_a_name_are_all_wrong():
+    adata = unnamed(annotated(), cells=slice(0, N))
+    score = sctool.tl.evaluate(adata, "type")["value"]
+    assert score["overall_accuracy"] == score["macro_f1"] == 0
+    assert labels(sctool.pl.confusion(adata, "type"))[1] == ["unassigned"]
+
+
 def test_without_novel_cells_their_scores_are_undefined():
     pred = ["a", "a", "b", "a", "b", "c"]
     adata = annotated(TRUE[:6], pred, novel=[], flags=False)
@@ -306,6 +367,20 @@ def test_cells_without_a_known_type_are_not_drawn():
     adata = annotated([*TRUE, None, None], [*PRED, "a", "novel_1"])
     ax = sctool.pl.confusion(adata, "type")
     np.testing.assert_allclose(shares(ax), shares(sctool.pl.confusion(annotated(), "type")))
+
+
+@pytest.mark.parametrize("called", ["X", "unassigned"])
+def test_cells_without_a_predicted_name_have_a_column_of_their_own(called):
+    truth = [called if t == "X" else t for t in TRUE]
+    adata = unnamed(annotated(truth), cells=[0, 6])
+    ax = sctool.pl.confusion(adata, "type")
+    rows, columns = labels(ax)
+    assert rows == ["a (4)", "b (2)", *sorted([f"{called} (3)", "Y (1)"])]
+    assert columns == [*NAMES, "(unassigned)" if called == "unassigned" else "unassigned"]
+    np.testing.assert_allclose(
+        shares(ax)[:, -1], [25, 0, *([100 / 3, 0] if called == "X" else [0, 100 / 3])]
+    )
+    np.testing.assert_allclose(shares(ax).sum(axis=1), 100)
 
 
 def test_sixty_types_are_drawn_without_numbers():

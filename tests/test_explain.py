@@ -1,6 +1,7 @@
 """The genes behind a decision: planted markers, completeness, slots, errors and plots."""
 
 import builtins
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from matplotlib import pyplot as plt
-from synthetic import FAST, MARKERS, N_MARKERS, TYPES, simulate_joint, simulate_sides
+from synthetic import FAST, MARKERS, N_MARKERS, TYPES, simulate, simulate_joint, simulate_sides
 
 import sctool
 from sctool.model import METHODS
@@ -143,8 +144,8 @@ def test_the_slots_are_those_documented(models, query):
     assert query.varm["why"].shape == (300, 4)
     assert query.varm["why"].dtype == np.float32
     result = query.uns["why"]
-    assert set(result) == {"names", "genes", "scores", "params"}
-    assert result["genes"].shape == result["scores"].shape == (4, 7)
+    assert set(result) == {"names", "genes", "scores", "differences", "params"}
+    assert result["genes"].shape == result["scores"].shape == result["differences"].shape == (4, 7)
     assert result["params"]["method"] == "expected_gradients"
     table = pd.DataFrame(query.varm["why"], index=query.var_names, columns=TYPES)
     for name, genes, scores in zip(TYPES, result["genes"], result["scores"], strict=True):
@@ -212,10 +213,125 @@ def test_an_explanation_survives_a_file(models, query, tmp_path):
     query.write_h5ad(tmp_path / "x.h5ad")
     read = ad.read_h5ad(tmp_path / "x.h5ad")
     np.testing.assert_array_equal(read.varm["sctool_explain"], query.varm["sctool_explain"])
-    for name in ("names", "genes", "scores"):
+    for name in ("names", "genes", "scores", "differences"):
         expected = query.uns["sctool_explain"][name]
         assert np.asarray(read.uns["sctool_explain"][name]).tolist() == expected.tolist()
     assert isinstance(sctool.pl.explain(read), plt.Axes)
+
+
+# -- presence and absence ------------------------------------------------------------------------
+
+
+def test_of_a_linear_model_the_score_is_the_weighted_difference(models, query):
+    model = models["logistic"]
+    sctool.tl.explain(query, model, method="integrated_gradients", n_genes=300)
+    result = query.uns["sctool_explain"]
+    weight = model.module.head.weight.detach().numpy()
+    columns = model.features_.selected.get_indexer(result["genes"].ravel())
+    expected = weight[np.arange(4)[:, None], columns.reshape(4, -1)] * result["differences"]
+    np.testing.assert_allclose(result["scores"], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+def test_the_difference_is_that_from_the_baseline(explainer, models, query):
+    model = models["scnym"]
+    sctool.tl.explain(query, model, method=explainer, key_added="why")
+    x = model._inputs(query)[0][np.arange(query.n_obs)]["x"].numpy()
+    baseline = model.features_.mean if explainer == "integrated_gradients" else x.mean(axis=0)
+    predicted = model.predict(query)
+    for i, name in enumerate(TYPES):
+        change = pd.Series(x[predicted == name].mean(axis=0) - baseline, model.features_.selected)
+        expected = change[query.uns["why"]["genes"][i]]
+        np.testing.assert_allclose(query.uns["why"]["differences"][i], expected, atol=1e-4)
+
+
+def test_a_gene_that_a_type_lacks_is_marked_as_absent(query):
+    # "B" has no marker that the others lack: only what it does not express tells it from them
+    joint = simulate_joint()
+    own = joint.var_names.isin(MARKERS["B"])
+    joint.X = joint.X.multiply(~own).tocsr()
+    model = METHODS["logistic"]
+    model.setup_anndata(joint, "cell_type", "Unknown")
+    model = model(joint)
+    model.train(enable_progress_bar=False)
+    query.X = query.X.multiply(~own).tocsr()
+    for explainer in ("integrated_gradients", "expected_gradients"):
+        sctool.tl.explain(query, model, method=explainer)
+        b, *others = query.uns["sctool_explain"]["differences"]
+        assert (b[:5] < 0).all()
+        assert all((other[:4] > 0).all() for other in others)
+    labels = texts(sctool.pl.explain(query, names="B", n_genes=2))
+    assert labels == [f"{gene} ↓" for gene in query.uns["sctool_explain"]["genes"][0, :2]]
+
+
+# -- novel groups, and cells of which nothing can be said ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("sskm", {}), ("gate", {"episodes": 4})], ids=["sskm", "gate"]
+)
+def test_a_novel_group_is_explained_like_a_type(method, settings):
+    adata, ref = simulate(400, seed=1), simulate(400, seed=0)
+    ref = ref[ref.obs["cell_type"] != "DC"].copy()
+    kwargs = {"method": method, "novel": 1, "model_kwargs": settings, "return_model": True}
+    model = sctool.tl.annotate(adata, ref, **kwargs)
+    sctool.tl.explain(adata, model, types="novel_1", key_added="group")
+    assert list(adata.uns["group"]["names"]) == ["novel_1"]
+    assert len(set(adata.uns["group"]["genes"][0, :6]) & set(MARKERS["DC"])) >= 4
+    members = adata.obs_names[adata.obs["sctool"] == "novel_1"]
+    sctool.tl.explain(adata, model, cells=members[:2], method="integrated_gradients")
+    x = model._inputs(adata)[0][adata.obs_names.get_indexer(members[:2])]["x"].numpy()
+    change = logits(model, x)[:, -1] - logits(model, model.features_.mean[None])[0, -1]
+    total = np.nansum(adata.varm["sctool_explain"], axis=0)
+    np.testing.assert_allclose(total, change, rtol=0.05, atol=0.05)
+    sctool.tl.explain(adata, model)
+    assert list(adata.uns["sctool_explain"]["names"]) == list(adata.obs["sctool"].cat.categories)
+
+
+def test_cells_that_express_nothing_are_of_no_type(models, query):
+    model = models["logistic"]
+    sctool.tl.explain(query, model, types=["B"], key_added="before")
+    empty = sp.csr_matrix((3, query.n_vars), dtype=np.float32)
+    obs = pd.DataFrame(index=[*query.obs_names, "e1", "e2", "e3"])
+    more = ad.AnnData(sp.vstack([query.X, empty], format="csr"), obs=obs, var=query.var)
+    name = model.predict(more)[-1]  # what the intercept alone decides
+    for adata, key in ((query, "without"), (more, "with")):
+        sctool.tl.explain(adata, model, types=[name], method="integrated_gradients", key_added=key)
+    np.testing.assert_allclose(more.varm["with"], query.varm["without"], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"cells \['e2'\] express none of the model's genes"):
+        sctool.tl.explain(more, model, cells=[query.obs_names[0], "e2"])
+
+
+def test_a_model_whose_genes_no_cell_expresses_explains_nothing(models, query, monkeypatch):
+    model = models["logistic"]
+    nothing = replace(model.predict_cells(query), unseen=np.ones(query.n_obs, dtype=bool))
+    monkeypatch.setattr(model, "predict_cells", lambda *args: nothing)
+    with pytest.raises(ValueError, match="No cell of adata expresses a gene of the model"):
+        sctool.tl.explain(query, model)
+
+
+# -- what is passed ------------------------------------------------------------------------------
+
+
+def test_a_saved_model_is_loaded(models, query, tmp_path):
+    models["logistic"].save(tmp_path / "model")
+    sctool.tl.explain(query, models["logistic"], key_added="given")
+    for i, path in enumerate((tmp_path / "model", str(tmp_path / "model"))):
+        sctool.tl.explain(query, path, key_added=f"read{i}")
+        np.testing.assert_array_equal(query.varm[f"read{i}"], query.varm["given"])
+    with pytest.raises(FileNotFoundError, match="No saved sctool model"):
+        sctool.tl.explain(query, tmp_path / "nothing")
+
+
+def test_a_single_name_needs_no_list(models, query):
+    model, cell = models["logistic"], query.obs_names[3]
+    for given in (cell, [cell], np.array([cell]), query.obs_names[[3, 3]]):
+        sctool.tl.explain(query, model, cells=given)
+        assert list(query.uns["sctool_explain"]["names"]) == [cell]
+    for given in ("CD4 T/NK", np.array(["CD4 T/NK"]), pd.Index(["CD4 T/NK"])):
+        sctool.tl.explain(query, model, types=given)
+        assert list(query.uns["sctool_explain"]["names"]) == ["CD4 T/NK"]
+    assert len(texts(sctool.pl.explain(query, names="CD4 T/NK"))) == 8
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -234,6 +350,32 @@ def test_an_absent_type_is_named(models, query):
 def test_an_absent_cell_is_named(models, query):
     with pytest.raises(KeyError, match=r"cells \['nobody'\] are not in adata.obs_names"):
         sctool.tl.explain(query, models["logistic"], cells=[query.obs_names[0], "nobody"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"cells": []}, ValueError, r"cells=\[\]: pass at least one name"),
+        ({"types": []}, ValueError, r"types=\[\]: pass at least one name"),
+        ({"types": "B", "cells": "x"}, ValueError, "types and cells were both given"),
+        ({"n_genes": 0}, ValueError, "n_genes=0, n_cells=200: both must be at least 1"),
+        ({"n_cells": 0}, ValueError, "n_genes=50, n_cells=0: both must be at least 1"),
+        ({"adata": 3}, TypeError, "adata must be an AnnData, not int"),
+        ({"model": 3}, TypeError, "model must be a model that annotates cells, .* not int"),
+        ({"model": ad.AnnData()}, TypeError, "model must be .* not AnnData"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_explained_is_refused(changes, error, message, models, query):
+    with pytest.raises(error, match=message):
+        sctool.tl.explain(**({"adata": query, "model": models["logistic"]} | changes))
+
+
+def test_a_name_that_two_cells_have_is_refused(models, query):
+    query.obs_names = [*query.obs_names[:-1], query.obs_names[0]]
+    with pytest.raises(ValueError, match="not unique.*obs_names_make_unique"):
+        sctool.tl.explain(query, models["logistic"], cells=[query.obs_names[1]])
+    sctool.tl.explain(query, models["logistic"], types=["B"])
 
 
 def test_without_captum_the_error_names_the_extra(models, query, monkeypatch):
@@ -265,9 +407,34 @@ def test_the_plot_lists_the_genes_by_rank(models, query):
     sctool.tl.explain(query, models["logistic"])
     ax = sctool.pl.explain(query, names=["DC", "B"], n_genes=3)
     genes = query.uns["sctool_explain"]["genes"]
-    assert texts(ax) == [*genes[2, :3], *genes[0, :3]]
+    assert [text.removesuffix(" ↓") for text in texts(ax)] == [*genes[2, :3], *genes[0, :3]]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["DC", "B"]
     ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+def test_the_plot_says_what_the_numbers_are(explainer, models, query):
+    sctool.tl.explain(query, models["logistic"], method=explainer)
+    ax = sctool.pl.explain(query)
+    unit = "logits per unit of log1p CP10k" if explainer == "guided" else "logits"
+    assert ax.get_title(loc="right") == f"highest score ({unit})"
+    printed = [label.get_text() for label in ax.child_axes[0].get_yticklabels()]
+    assert printed == [f"{score:.2g}" for score in query.uns["sctool_explain"]["scores"][:, 0]]
+    where = "the reference" if explainer == "integrated_gradients" else "other cells"
+    said = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert said == [f"more expressed than in {where}", f"↓ less expressed than in {where}"]
+    less = query.uns["sctool_explain"]["differences"][:, :8] < 0
+    assert [text.endswith(" ↓") for text in texts(ax)] == less.ravel().tolist()
+    shades = np.asarray(ax.images[0].get_array())
+    assert (shades[less][:, 0] > shades[less][:, 2]).all()  # orange
+    assert (shades[~less][:, 0] <= shades[~less][:, 2] + 0.01).all()  # blue
+
+
+def test_the_plot_refuses_what_is_no_explanation(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    for key in ("sctool", "other"):
+        with pytest.raises(KeyError, match="is not an explanation: call sctool.tl.explain first"):
+            sctool.pl.explain(query, key=key)
 
 
 def test_the_plot_names_what_was_not_explained(models, query):
@@ -302,3 +469,27 @@ def test_reliability_leaves_out_cells_without_a_truth(models, query):
     query.obs["truth"] = query.obs["truth"].where(np.arange(80) < 40)
     plt.figure()
     assert sctool.pl.reliability(query, "truth").get_title() == whole
+
+
+def test_reliability_of_names_that_differ_is_refused(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    query.obs["other"] = query.obs["truth"].astype(str).str.lower() + "s"
+    with pytest.raises(ValueError, match=r"obs\['other'\] has none of the types of 'sctool'"):
+        sctool.pl.reliability(query, "other")
+    query.obs["other"] = np.nan
+    with pytest.raises(ValueError, match=r"obs\['other'\] has only missing values"):
+        sctool.pl.reliability(query, "other")
+    # types of the reference that no cell was given are the same names all the same
+    query.obs["other"] = "B"
+    query.obs["sctool"] = "Mono"
+    assert sctool.pl.reliability(query, "other").get_title().startswith("expected calibration")
+
+
+def test_reliability_counts_cells_without_a_name_as_wrong(models, query):
+    sctool.tl.annotate(query, models["logistic"])
+    query.obs.loc[query.obs_names[:20], "sctool"] = np.nan
+    query.obs["truth"] = query.obs["truth"].astype(str)
+    query.obs.loc[query.obs_names[:20], "truth"] = "unassigned"
+    points = sctool.pl.reliability(query, "truth", n_bins=1).collections[0].get_offsets()
+    right = query.obs["sctool"].astype(str) == query.obs["truth"]
+    assert np.asarray(points)[0, 1] == pytest.approx(right.mean())

@@ -368,6 +368,8 @@ def test_renaming_goes_by_name(name, change, novel, tmp_path):
     columns = [classes.index(n) for n in expected[~unknown]]
     np.testing.assert_array_equal(got, adata.obsm["my_proba"][~unknown][range(len(got)), columns])
     assert list(adata.obs["my_novel"]) == list(expected == "novel_2")
+    np.testing.assert_array_equal(adata.obs["my_novel_score"], proba[:, 4])
+    assert adata.obs["my_novel_score"].dtype == np.float32
     assert list(adata.uns["my"]["novel"].index) == ["novel_2"]
     if "my_colors" in adata.uns:
         after = dict(zip(adata.obs["my"].cat.categories, adata.uns["my_colors"], strict=True))
@@ -380,10 +382,46 @@ def test_renaming_goes_by_name(name, change, novel, tmp_path):
     adata.write_h5ad(tmp_path / "renamed.h5ad")
 
 
-def test_nothing_is_renamed_if_it_cannot_be(novel):
-    del novel.obsm["my_proba"]
+@pytest.mark.parametrize("last", ["new", "c"])
+def test_without_novel_groups_the_novelty_score_is_one_minus_the_score(last, novel):
+    novel.obsm["my_proba"][0] = 0  # a cell that expresses nothing
+    novel.obs.loc[novel.obs_names[0], ["my", "my_score", "my_novel_score"]] = [np.nan, 0, 0]
+    sctool.tl.rename_novel(novel, {"novel_2": "c"}, key="my")
+    sctool.tl.rename_novel(novel, {"novel_1": last}, key="my")
+    assert not novel.obs["my_novel"].any()
+    scores = novel.obs[["my_score", "my_novel_score"]]
+    np.testing.assert_allclose(scores.sum(axis=1), [0, *[1] * 7], rtol=1e-6)
+    np.testing.assert_array_equal(scores["my_novel_score"][:1], 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, r"names=\{\}: pass a dict with the new names of groups, such as \{'novel_1': "),
+        (None, "names=None: pass a dict"),
+        (["novel_1"], "pass a dict"),
+        (
+            {"novel_1": "novel_1"},
+            r"\['novel_1'\] are novel groups of 'my': pass names of cell types",
+        ),
+        ({"novel_1": "novel_2"}, r"\['novel_2'\] are novel groups"),
+        ({"novel_1": "novel_2", "novel_2": "novel_1"}, "are novel groups"),
+    ],
+    ids=["empty", "None", "list", "itself", "another", "exchanged"],
+)
+def test_what_would_rename_nothing_is_refused(names, message, novel):
     before = novel.copy()
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=message):
+        sctool.tl.rename_novel(novel, names, key="my")
+    pd.testing.assert_frame_equal(novel.obs, before.obs)
+    assert list(novel.uns["my"]["audit"]) == list(before.uns["my"]["audit"])
+
+
+@pytest.mark.parametrize(("where", "slot"), [("obsm", "my_proba"), ("obs", "my_score")])
+def test_nothing_is_renamed_if_it_cannot_be(where, slot, novel):
+    del getattr(novel, where)[slot]
+    before = novel.copy()
+    with pytest.raises(KeyError, match=rf"adata.{where}\['{slot}'\] is missing"):
         sctool.tl.rename_novel(novel, {"novel_1": "new"}, key="my")
     pd.testing.assert_frame_equal(novel.obs, before.obs)
     assert list(novel.uns["my"]["classes"]) == list(before.uns["my"]["classes"])

@@ -215,6 +215,10 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
         column < 0, adata.obs[f"{key}_score"], proba[np.arange(adata.n_obs), column]
     ).astype(np.float32)
     remaining = [name for name in map(str, result["novel_classes"]) if name not in names]
+    if remaining:
+        novel_score = proba[:, pd.Index(merged).get_indexer(remaining)].sum(axis=1)
+    else:  # cells without any probability express no gene of the model
+        novel_score = np.where(proba.any(axis=1), 1 - score, 0)
     colors = dict(zip(old, adata.uns.get(f"{key}_colors", []), strict=False))
     # A known type's own colour stays, where it has one.
     by_name = {names.get(name, name): color for name, color in colors.items()} | colors
@@ -222,6 +226,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
 
     adata.obs[key] = renamed
     adata.obs[f"{key}_score"] = score
+    adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
     adata.obs[f"{key}_novel"] = renamed.isin(remaining)
     adata.obsm[f"{key}_proba"] = proba
     adata.uns.pop(f"{key}_evaluation", None)
@@ -245,6 +250,7 @@ def write_explanation(
     attribution: np.ndarray,
     genes: np.ndarray,
     scores: np.ndarray,
+    differences: np.ndarray,
     params: dict[str, Any],
 ) -> None:
     """Write the results documented in :func:`sctool.tl.explain`."""
@@ -253,5 +259,6 @@ def write_explanation(
         "names": np.array(names, dtype=object),
         "genes": genes.astype(object),
         "scores": scores.astype(np.float32),
+        "differences": differences.astype(np.float32),
         "params": storable(params),
     }

@@ -6,6 +6,8 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool.pl._names import true_and_predicted
+
 #: Maximum number of types per axis for which percentages are printed.
 MAX_NUMBERED = 20
 
@@ -34,7 +36,8 @@ def confusion(
     -------
     The axes. Rows are true types with their numbers of cells, and columns are predicted types.
     Colours show the fraction of each row's cells, also printed as a percentage for up to 20 types.
-    True types absent from the reference come last.
+    True types absent from the reference come last, as does the column "unassigned", of cells
+    without a predicted type.
 
     Raises
     ------
@@ -43,16 +46,9 @@ def confusion(
     ValueError
         No cell has a true type.
     """
-    for column in (key, truth):
-        if column not in adata.obs:
-            raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
-    known = adata.obs[truth].notna().to_numpy()
-    if not known.any():
-        raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")
-    y_true = adata.obs[truth][known].astype(str).to_numpy()
-    y_pred = adata.obs[key][known].astype(str).to_numpy()
+    _, y_true, y_pred, unassigned = true_and_predicted(adata, truth, key)
     order = [str(name) for name in adata.obs[key].astype("category").cat.categories]
-    columns = [name for name in order if name in y_pred]
+    columns = [name for name in [*order, unassigned] if name in y_pred]
     rows = [name for name in order if name in y_true]
     rows += sorted(set(y_true) - set(order))
     counts = pd.crosstab(y_true, y_pred).reindex(index=rows, columns=columns, fill_value=0)

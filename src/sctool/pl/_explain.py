@@ -1,17 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+#: Unit of the attributions, and what the expression of the explained cells is compared with.
+UNITS = {
+    "guided": ("logits per unit of log1p CP10k", "other cells"),
+    "integrated_gradients": ("logits", "the reference"),
+    "expected_gradients": ("logits", "other cells"),
+}
 
 
 def explain(
     adata: AnnData,
     *,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     key: str = "sctool_explain",
     n_genes: int = 8,
     ax: Axes | None = None,
@@ -23,7 +31,7 @@ def explain(
     adata
         Explained by :func:`sctool.tl.explain`.
     names
-        Types or cells to show. Default: all.
+        Types or cells to show, one or several. Default: all.
     key
         Key of the explanation.
     n_genes
@@ -34,34 +42,57 @@ def explain(
     Returns
     -------
     The axes: one row per type or cell, with genes by rank, shaded by their score relative to the
-    row's highest.
+    row's highest, which is printed on the right. Genes that the explained cells express less than
+    the baseline are orange and marked with an arrow; see :func:`sctool.tl.explain` for the meaning.
 
     Raises
     ------
     KeyError
-        ``key`` is missing, or one of ``names`` was not explained.
+        There is no explanation under ``key``, or one of ``names`` was not explained.
     """
-    if key not in adata.uns:
-        raise KeyError(f"{key!r} is not in adata.uns: call sctool.tl.explain first.")
-    result = adata.uns[key]
+    result = adata.uns.get(key)
+    if not isinstance(result, Mapping) or "differences" not in result:
+        raise KeyError(f"adata.uns[{key!r}] is not an explanation: call sctool.tl.explain first.")
     all_names = [str(n) for n in result["names"]]
-    shown = all_names if names is None else list(names)
+    shown = all_names if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [n for n in shown if n not in all_names]
     if unknown:
         raise KeyError(f"{unknown!r} were not explained; found {all_names!r}.")
     rows = [all_names.index(n) for n in shown]
     genes = np.asarray(result["genes"])[rows, :n_genes]
-    scores = np.clip(np.asarray(result["scores"])[rows, :n_genes], 0, None)
-    share = scores / np.maximum(scores[:, :1], 1e-12)
+    scores = np.asarray(result["scores"])[rows, :n_genes]
+    less = np.asarray(result["differences"])[rows, :n_genes] < 0
+    unit, others = UNITS[str(result["params"]["method"])]
+    shade = np.clip(scores / np.maximum(scores[:, :1], 1e-12), 0, None) / 1.6
+    blues, oranges = plt.get_cmap("Blues"), plt.get_cmap("Oranges")
     if ax is None:
-        _, ax = plt.subplots(figsize=(1.0 + 0.95 * genes.shape[1], 0.6 + 0.35 * len(rows)))
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
-    for i, row in enumerate(genes):
-        for j, gene in enumerate(row):
-            ax.text(j, i, gene, ha="center", va="center", fontsize=8)
+        size = (max(2.5 + 0.95 * genes.shape[1], 6.0), 1.3 + 0.35 * len(rows))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.imshow(np.where(less[..., None], oranges(shade), blues(shade)), aspect="auto")
+    for (i, j), gene in np.ndenumerate(genes):
+        text = f"{gene} ↓" if less[i, j] else gene
+        ax.text(j, i, text, ha="center", va="center", fontsize=8)
     ax.set_yticks(range(len(rows)), shown)
     ax.set_xticks(range(genes.shape[1]), [str(j + 1) for j in range(genes.shape[1])])
     ax.set_xlabel("rank")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+    highest = ax.secondary_yaxis("right")
+    highest.set_yticks(range(len(rows)), [f"{score:.2g}" for score in scores[:, 0]])
+    highest.tick_params(length=0)
+    highest.spines[:].set_visible(False)
+    ax.set_title(f"highest score ({unit})", loc="right", fontsize=8)
+    handles = [
+        Patch(color=blues(0.5), label=f"more expressed than in {others}"),
+        Patch(color=oranges(0.5), label=f"↓ less expressed than in {others}"),
+    ]
+    ax.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        borderaxespad=4,
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+    )
     return ax

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.legend_handler import HandlerTuple
+
+#: Maximum number of circles side by side.
+MAX_COLUMNS = 5
 
 
 def mls(
     adata: AnnData,
     *,
-    types: Sequence[str] | None = None,
+    types: str | Sequence[str] | None = None,
     color: str | None = None,
     key: str = "sctool",
     ax: Axes | None = None,
@@ -26,7 +32,7 @@ def mls(
     adata
         Annotated by :func:`sctool.tl.annotate` with a method whose component is "mls".
     types
-        Types whose circles are drawn, side by side. Default: all.
+        Types whose circles are drawn, one or several, in rows of five. Default: all.
     color
         Column of ``obs`` with each cell's type, such as the true types. Default: ``key``, the
         predicted types.
@@ -37,8 +43,9 @@ def mls(
 
     Returns
     -------
-    The axes. Cells of the circle's type are drawn on the circle in the type's colour, all others in
-    grey just inside it to avoid overlap.
+    The axes. Cells of the circle's type are drawn on the circle in the type's colour (that of
+    ``uns[f"{color}_colors"]``, else of scanpy's palette), all others in grey just inside it to
+    avoid overlap. Cells without an embedding are not drawn.
 
     Raises
     ------
@@ -46,7 +53,7 @@ def mls(
         There is no annotation under ``key``, ``color`` is not in ``obs``, or a type is not one of
         the classes.
     ValueError
-        The embedding does not come from an MLS component.
+        The embedding does not come from an MLS component, or ``types`` is empty.
     """
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
         raise KeyError(f"{key!r} is not in adata.uns: call sctool.tl.annotate first.")
@@ -55,6 +62,8 @@ def mls(
         raise KeyError(f"{color!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
     classes = [str(name) for name in adata.uns[key]["classes"]]
     z = np.asarray(adata.obsm[f"X_{key}"])
+    embedded = z.any(axis=1)
+    z = z[embedded]
     if z.shape[1] != 2 * len(classes) or not np.allclose(
         np.linalg.norm(z.reshape(len(z), -1, 2), axis=2), 1, atol=1e-3
     ):
@@ -63,31 +72,63 @@ def mls(
             "(one circle per type): annotate with method='contrastive', or with another method "
             "that supports model_kwargs={'component': 'mls'}."
         )
-    shown = classes if types is None else list(types)
+    shown = classes if types is None else [types] if isinstance(types, str) else list(types)
+    if not shown:
+        raise ValueError("types=[]: pass at least one type, or None to draw all.")
     if unknown := [name for name in shown if name not in classes]:
         raise KeyError(f"types {unknown!r} are unknown; found {classes!r}.")
-    named = adata.obs[color].astype(str).to_numpy()
+    named = adata.obs[color][embedded].astype(str).to_numpy()
     colors = _colors(adata, color)
+    n_columns = min(len(shown), MAX_COLUMNS)
+    n_rows = -(-len(shown) // n_columns)
     if ax is None:
-        _, ax = plt.subplots(figsize=(2.4 * len(shown), 2.8))
+        size = (2.2 * n_columns, 0.4 + 2.2 * n_rows)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
     turn = np.linspace(0, 2 * np.pi, 200)
+    owns, others = [], []  # for the legend: at most three colours, and the grey
     for i, name in enumerate(shown):
-        x, y = z[:, 2 * classes.index(name)] + 2.6 * i, z[:, 2 * classes.index(name) + 1]
-        ax.plot(np.cos(turn) + 2.6 * i, np.sin(turn), color="0.85", linewidth=1, zorder=0)
+        x0, y0 = 2.6 * (i % n_columns), -2.6 * (i // n_columns)
+        ax.plot(x0 + np.cos(turn), y0 + np.sin(turn), color="0.85", linewidth=1, zorder=0)
+        x, y = z[:, 2 * classes.index(name)], z[:, 2 * classes.index(name) + 1]
         own = named == name
-        inside = 0.88 * (x[~own] - 2.6 * i) + 2.6 * i
-        ax.scatter(inside, 0.88 * y[~own], s=6, color="0.6", alpha=0.4, linewidths=0)
-        ax.scatter(x[own], y[own], s=10, color=colors.get(name, "C3"), alpha=0.7, linewidths=0)
+        inside_x, inside_y = x0 + 0.88 * x[~own], y0 + 0.88 * y[~own]
+        others.append(ax.scatter(inside_x, inside_y, s=6, color="0.6", alpha=0.4, linewidths=0))
+        if own.any():
+            x, y, c = x0 + x[own], y0 + y[own], colors[name]
+            owns.append(ax.scatter(x, y, s=10, color=c, alpha=0.7, linewidths=0))
         label = f"{textwrap.fill(name, 16)}\n{own.sum()} cells"
-        ax.text(2.6 * i, 0, label, ha="center", va="center", fontsize=8)
-    ax.set(aspect="equal", xlim=(-1.2, 2.6 * (len(shown) - 1) + 1.2), ylim=(-1.2, 1.2))
+        ax.text(x0, y0, label, ha="center", va="center", fontsize=8)
+    ax.set(
+        aspect="equal",
+        xlim=(-1.2, 2.6 * n_columns - 1.4),
+        ylim=(1.4 - 2.6 * n_rows, 1.2),
+    )
     ax.axis("off")
+    keys: dict[str, Any] = {}
+    if owns:
+        keys[f"cells of the circle's type (obs[{color!r}])"] = tuple(owns[:3])
+    keys["other cells"] = others[0]
+    ax.legend(
+        keys.values(),
+        keys.keys(),
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncols=2,
+        markerscale=2,
+        fontsize=8,
+        frameon=False,
+    )
     return ax
 
 
 def _colors(adata: AnnData, column: str) -> dict[str, str]:
-    """Scanpy's colours of a column's categories; empty if there are none."""
-    if f"{column}_colors" not in adata.uns or not hasattr(adata.obs[column], "cat"):
-        return {}
-    names = map(str, adata.obs[column].cat.categories)
-    return dict(zip(names, map(str, adata.uns[f"{column}_colors"]), strict=False))
+    """Scanpy's colours of a column's categories: those it has stored, else those it would give."""
+    from scanpy.plotting import palettes
+
+    names = [str(name) for name in adata.obs[column].astype("category").cat.categories]
+    defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
+    stored = list(adata.uns.get(f"{column}_colors", []))
+    if len(stored) < len(names):
+        stored = next((p for p in defaults if len(p) >= len(names)), defaults[-1])
+    return dict(zip(names, map(str, cycle(stored)), strict=False))

@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from sctool import metrics
+from sctool.pl._names import true_and_predicted
 
 
 def reliability(
@@ -34,19 +35,25 @@ def reliability(
     Returns
     -------
     The axes. A perfectly calibrated score lies on the diagonal. Point sizes show the numbers of
-    cells, and the title the expected calibration error.
+    cells, and the title the expected calibration error. Cells without a predicted type are wrong.
 
     Raises
     ------
     KeyError
         There is no annotation under ``key``, or ``truth`` is not in ``obs``.
+    ValueError
+        No cell has a true type, or no true type is among the annotation's types.
     """
-    for column in (key, f"{key}_score", truth):
-        if column not in adata.obs:
-            raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
-    known = adata.obs[truth].notna().to_numpy()
-    y_true = adata.obs[truth][known].astype(str).to_numpy()
-    y_pred = adata.obs[key][known].astype(str).to_numpy()
+    known, y_true, y_pred, _ = true_and_predicted(adata, truth, key)
+    if f"{key}_score" not in adata.obs:
+        raise KeyError(f"'{key}_score' is not in adata.obs: call sctool.tl.annotate first.")
+    types = [str(name) for name in adata.uns.get(key, {}).get("classes", np.unique(y_pred))]
+    if not np.isin(y_true, types).any():
+        raise ValueError(
+            f"adata.obs[{truth!r}] has none of the types of {key!r}: found "
+            f"{list(map(str, np.unique(y_true)[:5]))!r}; the types are {types[:5]!r}. Give both "
+            "the same names."
+        )
     score = np.clip(adata.obs[f"{key}_score"][known].to_numpy(dtype=float), 0, 1)
     curve = metrics.reliability_curve(y_true, y_pred, score, n_bins=n_bins)
     error = metrics.ece(y_true, y_pred, score, n_bins=n_bins)

@@ -10,9 +10,10 @@ from sctool import _slots, metrics
 def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame:
     """Evaluate an annotation or a clustering against known cell types.
 
-    Cells without a true type are excluded. Types are compared by name: types of the reference are
-    "seen", all others "novel". Novel groups ("novel_1", ...) are matched one-to-one to novel types
-    to maximise the number of correct cells.
+    Cells without a true type are excluded; cells without a predicted type are wrong. Types are
+    compared by name: types of the reference are "seen", all others "novel". Novel groups
+    ("novel_1", ...) are matched one-to-one to novel types to maximise the number of correct cells.
+    In ``ari`` and ``nmi``, cells without a predicted type or cluster are a group of their own.
 
     Parameters
     ----------
@@ -61,7 +62,11 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
     if not known.any():
         raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")
     y_true = adata.obs[truth][known].astype(str).to_numpy()
-    y_pred = adata.obs[key][known].astype(str).to_numpy()
+    unassigned = "unassigned"
+    while unassigned in y_true or (adata.obs[key] == unassigned).any():
+        unassigned = f"({unassigned})"
+    y_pred = adata.obs[key][known].astype(object)
+    y_pred = y_pred.where(y_pred.notna(), unassigned).astype(str).to_numpy()
     result = adata.uns[key]
     tables = {}
     if "classes" in result:
@@ -73,7 +78,7 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
         scores = metrics.summary(
             y_true,
             y_pred,
-            seen,
+            [*seen, unassigned],  # else these cells would be a novel group
             proba=proba,
             classes=classes,
             score=np.clip(cells[f"{key}_score"].to_numpy(dtype=float), 0, 1),
@@ -86,7 +91,7 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
             "ari": metrics.ari(y_true, y_pred),
             "nmi": metrics.nmi(y_true, y_pred),
             "n_types": float(len(np.unique(y_true))),
-            "n_clusters": float(len(np.unique(y_pred))),
+            "n_clusters": float(adata.obs[key][known].nunique()),
         }
     tables["scores"] = pd.DataFrame({"value": pd.Series(scores, dtype=float)})
     _slots.write_evaluation(adata, key, tables)

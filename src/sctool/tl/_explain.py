@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sctool import DISTRIBUTION, _slots
 from sctool._train import seeded
-from sctool.model import AnnotationModel
+from sctool.model import AnnotationModel, load
 
 METHODS = ("guided", "integrated_gradients", "expected_gradients")
 CHUNK = 64
@@ -30,10 +31,10 @@ class _Logits(nn.Module):
 
 def explain(
     adata: AnnData,
-    model: AnnotationModel,
+    model: AnnotationModel | str | Path,
     *,
-    types: Sequence[str] | None = None,
-    cells: Sequence[str] | None = None,
+    types: str | Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
     method: str = "expected_gradients",
     layer: str | None = None,
     n_genes: int = 50,
@@ -44,19 +45,20 @@ def explain(
 ) -> AnnData | None:
     """Attribute a model's predictions to genes, for cell types or single cells.
 
-    Each cell is explained for its predicted type. Attributions of a type are averaged over its
-    cells.
+    Each cell is explained for the type, or the novel group, that the model predicts for it.
+    Attributions of a type are averaged over its cells.
 
     Parameters
     ----------
     adata
         Cells to explain, such as the annotated query; read as in :func:`annotate`.
     model
-        A trained sctool model.
+        A trained sctool model, or the directory of a saved one.
     types
-        Types to explain. Default: all types predicted in ``adata``.
+        Types to explain, one or several; novel groups by the model's names, such as "novel_1".
+        Default: all types predicted in ``adata``.
     cells
-        Names of single cells to explain instead of types.
+        Names of single cells to explain instead of types, one or several.
     method
         "guided": guided backpropagation, the gradient of the type's logit with negative gradients
         set to zero at each ReLU (Springenberg et al. 2014; scNym section 3.3).
@@ -86,21 +88,46 @@ def explain(
         not use. Integrated and expected gradients are in units of the logit (they sum over genes to
         the change of the logit); "guided" is in logits per unit of log1p CP10k.
     ``uns[key]`` : dict
-        ``names`` (types or cells, (n_names,)), ``genes`` and ``scores`` (n_names, n_genes), highest
-        first, and ``params``.
+        ``names``, the types or cells, (n_names,); the ``genes`` with the highest attributions,
+        their ``scores`` and their ``differences``, (n_names, n_genes), highest score first; and
+        ``params``. A difference is the mean log1p CP10k of the explained cells minus that of the
+        baseline: of the reference for "integrated_gradients", of cells drawn from ``adata`` for the
+        other methods.
 
     Raises
     ------
     ImportError
         Captum is not installed: ``pip install "sctool-annotate[explain]"``.
     ValueError
-        An unknown method, or a type that is predicted for no cell.
+        An unknown method; a type that is predicted for no cell; a cell that expresses none of the
+        model's genes; no types or no cells, or both; names of cells that are not unique.
     KeyError
         A cell is not in ``adata``.
+    TypeError
+        ``adata`` or ``model`` has the wrong type.
+
+    Notes
+    -----
+    A high score says that a gene is evidence for the type, but not that the cells express it. With
+    integrated and expected gradients, which compare a cell with a baseline, the gene is evidence by
+    its presence if its difference is positive, and by its absence if it is negative. "guided" has
+    no baseline: its score says that higher expression would raise the logit, and the difference
+    whether the cells express the gene more than others do.
     """
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     _slots.check_key(adata, key_added)
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
+    if n_genes < 1 or n_cells < 1:
+        raise ValueError(f"n_genes={n_genes!r}, n_cells={n_cells!r}: both must be at least 1.")
+    if types is not None and cells is not None:
+        raise ValueError("types and cells were both given: pass one of them.")
+    model = load(model) if isinstance(model, str | Path) else model  # type: ignore[assignment]
+    if not isinstance(model, AnnotationModel):
+        raise TypeError(
+            f"model must be a model that annotates cells, or its path, not {type(model).__name__}."
+        )
     try:
         from captum.attr import GradientShap, GuidedBackprop, IntegratedGradients
     except ImportError as error:
@@ -108,47 +135,36 @@ def explain(
             f'sctool.tl.explain needs Captum: pip install "{DISTRIBUTION}[explain]".'
         ) from error
 
-    labels = np.asarray(model.predict(adata, layer=layer))
-    groups: dict[str, np.ndarray] = {}
+    prediction = model.predict_cells(adata, layer)
+    codes = np.where(prediction.unseen, -1, prediction.proba.argmax(axis=1))
     rng = np.random.default_rng(random_state)
+    if cells is not None:
+        groups = _single_cells(adata, _listed(cells, "cells"), codes)
+    else:
+        groups = {}
+        for name in _types(model, codes, types):
+            members = np.flatnonzero(codes == model.names_.index(name))
+            groups[name] = np.sort(rng.permutation(members)[:n_cells])
     with seeded(random_state):
-        if cells is not None:
-            positions = adata.obs_names.get_indexer(list(cells))
-            if (positions < 0).any():
-                missing = [c for c, i in zip(cells, positions, strict=True) if i < 0]
-                raise KeyError(f"cells {missing[:3]!r} are not in adata.obs_names.")
-            groups = {str(c): np.array([i]) for c, i in zip(cells, positions, strict=True)}
-        else:
-            found = [t for t in model.classes_ if (labels == t).any()]
-            absent = [t for t in types or [] if t not in found]
-            if absent:
-                raise ValueError(f"types {absent!r} are predicted for no cell; found {found!r}.")
-            for name in types or found:
-                members = np.flatnonzero(labels == name)
-                groups[name] = np.sort(rng.permutation(members)[:n_cells])
-
         index = np.unique(np.concatenate(list(groups.values())))
-        background = np.sort(rng.permutation(adata.n_obs)[:n_cells])
+        background = np.sort(rng.permutation(np.flatnonzero(codes >= 0))[:n_cells])
         data, columns = model._inputs(adata, layer)
         device = next(model.module.parameters()).device
         network = _Logits(model.module).eval()
         inputs = data[index]["x"].to(device)
-        target = torch.tensor([model.classes_.index(str(t)) for t in labels[index]], device=device)
+        baselines = data[background]["x"].to(device)
+        target = torch.from_numpy(codes[index]).to(device)
         attribute: Any
         options: dict[str, Any] = {}
         if method == "guided":
             attribute = GuidedBackprop(network).attribute
         elif method == "integrated_gradients":
             attribute = IntegratedGradients(network).attribute
-            mean = torch.from_numpy(model.features_.mean).to(device)
-            options = {"baselines": mean[None], "n_steps": 32}
+            baselines = torch.from_numpy(model.features_.mean)[None].to(device)
+            options = {"baselines": baselines, "n_steps": 32}
         else:
             attribute = GradientShap(network).attribute
-            options = {
-                "baselines": data[background]["x"].to(device),
-                "n_samples": 32,
-                "stdevs": 0.0,
-            }
+            options = {"baselines": baselines, "n_samples": 32, "stdevs": 0.0}
         parts = []
         for start in range(0, len(index), CHUNK):
             part = slice(start, start + CHUNK)
@@ -159,9 +175,12 @@ def explain(
             parts.append(result.detach().cpu().numpy())
     by_cell = np.concatenate(parts)
 
-    mean_by_group = np.stack(
-        [by_cell[np.searchsorted(index, g)].mean(axis=0) for g in groups.values()]
-    )
+    def averaged(values: np.ndarray) -> np.ndarray:
+        """Mean over the cells of each group, (n_names, n_genes)."""
+        return np.stack([values[np.searchsorted(index, g)].mean(axis=0) for g in groups.values()])
+
+    mean_by_group = averaged(by_cell)
+    differences = averaged((inputs - baselines.mean(dim=0)).cpu().numpy())
     attribution = np.full((adata.n_vars, len(groups)), np.nan, dtype=np.float32)
     known = columns >= 0
     attribution[known] = mean_by_group[:, columns[known]].T
@@ -175,6 +194,45 @@ def explain(
         attribution=attribution,
         genes=model.features_.selected.to_numpy()[order],
         scores=np.take_along_axis(mean_by_group, order, axis=1),
+        differences=np.take_along_axis(differences, order, axis=1),
         params=params,
     )
     return target_adata if copy else None
+
+
+def _listed(names: str | Sequence[str], what: str) -> list[str]:
+    """One or several names as a list."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError(f"{what}=[]: pass at least one name, or None to explain all types.")
+    return names
+
+
+def _types(
+    model: AnnotationModel, codes: np.ndarray, types: str | Sequence[str] | None
+) -> list[str]:
+    """The types to explain, given the predicted code of each cell, -1 for none."""
+    found = [name for code, name in enumerate(model.names_) if (codes == code).any()]
+    if not found:
+        raise ValueError("No cell of adata expresses a gene of the model: nothing to explain.")
+    wanted = found if types is None else _listed(types, "types")
+    if absent := [name for name in wanted if name not in found]:
+        raise ValueError(f"types {absent!r} are predicted for no cell; found {found!r}.")
+    return wanted
+
+
+def _single_cells(adata: AnnData, cells: list[str], codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Position of each cell, (1,), by name."""
+    if not adata.obs_names.is_unique:
+        raise ValueError(
+            "adata.obs_names are not unique, so cells cannot be chosen by name: call "
+            "adata.obs_names_make_unique() first."
+        )
+    positions = adata.obs_names.get_indexer(cells)
+    if missing := [c for c, i in zip(cells, positions, strict=True) if i < 0]:
+        raise KeyError(f"cells {missing[:3]!r} are not in adata.obs_names.")
+    if empty := [c for c, i in zip(cells, positions, strict=True) if codes[i] < 0]:
+        raise ValueError(
+            f"cells {empty[:3]!r} express none of the model's genes: nothing to explain."
+        )
+    return {str(c): np.array([i]) for c, i in zip(cells, positions, strict=True)}

@@ -33,6 +33,8 @@ def rename_novel(
         With the new names; probabilities of merged groups are summed.
     ``obs[f"{key}_score"]`` : float32
         Probability of the assigned type after renaming.
+    ``obs[f"{key}_novel_score"]`` : float32
+        Total probability of the groups that have not been renamed; 1 - score if there are none.
     ``obs[f"{key}_novel"]`` : bool
         Cells in groups that have not been renamed.
     ``uns[key]``
@@ -41,24 +43,38 @@ def rename_novel(
     Raises
     ------
     KeyError
-        There is no annotation under ``key``.
+        There is no annotation under ``key``, or one of its slots is missing.
     ValueError
-        The annotation has no novel groups, a group is not one of them, or a name is not a string
-        or is empty.
+        The annotation has no novel groups, ``names`` is not a dict or is empty, a group is not one
+        of the novel ones, or a new name is not a string, is empty, or is that of a novel group.
     """
     if key not in adata.uns or key not in adata.obs:
         raise KeyError(f"key={key!r} is not an annotation in adata: call sctool.tl.annotate first.")
     novel = [str(name) for name in adata.uns[key].get("novel_classes", [])]
     if not novel:
         raise ValueError(f"The annotation {key!r} has no novel groups to rename.")
+    for where, slot in (("obs", f"{key}_score"), ("obsm", f"{key}_proba")):
+        if slot not in getattr(adata, where):
+            raise KeyError(
+                f"adata.{where}[{slot!r}] is missing, but renaming needs it: call "
+                "sctool.tl.annotate again."
+            )
+    if not isinstance(names, dict) or not names:
+        raise ValueError(
+            f"names={names!r}: pass a dict with the new names of groups, such as "
+            f"{{{novel[0]!r}: 'Mono_CD16'}}."
+        )
     if unknown := [name for name in names if name not in novel]:
         raise ValueError(
             f"names: {unknown!r} are not novel groups of {key!r}; the novel groups are {novel!r}."
         )
     if bad := [name for name in names.values() if not isinstance(name, str) or not name.strip()]:
         raise ValueError(f"names: {bad!r} are not valid names: pass non-empty strings.")
-    if taken := [name for name in names.values() if name in novel and name not in names]:
-        raise ValueError(f"names: {taken!r} are also novel groups: rename those as well.")
+    if taken := [name for name in names.values() if name in novel]:
+        raise ValueError(
+            f"names: {taken!r} are novel groups of {key!r}: pass names of cell types. To merge "
+            "groups, give them the same new name."
+        )
     target = _slots.writable(adata, copy)
     _slots.rename_novel(target, key, names)
     return target if copy else None
