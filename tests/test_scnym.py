@@ -272,7 +272,8 @@ class Recorder(Callback):
 def record(model: SCNYM, **train_kwargs) -> tuple[list[float], list[dict]]:
     """Validation losses, and weights, of every epoch."""
     recorder = Recorder()
-    model.train(**(FAST | {"callbacks": [recorder]} | train_kwargs))
+    # on the CPU also where there is a GPU, whose rounding would move the best epoch
+    model.train(**(FAST | {"callbacks": [recorder]} | train_kwargs), accelerator="cpu")
     losses = model.history["loss_validation"].to_numpy(dtype=float).ravel()
     assert len(losses) == len(recorder.states)
     return list(losses), recorder.states
