@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_every_method_is_a_public_class():
 
 
 IMPORT = """
-import logging, sys, warnings
+import logging, os, sys, warnings
 filters, handlers = list(warnings.filters), list(logging.root.handlers)
 import sctool
 assert warnings.filters == filters, "a warning filter"
@@ -123,6 +124,7 @@ assert logging.root.handlers == handlers, "a handler of the root logger"
 assert not logging.getLogger("sctool").handlers, "a handler of our logger"
 heavy = {"torch", "scvi", "lightning", "scanpy", "matplotlib", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE", "before torch is loaded"
 import sctool.cli
 sctool.cli.parser()
 heavy = {"torch", "scvi", "lightning", "scanpy"} & set(sys.modules)
@@ -134,8 +136,14 @@ assert not logging.getLogger("sctool").handlers, "a handler of our logger, on us
 
 
 def test_import_is_light_and_changes_nothing(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", IMPORT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=env,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

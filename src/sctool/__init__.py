@@ -4,6 +4,7 @@
 in each assignment. Submodules are imported on first use.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ __all__ = ["__version__", "datasets", "metrics", "model", "pl", "tl"]
 #: Name on the package index, where `sctool` is not available.
 DISTRIBUTION = "sctool-annotate"
 __version__ = version(DISTRIBUTION)
+
+# Read when torch is loaded, which importing sctool does not do: on cores that other programs use as
+# well, OpenMP threads that busy-wait slow training down by a factor of five and more.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str) -> Any:

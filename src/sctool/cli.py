@@ -192,9 +192,6 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    # Must be set before torch is loaded: on shared cores, OpenMP threads that busy-wait slow
-    # training down severely.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of cell types may not be in its encoding
             stream.reconfigure(errors="backslashreplace")
