@@ -71,6 +71,15 @@ def test_raw_of_one_side_is_enough(adata, ref, baseline):
     assert "ref: read count values from X" in audit(result)
 
 
+def test_x_is_used_where_raw_is_unusable(adata, ref, monkeypatch):
+    monkeypatch.setattr("sctool._data._genes.MIN_SHARED", 50)
+    adata.raw = adata.copy()
+    adata.raw.X.data[:] = np.nan
+    adata._inplace_subset_var(GENES[:60])
+    result = annotated(adata, ref)
+    assert "query: read count values from X" in audit(result)
+
+
 def test_x_is_used_where_raw_shares_hardly_more(adata, ref):
     adata.raw = adata.copy()
     adata._inplace_subset_var(GENES[:250])

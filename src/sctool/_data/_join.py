@@ -210,38 +210,47 @@ def _find_both(
     genes are shared, as if ``X`` holds each side's own variable genes.
     """
     objects = {"ref": ref, "query": adata}
-    sides, notes = {}, []
     having = [s for s, a in objects.items() if layer in a.layers or (layer == "raw" and a.raw)]
     if layer is not None and not having:
         find_expression(ref, layer, "ref")  # raises
+    found = {}
     for side, side_adata in objects.items():
-        chosen = layer
-        if layer is not None and side not in having:
-            notes.append(f"{side}: has no layer {layer!r}; other values were looked for")
-            chosen = None
-        sides[side], said = find_expression(side_adata, chosen, side)
-        notes += said
+        lacking = layer is not None and side not in having
+        expression, notes = find_expression(side_adata, None if lacking else layer, side)
+        if lacking:
+            notes.insert(0, f"{side}: has no layer {layer!r}; other values were looked for")
+        found[side] = expression, notes
+    if layer is None:
+        found |= _raw_with_more_genes(objects, {s: e for s, (e, _) in found.items()}, ignore_case)
+    sides = {side: expression for side, (expression, _) in found.items()}
+    return sides, [note for _, notes in found.values() for note in notes]
 
-    def n_shared(ref_var: pd.DataFrame, query_var: pd.DataFrame) -> int:
-        ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case)
+
+def _raw_with_more_genes(
+    objects: dict[str, AnnData], sides: dict[str, Expression], ignore_case: bool
+) -> dict[str, tuple[Expression, list[str]]]:
+    """Expression values and notes of the sides whose ``raw`` should be used instead of ``X``."""
+
+    def n_shared(use_raw: tuple[str, ...]) -> int:
+        tables = (objects[s].raw.var if s in use_raw else sides[s].var for s in objects)
+        ref_names, query_names, _ = match_genes(*tables, ignore_case)
         return len((set(ref_names) & set(query_names)) - {""})
 
-    in_x = [s for s, e in sides.items() if layer is None and e.slot == "X" and objects[s].raw]
-    if not in_x:
-        return sides, notes
-    choices = {
-        used: n_shared(*(objects[s].raw.var if s in used else sides[s].var for s in objects))
-        for n in range(len(in_x) + 1)
-        for used in itertools.combinations(in_x, n)
-    }
-    best = max(choices, key=lambda used: choices[used])
-    if choices[best] <= 1.5 * choices[()]:
-        return sides, notes
-    for side in best:
-        sides[side], said = find_expression(objects[side], "raw", side)
-        said[0] += f", where {choices[best]} genes are shared instead of {choices[()]}"
-        notes = [*(note for note in notes if not note.startswith(f"{side}: read")), *said]
-    return sides, notes
+    able = [s for s, expression in sides.items() if expression.slot == "X" and objects[s].raw]
+    choices = [c for n in range(len(able) + 1) for c in itertools.combinations(able, n)]
+    if len(choices) == 1:
+        return {}
+    shared = {use_raw: n_shared(use_raw) for use_raw in choices}
+    best = max(choices, key=lambda use_raw: shared[use_raw])
+    if shared[best] <= 1.5 * shared[()]:
+        return {}
+    try:
+        found = {side: find_expression(objects[side], "raw", side) for side in best}
+    except ValueError:  # its values are unusable
+        return {}
+    for _, notes in found.values():
+        notes[0] += f", where {shared[best]} genes are shared instead of {shared[()]}"
+    return found
 
 
 def obs_column(adata: AnnData, key: str, name: str, side: str) -> pd.Series:
