@@ -232,8 +232,10 @@ def _raw_with_more_genes(
     """Expression values and notes of the sides whose ``raw`` should be used instead of ``X``."""
 
     def n_shared(use_raw: tuple[str, ...]) -> int:
-        tables = (objects[s].raw.var if s in use_raw else sides[s].var for s in objects)
-        ref_names, query_names, _ = match_genes(*tables, ignore_case)
+        ref_var, query_var = (
+            objects[s].raw.var if s in use_raw else sides[s].var for s in ("ref", "query")
+        )
+        ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case)
         return len((set(ref_names) & set(query_names)) - {""})
 
     able = [s for s, expression in sides.items() if expression.slot == "X" and objects[s].raw]
