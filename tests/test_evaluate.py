@@ -348,6 +348,13 @@ def test_rows_are_true_types_in_per_cent():
     np.testing.assert_allclose(shares(ax).sum(axis=1), 100)
 
 
+def test_types_that_were_never_predicted_keep_their_place():
+    adata = annotated(truth=["b", *TRUE[1:]], pred=["c"] * len(TRUE), novel=[])
+    rows, columns = labels(sctool.pl.confusion(adata, "type"))
+    assert columns == ["c"]
+    assert [row.split()[0] for row in rows] == ["a", "b", "X", "Y"]
+
+
 def test_shares_are_written_into_the_cells():
     ax = sctool.pl.confusion(annotated(), "type")
     written = {text.get_position(): text.get_text() for text in ax.texts}

@@ -71,18 +71,17 @@ def parser() -> argparse.ArgumentParser:
 
     annotate = commands.add_parser(
         "annotate",
-        help="annotate an .h5ad file",
+        help="annotate the cells of a file",
         description=(
             "Assign cell types to the cells of QUERY using a labelled reference or a trained "
             "model. Genes are matched by name; counts, linear and log1p values are recognised. "
-            "OUT is QUERY with the results added to obs, obsm and uns."
+            "OUT is QUERY with the results added to obs, obsm and uns. QUERY and REF are .h5ad "
+            "files, .zarr folders, 10x .h5 files or 10x folders."
         ),
     )
-    annotate.add_argument("query", metavar="QUERY.h5ad", type=Path, help="cells to annotate")
+    annotate.add_argument("query", metavar="QUERY", type=Path, help="cells to annotate")
     source = annotate.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--ref", metavar="REF.h5ad", type=Path, help="labelled reference to train on"
-    )
+    source.add_argument("--ref", metavar="REF", type=Path, help="labelled reference to train on")
     source.add_argument(
         "--model", metavar="DIR", type=Path, help="saved model to apply without training"
     )
@@ -100,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
         "--batch-key", help="column of both files' obs with batches, such as donors"
     )
     annotate.add_argument(
-        "--layer", help="layer of both files with the values (raw for .raw; default: detected)"
+        "--layer",
+        help="layer, of one or both files, with the values (raw for .raw; default: detected)",
     )
     annotate.add_argument(
         "--novel",
@@ -123,13 +123,13 @@ def parser() -> argparse.ArgumentParser:
 
     cluster = commands.add_parser(
         "cluster",
-        help="cluster an .h5ad file",
+        help="cluster the cells of a file",
         description=(
             "Cluster the cells of CELLS without a reference, or assign them to the clusters of a "
             "trained model. OUT is CELLS with the results added to obs, obsm and uns."
         ),
     )
-    cluster.add_argument("cells", metavar="CELLS.h5ad", type=Path, help="cells to cluster")
+    cluster.add_argument("cells", metavar="CELLS", type=Path, help="cells to cluster")
     cluster.add_argument(
         "--model", metavar="DIR", type=Path, help="saved model to apply without training"
     )

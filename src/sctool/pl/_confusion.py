@@ -47,7 +47,10 @@ def confusion(
         No cell has a true type.
     """
     _, y_true, y_pred, unassigned = true_and_predicted(adata, truth, key)
-    order = [str(name) for name in adata.obs[key].astype("category").cat.categories]
+    # The categories are only those that were predicted; "classes" are all, in the same order.
+    occurring = adata.obs[key].astype("category").cat.categories
+    classes = adata.uns.get(key, {}).get("classes", [])
+    order = list(dict.fromkeys(map(str, [*classes, *occurring])))
     columns = [name for name in [*order, unassigned] if name in y_pred]
     rows = [name for name in order if name in y_true]
     rows += sorted(set(y_true) - set(order))
