@@ -207,7 +207,8 @@ def formed(adata: ad.AnnData, form: Form, folder: Path) -> ad.AnnData:
         result.uns["log1p"] = {"base": form.noted}
     result.uns["mine"] = {"a": [1, 2]}
     result.obsm["X_mine"] = np.ones((len(obs), 2))
-    if "file" in form.place and form.dtype != "object":  # which no file holds
+    held = form.dtype != "object" and not any(v is None for v in obs.get("cell_type", []))
+    if "file" in form.place and held:  # no file holds objects
         path = folder / f"{len(list(folder.iterdir()))}.h5ad"
         result.write_h5ad(path)
         result = ad.read_h5ad(path, backed="r")
