@@ -89,7 +89,7 @@ def test_x_is_used_where_raw_shares_hardly_more(adata, ref):
 # -- labels and colours --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", " ", "nan", "NA", "<NA>", "None"])
+@pytest.mark.parametrize("text", ["", " ", "nan", "NA", "<NA>", "None", "n/a", "NULL", "NaT"])
 @pytest.mark.parametrize("dtype", [object, "category", "string"])
 def test_text_for_a_missing_label_is_missing(text, dtype, adata, ref):
     gone = ref.obs["cell_type"] == "DC"
@@ -158,6 +158,41 @@ def test_antibodies_named_like_genes_are_left_out(adata, ref, baseline):
     assert list(annotated(both, model).obs["sctool"]) == baseline
     clusters = sctool.tl.cluster(both, method="leiden", n_clusters=4, copy=True)
     assert "left out 5 features" in "\n".join(clusters.uns["leiden"]["audit"])
+
+
+@pytest.mark.parametrize("gene", ["Gene Expression", "gene_expression", "GEX", "RNA", "gene"])
+def test_genes_have_several_names(gene, adata, ref, baseline):
+    both = ad.AnnData(sp.hstack([adata.X, adata.X[:, :5] * 100], format="csr"), obs=adata.obs)
+    both.var_names = [*GENES, *(f"protein{i}" for i in range(5))]
+    both.var["feature_types"] = pd.Categorical([gene] * 300 + ["ADT"] * 5)
+    result = annotated(both, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert "query: left out 5 features that are not genes (ADT)" in audit(result)
+
+
+PROTEINS = {
+    "clr": lambda rng: rng.normal(size=(80, 5)),
+    "log1p": lambda rng: np.log1p(rng.poisson(50, (80, 5))),
+    "counts": lambda rng: rng.poisson(200, (80, 5)),
+    "missing": lambda rng: np.full((80, 5), np.nan),
+}
+
+
+@pytest.mark.parametrize("genes", ["counts", "log1p"])
+@pytest.mark.parametrize("proteins", PROTEINS)
+def test_the_scale_is_that_of_the_genes(proteins, genes, adata, ref, baseline):
+    x = adata.X.toarray()
+    if genes == "log1p":
+        x = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
+    both = ad.AnnData(
+        np.hstack([x, PROTEINS[proteins](np.random.default_rng(0))]).astype(np.float32),
+        obs=adata.obs,
+    )
+    both.var_names = [*GENES, *(f"protein{i}" for i in range(5))]
+    both.var["feature_types"] = ["Gene Expression"] * 300 + ["Antibody Capture"] * 5
+    result = annotated(both, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert f"query: read {genes.removesuffix('s')} values from X" in audit(result)
 
 
 def test_features_of_one_unknown_kind_are_genes(adata, ref, baseline):

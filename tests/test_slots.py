@@ -253,6 +253,8 @@ def test_keys_that_no_file_holds_are_refused(key, cells):
         ("S", "S_score", "obs"),
         ("pca", "X_pca", "obsm"),
         ("umap", "umap", "uns"),
+        ("type", "type_colors", "uns"),
+        ("type", "type_evaluation", "uns"),
         ("PCs", "PCs", "varm"),
     ],
 )
@@ -275,6 +277,20 @@ def test_an_earlier_result_may_be_replaced(cells):
     # the name of the default key says whose it is
     cells.obs["sctool"] = "a"
     _slots.check_key(cells, "sctool")
+
+
+@pytest.mark.parametrize("prefix", ["my", "sctool"])
+@pytest.mark.parametrize("ending", ["_novel", "_score"])
+@pytest.mark.parametrize("first", ["short", "long"])
+def test_two_results_share_no_column(first, ending, prefix, adata, ref):
+    keys = [prefix, prefix + ending]
+    keys = keys if first == "short" else keys[::-1]
+    sctool.tl.annotate(adata, ref, method="logistic", key_added=keys[0])
+    before = adata.obs.copy()
+    with pytest.raises(ValueError, match=rf"belongs to the result '{keys[0]}'. Pass another"):
+        sctool.tl.annotate(adata, ref, method="logistic", key_added=keys[1])
+    pd.testing.assert_frame_equal(adata.obs, before)
+    sctool.tl.annotate(adata, ref, method="logistic", key_added=keys[0])
 
 
 @pytest.mark.parametrize("tool", ["annotate", "cluster", "explain"])

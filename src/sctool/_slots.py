@@ -34,7 +34,7 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
     ------
     ValueError
         ``key`` is not a string, is empty, or is not a valid name in a file; or slots of that name
-        exist that are not an earlier result of sctool.
+        exist that are not an earlier result of sctool, or belong to a result under another key.
     """
     if not isinstance(key, str) or not key.strip():
         raise ValueError(f"{name}={key!r}: pass a non-empty string.")
@@ -43,12 +43,19 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
             f"{name}={key!r} cannot be the name of a slot in a file: it must not contain '/' or be "
             "'.', '..' or '_index'."
         )
-    result = adata.uns.get(key, {})
-    ours = isinstance(result, Mapping) and ("audit" in result or {"names", "genes"} <= set(result))
+    for other in adata.uns:
+        if other == key or not is_result(adata.uns[other]):
+            continue
+        shared = [c for c in columns(other) if c in columns(key) and c in adata.obs]
+        if shared:
+            raise ValueError(
+                f"{name}={key!r}: adata.obs[{shared[0]!r}] belongs to the result {other!r}. Pass "
+                f"another {name}."
+            )
     # Names that begin with "sctool" are ours even if ``uns`` was lost, as in ``anndata.concat``.
-    if ours or key.startswith("sctool"):
+    if is_result(adata.uns.get(key)) or key.startswith("sctool"):
         return
-    slots = [("uns", key), ("varm", key)]
+    slots = [("uns", key), ("varm", key), ("uns", f"{key}_colors"), ("uns", f"{key}_evaluation")]
     slots += [("obs", column) for column in columns(key)]
     slots += [("obsm", slot) for slot in arrays(key)]
     for where, slot in slots:
@@ -57,6 +64,11 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
                 f"{name}={key!r}: adata.{where}[{slot!r}] exists and was not written by sctool. "
                 f"Pass another {name}, or delete it first."
             )
+
+
+def is_result(value: Any) -> bool:
+    """Whether an element of ``uns`` is an annotation, a clustering or an explanation."""
+    return isinstance(value, Mapping) and ("audit" in value or {"names", "genes"} <= set(value))
 
 
 def columns(key: str) -> list[str]:

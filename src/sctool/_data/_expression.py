@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from sctool._data._genes import other_features
 from sctool._data._scale import LOG_MAX, UNUSABLE, Scale, cells_of_counts, scale_of
 
 #: Number of cells read at a time.
@@ -55,8 +56,16 @@ def as_csr(matrix: Any) -> Any:
     return matrix if matrix.format == "csr" else sp.csr_matrix(matrix)  # rows of CSC are slow
 
 
-def rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+def genes_of(var: pd.DataFrame) -> np.ndarray | None:
+    """Positions of the genes among all features; None if all are genes."""
+    other = other_features(var)
+    return np.flatnonzero(~other) if other.any() else None
+
+
+def rows(matrix: Any, start: int, stop: int, columns: np.ndarray | None = None) -> sp.csr_matrix:
     """Load rows ``start:stop`` of a dense, sparse, backed or lazy matrix as CSR.
+
+    ``columns`` are the positions of the columns to keep; None keeps all.
 
     Raises
     ------
@@ -77,7 +86,7 @@ def rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     if not x.has_canonical_format:  # duplicate entries of a gene are parts of one value
         x = x.copy()
         x.sum_duplicates()
-    return x
+    return x if columns is None else x[:, columns]
 
 
 def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr_matrix:
@@ -129,14 +138,18 @@ class Expression:
     def linear(self, column: np.ndarray, n_columns: int) -> Iterator[sp.csr_matrix]:
         """Yield chunks of cells on the linear scale; arguments as in :func:`take_columns`.
 
+        Features that are not genes are left out, whatever ``column`` is for them.
+
         Raises
         ------
         ValueError
             A chunk has values that are impossible on the detected scale.
         """
+        genes = genes_of(self.var)
+        column = column if genes is None else column[genes]
         for start in range(0, self.n_cells, CHUNK):
             try:
-                x = rows(self.matrix, start, min(start + CHUNK, self.n_cells))
+                x = rows(self.matrix, start, min(start + CHUNK, self.n_cells), genes)
             except NotNumbersError:
                 raise self._contradiction(UNUSABLE["text"], start) from None
             self._check(x, start)
@@ -173,14 +186,19 @@ class Expression:
         )
 
 
-def detect_scale(matrix: Any, bases: Sequence[float] = ()) -> Scale:
-    """Detect the scale of a matrix from a sample of its cells; ``bases`` as in ``scale_of``."""
+def detect_scale(
+    matrix: Any, bases: Sequence[float] = (), columns: np.ndarray | None = None
+) -> Scale:
+    """Detect the scale of a matrix from a sample of its cells.
+
+    ``bases`` as in :func:`scale_of`, ``columns`` as in :func:`rows`.
+    """
     n_cells = matrix.shape[0]
     if n_cells <= SAMPLE:
-        return scale_of(rows(matrix, 0, n_cells), bases)
+        return scale_of(rows(matrix, 0, n_cells, columns), bases)
     size = SAMPLE // RUNS
     starts = np.linspace(0, n_cells - size, RUNS).astype(int)
-    runs = [rows(matrix, start, start + size) for start in starts]
+    runs = [rows(matrix, start, start + size, columns) for start in starts]
     return scale_of(sp.vstack(runs, format="csr"), bases)
 
 
@@ -243,11 +261,12 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
 
     refused: list[str] = []
     for slot, matrix, var in slots:
+        var = var.to_memory() if hasattr(var, "to_memory") else var  # of a lazy AnnData
         try:
             matrix = as_csr(matrix)
             # The base noted for X is that of ``raw`` only if the values say so.
             bases = [np.e] if slot == "raw.X" else [noted or np.e]
-            scale = detect_scale(matrix, [*bases, noted or np.e])
+            scale = detect_scale(matrix, [*bases, noted or np.e], genes_of(var))
         except NotNumbersError:
             scale = Scale("text")
         if scale.name in UNUSABLE:
@@ -257,7 +276,6 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
         if refused:
             note += f", because {' and '.join(refused)}"
         notes = [note, *(f"{side}: {slot} {said}" for said in notes_on_logarithm(scale, noted))]
-        var = var.to_memory() if hasattr(var, "to_memory") else var  # of a lazy AnnData
         return Expression(matrix, var, side, slot, scale), notes
     raise ValueError(
         f"The {side} has no usable expression values: {'; '.join(refused) or 'X is empty'}. "

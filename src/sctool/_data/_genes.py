@@ -10,8 +10,8 @@ import pandas as pd
 
 #: Minimum number of shared genes, and the number below which a warning is given.
 MIN_SHARED, FEW_SHARED = 200, 500
-#: What 10x Genomics calls a gene, in ``var["feature_types"]``.
-GENE = "Gene Expression"
+#: What a gene is called in ``var["feature_types"]``, first by 10x Genomics; case is ignored.
+GENE = ("gene expression", "gene_expression", "gene", "gex", "rna")
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
 
@@ -96,7 +96,7 @@ def match_genes(
 def other_features(var: pd.DataFrame) -> np.ndarray:
     """Mask of features that are not genes, such as the antibodies of CITE-seq, (n_vars,)."""
     kinds = var["feature_types"] if "feature_types" in var else pd.Series("", index=var.index)
-    is_gene = (kinds.astype(str) == GENE).to_numpy()
+    is_gene = kinds.astype(str).str.strip().str.lower().isin(GENE).to_numpy()
     return ~is_gene if is_gene.any() else np.zeros(len(var), dtype=bool)
 
 

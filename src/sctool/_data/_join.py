@@ -28,8 +28,9 @@ from sctool._data._scale import Scale
 
 logger = logging.getLogger("sctool")
 
-#: Strings that stand for a missing label, as conversions and tables of others leave them.
-MISSING = ("", "nan", "NaN", "NA", "N/A", "<NA>", "None", "null")
+#: Strings that stand for a missing label, as conversions and tables of others leave them, in any
+#: case.
+MISSING = ("", "nan", "na", "n/a", "<na>", "nat", "<nat>", "none", "null")
 
 
 @dataclass
@@ -284,7 +285,7 @@ def clean_labels(values: pd.Series) -> pd.Categorical:
     So are strings that stand for a missing value, such as "" and "nan". Categories keep their order
     and unused ones are dropped; other labels are sorted.
     """
-    values = values.where(~values.astype(str).str.strip().isin(MISSING).to_numpy())
+    values = values.where(~values.astype(str).str.strip().str.lower().isin(MISSING).to_numpy())
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         names = [str(c) for c in used.cat.categories]

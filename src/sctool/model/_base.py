@@ -208,7 +208,10 @@ class CellModel(BaseModelClass):
 
     def _training_cells(self) -> Cells:
         if self._cells is None:
-            raise RuntimeError("This model has no training cells (it was loaded): pass adata.")
+            raise RuntimeError(
+                "This model has no training cells (it was loaded, or returned by a tool): pass "
+                "adata."
+            )
         return self._cells
 
     def _layer(self) -> str | None:
