@@ -241,7 +241,7 @@ def test_a_missing_layer_names_those_that_are_there():
     adata = simulate()
     adata.layers["mine"] = adata.X
     with pytest.raises(
-        KeyError, match=r"layer='raw' is not in the query's layers; found \['mine'\]"
+        KeyError, match=r"layer='raw': the query has no raw; found layers \['mine'\]"
     ):
         find_expression(adata, "raw", "query")
 

@@ -71,6 +71,22 @@ def test_raw_of_one_side_is_enough(adata, ref, baseline):
     assert "ref: read count values from X" in audit(result)
 
 
+def test_a_trained_model_uses_raw_where_it_has_far_more_of_its_genes(adata, ref, baseline):
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    adata.raw = adata.copy()
+    adata._inplace_subset_var(GENES[:40])
+    result = annotated(adata, model)
+    assert list(result.obs["sctool"]) == baseline
+    assert "read count values from raw.X, which has 300 of the genes instead of 40" in audit(result)
+    asked = annotated(adata, model, layer="raw")
+    assert list(asked.obs["sctool"]) == baseline
+
+
+def test_raw_that_is_not_there_is_said(adata, ref):
+    with pytest.raises(KeyError, match="layer='raw': the ref has no raw; found layers"):
+        annotated(adata, ref, layer="raw")
+
+
 def test_x_is_used_where_raw_is_unusable(adata, ref, monkeypatch):
     monkeypatch.setattr("sctool._data._genes.MIN_SHARED", 50)
     adata.raw = adata.copy()

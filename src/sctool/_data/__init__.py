@@ -14,7 +14,15 @@ Cells stay sparse and are read once, in chunks; backed files and lazy arrays are
 
 from sctool._data._expression import Expression, find_expression
 from sctool._data._features import Features
-from sctool._data._join import TrainingData, batch_names, clean_labels, join, palette, read_cells
+from sctool._data._join import (
+    TrainingData,
+    batch_names,
+    clean_labels,
+    find_query,
+    join,
+    palette,
+    read_cells,
+)
 
 __all__ = [
     "Expression",
@@ -23,6 +31,7 @@ __all__ = [
     "batch_names",
     "clean_labels",
     "find_expression",
+    "find_query",
     "join",
     "palette",
     "read_cells",

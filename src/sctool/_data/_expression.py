@@ -249,6 +249,8 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
     elif layer is not None:
         if layer not in adata.layers:
             found = [*filter(None, adata.layers), *(["raw"] if adata.raw is not None else [])]
+            if layer == "raw":
+                raise KeyError(f"layer='raw': the {side} has no raw; found layers {found!r}.")
             raise KeyError(f"layer={layer!r} is not in the {side}'s layers; found {found!r}.")
         slots.append((f"layers[{layer!r}]", adata.layers[layer], adata.var))
     else:

@@ -28,6 +28,8 @@ from sctool._data._scale import Scale
 
 logger = logging.getLogger("sctool")
 
+#: Ratio of shared genes above which ``raw`` is used instead of ``X``.
+FAR_MORE = 1.5
 #: Strings that stand for a missing label, as conversions and tables of others leave them, in any
 #: case.
 MISSING = ("", "nan", "na", "n/a", "<na>", "nat", "<nat>", "none", "null")
@@ -232,20 +234,19 @@ def _raw_with_more_genes(
 ) -> dict[str, tuple[Expression, list[str]]]:
     """Expression values and notes of the sides whose ``raw`` should be used instead of ``X``."""
 
-    def n_shared(use_raw: tuple[str, ...]) -> int:
+    def shared_with(use_raw: tuple[str, ...]) -> int:
         ref_var, query_var = (
             objects[s].raw.var if s in use_raw else sides[s].var for s in ("ref", "query")
         )
-        ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case)
-        return len((set(ref_names) & set(query_names)) - {""})
+        return n_shared(ref_var, query_var, ignore_case)
 
     able = [s for s, expression in sides.items() if expression.slot == "X" and objects[s].raw]
     choices = [c for n in range(len(able) + 1) for c in itertools.combinations(able, n)]
     if len(choices) == 1:
         return {}
-    shared = {use_raw: n_shared(use_raw) for use_raw in choices}
+    shared = {use_raw: shared_with(use_raw) for use_raw in choices}
     best = max(choices, key=lambda use_raw: shared[use_raw])
-    if shared[best] <= 1.5 * shared[()]:
+    if shared[best] <= FAR_MORE * shared[()]:
         return {}
     try:
         found = {side: find_expression(objects[side], "raw", side) for side in best}
@@ -254,6 +255,32 @@ def _raw_with_more_genes(
     for _, notes in found.values():
         notes[0] += f", where {shared[best]} genes are shared instead of {shared[()]}"
     return found
+
+
+def find_query(
+    adata: AnnData, layer: str | None, genes: pd.DataFrame, ignore_case: bool
+) -> tuple[Expression, list[str]]:
+    """Expression values of a query for a trained model with some genes, and notes.
+
+    As in :func:`join`, ``raw`` is used instead of ``X`` where it has far more of the genes.
+    """
+    found = find_expression(adata, layer, "query")
+    if layer is not None or found[0].slot != "X" or adata.raw is None:
+        return found
+    n_x, n_raw = (n_shared(genes, var, ignore_case) for var in (found[0].var, adata.raw.var))
+    if n_raw <= FAR_MORE * n_x:
+        return found
+    try:
+        expression, notes = find_expression(adata, "raw", "query")
+    except ValueError:  # its values are unusable
+        return found
+    return expression, [f"{notes[0]}, which has {n_raw} of the genes instead of {n_x}", *notes[1:]]
+
+
+def n_shared(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) -> int:
+    """Number of genes that two tables share by name."""
+    ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case)
+    return len((set(ref_names) & set(query_names)) - {""})
 
 
 def obs_column(adata: AnnData, key: str, name: str, side: str) -> pd.Series:

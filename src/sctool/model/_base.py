@@ -230,7 +230,8 @@ class CellModel(BaseModelClass):
             cells = self._training_cells()
             x = cells.x if indices is None else cells.x[indices]
             return iter([Cells(x, {}, cells.fill)]), list(self.audit_)
-        expression, audit = _data.find_expression(adata, layer, "query")
+        features = self.features_
+        expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
         chunks, fill, notes = self.features_.transform(expression)
         notes[:0] = audit  # in place: reading the chunks appends to it
         return (Cells(x, {}, fill) for x in chunks), notes
