@@ -262,6 +262,7 @@ def test_what_is_wrong_is_said(words, message, files, capsys):
         ("folder.h5ad", "model", "-o 'folder.h5ad' is a folder"),
         ("out.h5ad", "query.h5ad", "--save-model 'query.h5ad' is a file"),
         ("ref.h5ad", "model", "-o 'ref.h5ad' is the reference, which would be lost"),
+        ("out.h5ad", "out.h5ad", "-o and --save-model are both 'out.h5ad': name two places"),
     ],
 )
 def test_outputs_that_must_not_be_written_are_refused_first(output, model, message, files, capsys):
@@ -284,6 +285,16 @@ def test_the_query_is_not_lost_and_the_model_is_kept_if_the_write_fails(files, c
     assert "No space left" in fails(capsys, *words)
     assert (files / "query.h5ad").read_bytes() == before
     assert sctool.model.load(files / "model").classes_ == TYPES
+
+
+def test_the_cells_are_written_if_the_model_cannot_be(files, capsys, monkeypatch):
+    def full(self, content):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "No space left" in fails(capsys, *annotate("--save-model", "model"))
+    assert "sctool" in ad.read_h5ad(files / "out.h5ad").obs
+    assert list((files / "model").iterdir()) == []
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_trained(files, capsys, monkeypatch):

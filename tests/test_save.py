@@ -101,6 +101,22 @@ def test_an_existing_model_is_replaced_when_asked(saved, trained):
     assert load(saved).classes_ == TYPES
 
 
+@pytest.mark.parametrize("failing", ["weights.pt", "model.json"])
+def test_a_failed_save_leaves_the_earlier_model(failing, saved, trained, monkeypatch):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    write = Path.write_bytes
+
+    def full(self, content):
+        if failing in self.name:
+            raise OSError("No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained.save(saved, overwrite=True)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_load_finds_the_class(saved, kind):
     assert type(load(kind(saved))) is SCNYM

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -236,9 +236,7 @@ def run_annotate(args: argparse.Namespace) -> int:
         model_kwargs={"preset": args.preset} if args.preset else None,
         train_kwargs=_train_kwargs(args),
     )
-    if args.save_model is not None:  # first: it took the longest to make
-        model.save(args.save_model, overwrite=args.overwrite)
-    _files.write(adata, args.output)
+    _write(adata, model, args)
     key = args.key_added
     for note in adata.uns[key]["audit"]:
         print(f"  {note}")
@@ -258,7 +256,7 @@ def run_annotate(args: argparse.Namespace) -> int:
 
 def run_cluster(args: argparse.Namespace) -> int:
     """``sctool cluster``."""
-    from sctool import _files, tl
+    from sctool import tl
     from sctool.model import CLUSTER_METHODS
 
     trains = args.model is None and args.method in CLUSTER_METHODS
@@ -278,9 +276,7 @@ def run_cluster(args: argparse.Namespace) -> int:
         model_kwargs={"preset": args.preset} if args.preset else None,
         train_kwargs=_train_kwargs(args) if trains else None,
     )
-    if args.save_model is not None:  # first: it took the longest to make
-        model.save(args.save_model, overwrite=args.overwrite)  # type: ignore[union-attr]
-    _files.write(adata, args.output)
+    _write(adata, model, args)
     key = args.key_added or args.method
     for note in adata.uns[key]["audit"]:
         print(f"  {note}")
@@ -290,6 +286,17 @@ def run_cluster(args: argparse.Namespace) -> int:
     return 0
 
 
+def _write(adata: AnnData, model: Any, args: argparse.Namespace) -> None:
+    """Write model and cells; if one fails, the other is still written."""
+    from sctool import _files
+
+    try:
+        if args.save_model is not None:  # first: it took the longest to make
+            model.save(args.save_model, overwrite=args.overwrite)
+    finally:
+        _files.write(adata, args.output)
+
+
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuse outputs that cannot or must not be written, before anything is computed."""
     output, model = args.output, args.save_model
@@ -297,6 +304,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise ValueError(f"-o {str(output)!r}: AnnData files are written, named *.h5ad.")
     if output.is_dir():
         raise ValueError(f"-o {str(output)!r} is a folder: name a file, *.h5ad.")
+    if model is not None and model.resolve() == output.resolve():
+        raise ValueError(f"-o and --save-model are both {str(output)!r}: name two places.")
     if model is not None and model.exists() and not model.is_dir():
         raise ValueError(f"--save-model {str(model)!r} is a file: name a folder.")
     for path in (output, model):

@@ -5,6 +5,7 @@ A directory contains ``model.json`` and ``weights.pt``. Loading them executes no
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -64,12 +65,20 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
     }
     tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
     tensors["features.mean"] = torch.from_numpy(features.mean)
+    weights = io.BytesIO()  # in memory, for on a full disk torch does not raise OSError
+    torch.save(tensors, weights)
+    text = json.dumps(state, default=_plain, ensure_ascii=False, indent=1)
+    files = {"weights.pt": weights.getvalue(), "model.json": text.encode()}
+    temporary = {name: path / f".{name}.tmp" for name in files}
     # Under other names first: a failure leaves the earlier model whole.
-    torch.save(tensors, path / ".weights.pt.tmp")
-    with open(path / ".model.json.tmp", "w", encoding="utf-8") as file:
-        json.dump(state, file, default=_plain, ensure_ascii=False, indent=1)
-    for name in ("weights.pt", "model.json"):
-        os.replace(path / f".{name}.tmp", path / name)
+    try:
+        for name, content in files.items():
+            temporary[name].write_bytes(content)
+        for name in files:
+            os.replace(temporary[name], path / name)
+    finally:
+        for name in files:
+            temporary[name].unlink(missing_ok=True)
 
 
 def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
