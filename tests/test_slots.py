@@ -336,6 +336,8 @@ CHANGES = {
     "a cell without a name": lambda x: without_name(x),
     "a name given by hand": lambda x: by_hand(x),
     "read from a file": lambda x: x,
+    "merged results": lambda x: merged_results(x),
+    "text and a palette by name": lambda x: as_text(x),
 }
 
 
@@ -344,6 +346,25 @@ def reordered(adata: ad.AnnData) -> ad.AnnData:
     names = list(adata.obs["my"].cat.categories)[::-1]
     adata.obs["my"] = adata.obs["my"].cat.reorder_categories(names)
     adata.uns["my_colors"] = adata.uns["my_colors"][::-1]
+    return adata
+
+
+def merged_results(adata: ad.AnnData) -> ad.AnnData:
+    """What ``anndata.concat`` leaves of two results that differ in their notes and tables."""
+    other = adata.copy()
+    other.obs_names = [f"other {name}" for name in other.obs_names]
+    other.uns["my"] |= {"audit": np.array(["another"], dtype=object), "novel": pd.DataFrame()}
+    both = ad.concat([adata, other], uns_merge="same")
+    assert "classes" in both.uns["my"]
+    assert "audit" not in both.uns["my"]
+    return both
+
+
+def as_text(adata: ad.AnnData) -> ad.AnnData:
+    """Names as text, and colours by name."""
+    names = list(adata.obs["my"].cat.categories)
+    adata.uns["my_colors"] = dict(zip(names, adata.uns["my_colors"], strict=True))
+    adata.obs["my"] = adata.obs["my"].astype(str)
     return adata
 
 
@@ -369,7 +390,9 @@ def test_renaming_goes_by_name(name, change, novel, tmp_path):
         adata = ad.read_h5ad(tmp_path / "cells.h5ad")
     before = adata.obs["my"].astype(object).copy()
     scores, proba = adata.obs["my_score"].copy(), adata.obsm["my_proba"].copy()
-    colors = dict(zip(adata.obs["my"].cat.categories, adata.uns.get("my_colors", []), strict=False))
+    given = adata.uns.get("my_colors", [])
+    names = adata.obs["my"].astype("category").cat.categories
+    colors = given if isinstance(given, dict) else dict(zip(names, given, strict=False))
     sctool.tl.rename_novel(adata, {"novel_1": name}, key="my")
     expected = before.where(before != "novel_1", name)
     pd.testing.assert_series_equal(adata.obs["my"].astype(object), expected)
@@ -386,7 +409,8 @@ def test_renaming_goes_by_name(name, change, novel, tmp_path):
     assert list(adata.obs["my_novel"]) == list(expected == "novel_2")
     np.testing.assert_array_equal(adata.obs["my_novel_score"], proba[:, 4])
     assert adata.obs["my_novel_score"].dtype == np.float32
-    assert list(adata.uns["my"]["novel"].index) == ["novel_2"]
+    if change != "merged results":
+        assert list(adata.uns["my"]["novel"].index) == ["novel_2"]
     if "my_colors" in adata.uns:
         after = dict(zip(adata.obs["my"].cat.categories, adata.uns["my_colors"], strict=True))
         assert {n: after[n] for n in colors if n in after} == {
@@ -394,7 +418,7 @@ def test_renaming_goes_by_name(name, change, novel, tmp_path):
         }
         assert after[name] == colors.get(name, colors["novel_1"])
     else:
-        assert change == "a name given by hand"
+        assert change in ("a name given by hand", "merged results")
     adata.write_h5ad(tmp_path / "renamed.h5ad")
 
 

@@ -212,7 +212,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     Cells are matched by name, never by category code: cells, categories and colours may have been
     subset or reordered since. Nothing is written before everything is computed.
     """
-    result, values = adata.uns[key], adata.obs[key]
+    result, values = adata.uns[key], adata.obs[key].astype("category")
     classes = [names.get(str(name), str(name)) for name in result["classes"]]
     merged = list(dict.fromkeys(classes))
     membership = np.array([[name == other for other in merged] for name in classes], np.float32)
@@ -231,10 +231,21 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
         novel_score = proba[:, pd.Index(merged).get_indexer(remaining)].sum(axis=1)
     else:  # cells without any probability express no gene of the model
         novel_score = np.where(proba.any(axis=1), 1 - score, 0)
-    colors = dict(zip(old, adata.uns.get(f"{key}_colors", []), strict=False))
+    given = adata.uns.get(f"{key}_colors", [])
+    colors: dict[str, str] = dict(
+        given if isinstance(given, Mapping) else zip(old, given, strict=False)
+    )
     # A known type's own colour stays, where it has one.
-    by_name = {names.get(name, name): color for name, color in colors.items()} | colors
+    by_name = {str(names.get(name, name)): color for name, color in colors.items()} | colors
     said = ", ".join(f"{before!r} to {after!r}" for before, after in names.items())
+    changed = {
+        "classes": np.array(merged, dtype=object),
+        "novel_classes": np.array(remaining, dtype=object),
+        # Merging results may have dropped these.
+        "audit": np.array([*result.get("audit", []), f"novel: user renamed {said}"], dtype=object),
+    }
+    if "novel" in result:
+        changed["novel"] = result["novel"].loc[remaining]
 
     adata.obs[key] = renamed
     adata.obs[f"{key}_score"] = score
@@ -245,13 +256,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     adata.uns.pop(f"{key}_colors", None)
     if set(categories) <= set(by_name):
         write_colors(adata, key, by_name)
-    adata.uns[key] = {
-        **result,
-        "classes": np.array(merged, dtype=object),
-        "novel_classes": np.array(remaining, dtype=object),
-        "novel": result["novel"].loc[remaining],
-        "audit": np.array([*result["audit"], f"novel: user renamed {said}"], dtype=object),
-    }
+    adata.uns[key] = {**result, **changed}
 
 
 def write_explanation(
