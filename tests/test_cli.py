@@ -413,7 +413,9 @@ def test_version(capsys):
 # -- the demo ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["logistic", pytest.param("scnym", marks=pytest.mark.slow)])
+# Its UMAP is compiled for 20 s; the check of the documentation runs the demo without it.
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["logistic", "scnym"])
 def test_the_demo(method, tmp_path, capsys):
     folder = tmp_path / "a" / "demo"
     assert run("demo", "--method", method, "--output", folder) == 0

@@ -468,7 +468,7 @@ def test_what_is_not_usable_is_refused_by_name(query, ref, side, spoil):
 
 
 @pytest.mark.slow
-@examples(1000)
+@examples(300)
 @given(*SPOILT)
 def test_what_is_not_usable_is_refused_by_name_in_many_examples(query, ref, side, spoil):
     check_refused(query, ref, side, spoil)

@@ -114,6 +114,7 @@ def test_novel_cell_lines_across_technologies(pair):
     assert result["false_novel"] < 0.05
 
 
+@pytest.mark.slow
 def test_nothing_novel_is_seen_in_the_pancreas_across_technologies(pair):
     result = novel_found(*pair("pancreas_baron_to_segerstolpe"))
     assert result["seen_accuracy"] > 0.95
