@@ -3,8 +3,9 @@
 import inspect
 import re
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
+
+from sctool import __version__
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -16,7 +17,7 @@ write_pages(HERE)
 project = "sctool"
 author = "The sctool developers"
 copyright = author
-version = release = version_of("sctool")
+version = release = __version__
 
 extensions = [
     "myst_nb",
