@@ -305,9 +305,17 @@ def test_cells_that_express_nothing_are_of_no_type(models, query):
 def test_a_model_whose_genes_no_cell_expresses_explains_nothing(models, query, monkeypatch):
     model = models["logistic"]
     nothing = replace(model.predict_cells(query), unseen=np.ones(query.n_obs, dtype=bool))
-    monkeypatch.setattr(model, "predict_cells", lambda *args: nothing)
+    monkeypatch.setattr(model, "_predict", lambda *args: nothing)
     with pytest.raises(ValueError, match="No cell of adata expresses a gene of the model"):
         sctool.tl.explain(query, model)
+
+
+def test_the_cells_are_read_once(models, query, monkeypatch):
+    model, reads = models["logistic"], []
+    read = model._read
+    monkeypatch.setattr(model, "_read", lambda *args: reads.append(1) or read(*args))
+    sctool.tl.explain(query, model)
+    assert len(reads) == 1
 
 
 # -- what is passed ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ DISTRIBUTION = "sctool-annotate"
 __version__ = version(DISTRIBUTION)
 
 # Read when torch is loaded, which importing sctool does not do: on cores that other programs use as
-# well, OpenMP threads that busy-wait slow training down by a factor of five and more.
+# well, OpenMP threads that busy-wait can make training take several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

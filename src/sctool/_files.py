@@ -76,22 +76,22 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
         The folder is not writable.
     """
     notes: list[str] = []
-    for repair in (_rename_reserved, _to_categories, None):
+    repairs = [_rename_reserved, _to_categories]
+    while True:
         try:
             _write_skeleton(adata, path)
             return notes
         except OSError:
             raise
         except Exception as error:  # of whatever kind the writer of an element raises
-            if repair is None:
+            if not repairs:
                 # anndata notes where in the file it was
                 said = ". ".join([str(error), *getattr(error, "__notes__", [])])
                 raise ValueError(
                     f"The cells cannot be written to an .h5ad file: {said}. Remove or convert that "
                     "element first."
                 ) from error
-            _repair_tables(adata, repair, notes)
-    return notes
+            _repair_tables(adata, repairs.pop(0), notes)
 
 
 def write(adata: AnnData, path: Path) -> None:

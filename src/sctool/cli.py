@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,20 +191,36 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help="hide the progress bar")
 
 
+@contextmanager
+def pipe_may_close() -> Iterator[None]:
+    """Stop quietly if the reader of the output, such as ``head``, has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    code = 0
+    with pipe_may_close():
+        code = _run(argv)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of cell types may not be in its encoding
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     logging.basicConfig(format="sctool: %(message)s", level=logging.WARNING)
     try:
-        code = int(args.run(args) or 0)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # of ``| head``, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return int(args.run(args) or 0)
+    except BrokenPipeError:
+        raise
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"sctool: error: {text}", file=sys.stderr)

@@ -1,11 +1,11 @@
 """The command line: ``python -m sctool_benchmark``, from a clone with an editable install."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sctool.cli import pipe_may_close
 from sctool_benchmark._run import run
 from sctool_benchmark._tasks import PROTOCOLS, known_methods, load_suite, shipped_suites
 
@@ -39,11 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parser().parse_args(argv)
     if args.list:
-        try:
+        with pipe_may_close():
             print_list()
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     try:
         if args.out is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -332,8 +332,11 @@ class CellModel(BaseModelClass):
         ValueError
             Fewer than half of the model's genes are found, or no values are usable.
         """
+        return self._predict(*self._read(adata, layer, indices))
+
+    def _predict(self, chunks: Iterable[Cells], audit: list[str]) -> Prediction:
+        """Predict for cells in chunks; the audit is complete once they are read."""
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        chunks, audit = self._read(adata, layer, indices)
         proba, latent, unseen = [], [], []
         for cells in chunks:
             unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)

@@ -56,17 +56,7 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
         raise KeyError(
             f"key={key!r} is not in adata: call sctool.tl.annotate or sctool.tl.cluster first."
         )
-    if truth not in adata.obs:
-        raise KeyError(f"truth={truth!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
-    known = adata.obs[truth].notna().to_numpy()
-    if not known.any():
-        raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")
-    y_true = adata.obs[truth][known].astype(str).to_numpy()
-    unassigned = "unassigned"
-    while unassigned in y_true or (adata.obs[key] == unassigned).any():
-        unassigned = f"({unassigned})"
-    y_pred = adata.obs[key][known].astype(object)
-    y_pred = y_pred.where(y_pred.notna(), unassigned).astype(str).to_numpy()
+    known, y_true, y_pred, unassigned = _slots.true_and_predicted(adata, truth, key)
     result = adata.uns[key]
     tables = {}
     if "classes" in result:

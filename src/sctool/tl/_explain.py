@@ -135,7 +135,8 @@ def explain(
             f'sctool.tl.explain needs Captum: pip install "{DISTRIBUTION}[explain]".'
         ) from error
 
-    prediction = model.predict_cells(adata, layer)
+    data, columns = model._inputs(adata, layer)
+    prediction = model._predict([data], [])
     codes = np.where(prediction.unseen, -1, prediction.proba.argmax(axis=1))
     rng = np.random.default_rng(random_state)
     if cells is not None:
@@ -148,7 +149,6 @@ def explain(
     with seeded(random_state):
         index = np.unique(np.concatenate(list(groups.values())))
         background = np.sort(rng.permutation(np.flatnonzero(codes >= 0))[:n_cells])
-        data, columns = model._inputs(adata, layer)
         device = next(model.module.parameters()).device
         network = _Logits(model.module).eval()
         inputs = data[index]["x"].to(device)
