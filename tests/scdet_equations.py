@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -203,3 +204,12 @@ def transcribed(module: SCDETModule, batch: dict, views: list, share: float) -> 
         contrast += terms["pseudo"]
     total = terms["reconstruction"] + s.classify_weight * classify + s.contrast_weight * contrast
     return terms | {"total": total}
+
+
+def assert_is_transcribed(module: SCDETModule, batch: dict, share: float, monkeypatch) -> None:
+    """The module's terms and their total are those of :func:`transcribed`."""
+    views = see(module, batch, monkeypatch)
+    total, terms = module.loss(batch, share)
+    expected = transcribed(module, batch, views, share)
+    found = {k: v.item() for k, v in terms.items()} | {"total": total.item()}
+    assert found == pytest.approx(expected, rel=1e-6)
