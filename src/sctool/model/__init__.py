@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sctool.model import _saving
+from sctool.model._auto import AutoClassifier, AutoSettings
 from sctool.model._base import (
     AnnotationModel,
     CellModel,
@@ -23,6 +24,7 @@ from sctool.model._sskm import SSKM, SSKMSettings
 
 #: Model class of each method of :func:`sctool.tl.annotate`; new methods are registered here.
 METHODS: dict[str, type[AnnotationModel]] = {
+    "auto": AutoClassifier,
     "logistic": LogisticClassifier,
     "scnym": SCNYM,
     "scdet": SCDET,
@@ -34,12 +36,9 @@ METHODS: dict[str, type[AnnotationModel]] = {
 }
 #: Model class of each method of :func:`sctool.tl.cluster` that trains a model.
 CLUSTER_METHODS: dict[str, type[CICL]] = {"cicl": CICL}
-#: The method used for ``method="auto"``.
-AUTO = "scnym"
 
 __all__ = [
     "ACTINN",
-    "AUTO",
     "CICL",
     "CLUSTER_METHODS",
     "METHODS",
@@ -48,6 +47,8 @@ __all__ = [
     "SCNYM",
     "SSKM",
     "AnnotationModel",
+    "AutoClassifier",
+    "AutoSettings",
     "CICLSettings",
     "CellModel",
     "ContrastiveClassifier",

@@ -51,17 +51,26 @@ class Prediction:
         Cells that express no gene of the model, (n_cells,) bool: nothing can be said about them.
     audit
         Notes on what was found and repaired in the input.
+    novelty
+        Probability that a cell is novel, (n_cells,) float32, of models that predict it apart from
+        the types.
     """
 
     proba: np.ndarray
     latent: np.ndarray
     unseen: np.ndarray
     audit: list[str]
+    novelty: np.ndarray | None = None
 
     def expand(self, kept: np.ndarray) -> Prediction:
         """The prediction for all cells, given a mask (n_cells,) of those it was made for."""
-        proba, latent = expand(self.proba, kept), expand(self.latent, kept)
-        return Prediction(proba, latent, expand(self.unseen, kept, True), self.audit)
+        return replace(
+            self,
+            proba=expand(self.proba, kept),
+            latent=expand(self.latent, kept),
+            unseen=expand(self.unseen, kept, True),
+            novelty=None if self.novelty is None else expand(self.novelty, kept),
+        )
 
 
 def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarray:
@@ -292,20 +301,23 @@ class CellModel(BaseModelClass):
         """Names of the outputs, in order."""
         raise NotImplementedError
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (n_cells, n_names) and embedding for inputs (n_cells, n_genes)."""
+    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Probabilities (n_cells, n_names) and embedding for inputs (n_cells, n_genes).
+
+        Third, the novelty (n_cells,), of models that predict it apart from the types.
+        """
         logits, z = self.module(x)
         return logits.softmax(dim=1), z
 
-    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and embedding, in batches of equal size and fixed order."""
+    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, ...]]:
+        """The output of :meth:`_forward`, in batches of equal size and fixed order."""
         self.module.eval()
         device = next(self.module.parameters()).device
         size = self._prediction_batch_size()
         for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
             with torch.inference_mode():
-                proba, z = self._forward(cells[batch]["x"].to(device))
-            yield proba.cpu().numpy(), z.cpu().numpy()
+                outputs = self._forward(cells[batch]["x"].to(device))
+            yield tuple(output.cpu().numpy() for output in outputs)
 
     def _prediction_batch_size(self) -> int:
         return BATCH_SIZE
@@ -337,18 +349,17 @@ class CellModel(BaseModelClass):
     def _predict(self, chunks: Iterable[Cells], audit: list[str]) -> Prediction:
         """Predict for cells in chunks; the audit is complete once they are read."""
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        proba, latent, unseen = [], [], []
+        batches, unseen = [], []
         for cells in chunks:
             unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)
-            for batch_proba, batch_latent in self._forward_cells(cells):
-                proba.append(batch_proba)
-                latent.append(batch_latent)
+            batches += self._forward_cells(cells)
         empty = np.concatenate(unseen)
         if n := int(empty.sum()):
             note = f"cells: {n} express none of the model's genes and were not annotated"
             logger.warning("%s.", note)
             audit.append(note)
-        return Prediction(np.concatenate(proba), np.concatenate(latent), empty, audit)
+        proba, latent, *novelty = map(np.concatenate, zip(*batches, strict=True))
+        return Prediction(proba, latent, empty, audit, *novelty)
 
     @docs.dedent
     def predict(
@@ -560,13 +571,14 @@ class AnnotationModel(CellModel):
     def novel_score(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray:
         """Return the novelty score of each cell, (n_cells,) in [0, 1].
 
-        The joint probability of the novel types; 1 - highest probability if there are none.
+        The joint probability of the novel types; 1 - highest probability if there are none. Of
+        "auto", the probability that the search for novel types gives.
 
         Parameters
         ----------
         %(any_adata)s
         """
-        return self._novel_score(self.predict_cells(adata, layer).proba)
+        return self._novel_score(self.predict_cells(adata, layer))
 
     @docs.dedent
     def is_novel(self, adata: AnnData | None = None, layer: str | None = None) -> np.ndarray | None:
@@ -576,14 +588,14 @@ class AnnotationModel(CellModel):
         ----------
         %(any_adata)s
         """
-        return self._is_novel(self.predict_cells(adata, layer).proba)
+        return self._is_novel(self.predict_cells(adata, layer))
 
-    def _novel_score(self, proba: np.ndarray) -> np.ndarray:
+    def _novel_score(self, prediction: Prediction) -> np.ndarray:
         if self.novel_classes_:
-            return proba[:, len(self.classes_) :].sum(axis=1)
-        return 1 - proba.max(axis=1)
+            return prediction.proba[:, len(self.classes_) :].sum(axis=1)
+        return 1 - prediction.proba.max(axis=1)
 
-    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
+    def _is_novel(self, prediction: Prediction) -> np.ndarray | None:
         return None
 
     def _inputs(self, adata: AnnData, layer: str | None = None) -> tuple[Cells, np.ndarray]:
@@ -696,11 +708,11 @@ class OpenWorldModel(AnnotationModel):
         """Estimate the number for "auto", else use the given one."""
         return {} if novel == "auto" else {"n_novel": int(novel)}
 
-    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
+    def _is_novel(self, prediction: Prediction) -> np.ndarray | None:
         """Cells assigned to a novel type."""
         if self.settings_.n_novel == 0:
             return None
-        return proba.argmax(axis=1) >= len(self.classes_)
+        return prediction.proba.argmax(axis=1) >= len(self.classes_)
 
 
 def check_registrable(adata: AnnData, layer: str | None) -> None:

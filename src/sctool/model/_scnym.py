@@ -19,7 +19,7 @@ from sctool._batches import Cells, Splitter, stratified_holdout
 from sctool._docs import docs
 from sctool._train import TRAINER_ARGUMENTS, BestWeights, Plan, TrainOptions, fit, n_epochs
 from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
-from sctool.model._base import AnnotationModel, NetworkSettings
+from sctool.model._base import AnnotationModel, NetworkSettings, Prediction
 from sctool.nn import mlp, reverse_gradient
 
 Batch = dict[str, dict[str, Tensor]]
@@ -213,21 +213,28 @@ def train_classifier(
     cells: Cells,
     options: TrainOptions,
     early_stopping: bool | None = None,
+    *,
+    split: tuple[np.ndarray, np.ndarray] | None = None,
+    unlabelled: np.ndarray | None = None,
+    name: str = "training",
 ) -> None:
     """Train ``model.module``, a :class:`SCNYMModule`, on labelled and unlabelled cells.
 
-    See :meth:`SCNYM.train`.
+    See :meth:`SCNYM.train`. ``split`` gives the positions of the labelled cells for training and
+    for validation, ``unlabelled`` those of the unlabelled cells to adapt to; by default, labelled
+    cells are drawn, and all others are adapted to.
     """
     module = cast(SCNYMModule, model.module)
     s = module.settings
     label = cells.arrays["label"]
-    labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
-    train, held_out = stratified_holdout(label[labelled], s.validation)
+    if split is None:
+        labelled = np.flatnonzero(label >= 0)
+        train, held_out = stratified_holdout(label[labelled], s.validation)
+        split = labelled[train], labelled[held_out]
+    if unlabelled is None:
+        unlabelled = np.flatnonzero(label < 0)
     splitter = Splitter(
-        cells,
-        {"labelled": labelled[train], "unlabelled": unlabelled},
-        labelled[held_out],
-        s.batch_size,
+        cells, {"labelled": split[0], "unlabelled": unlabelled}, split[1], s.batch_size
     )
     epochs = n_epochs(s, splitter, options)
     risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
@@ -236,7 +243,7 @@ def train_classifier(
         patience = max(epochs // 5, 5)
     best = BestWeights("loss_validation", from_epoch=risen, patience=patience)
     plan = SCNYMPlan(module, s, epochs * splitter.steps_per_epoch)
-    fit(model, plan, splitter, epochs, options, best=best)
+    fit(model, plan, splitter, epochs, options, best=best, name=name)
 
 
 @docs.dedent
@@ -292,11 +299,11 @@ class SCNYM(AnnotationModel):
         options = replace(options, trainer=trainer)
         train_classifier(self, self._training_cells(), options, early_stopping)
 
-    def _is_novel(self, proba: np.ndarray) -> np.ndarray | None:
+    def _is_novel(self, prediction: Prediction) -> np.ndarray | None:
         """In new-identity mode, cells whose highest probability is below ``novel_below``."""
         if self.settings_.confidence <= 0:
             return None
-        return proba.max(axis=1) < self.settings_.novel_below
+        return prediction.proba.max(axis=1) < self.settings_.novel_below
 
     def _note_reuse(self, novel: str | int) -> list[str]:
         """Also note if novel cells cannot be flagged."""

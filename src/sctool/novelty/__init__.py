@@ -3,15 +3,26 @@
 Functions take and return arrays and do not depend on a model. The difference between novel and
 known types is learnt from the reference, by hiding some of its types in turn (``_episodes.py``).
 
-- ``_cells.py``: :func:`find`, the complete search.
-- ``_clusters.py``: evidence on clusters, for a query with a batch effect.
+- ``_query.py``: :func:`search`, the search of the default method, batch by batch.
+- ``_anchors.py``: its evidence on groups, for a query with a batch effect.
+- ``_cells.py``: :func:`find`, the search of scDET, and evidence on cells.
+- ``_clusters.py``: its evidence on clusters, for a query with a batch effect.
 - ``_n_types.py``: estimates the number of novel types and assigns cells to them.
 - ``_describe.py``: size, nearest known type and marker genes of novel types.
 
-``docs/methods/scdet.md`` and ``docs/methods/gate.md`` describe the algorithms.
+``docs/methods/auto.md``, ``docs/methods/scdet.md`` and ``docs/methods/gate.md`` describe the algorithms.
 """
 
 from sctool.novelty._cells import Novelty, find, known_types
 from sctool.novelty._describe import describe, group_sizes
+from sctool.novelty._query import QueryNovelty, search
 
-__all__ = ["Novelty", "describe", "find", "group_sizes", "known_types"]
+__all__ = [
+    "Novelty",
+    "QueryNovelty",
+    "describe",
+    "find",
+    "group_sizes",
+    "known_types",
+    "search",
+]

@@ -10,7 +10,7 @@ from anndata import AnnData
 from sctool import _data, _slots, novelty
 from sctool._docs import docs
 from sctool._train import seeded
-from sctool.model import AUTO, METHODS, AnnotationModel, Prediction, load
+from sctool.model import METHODS, AnnotationModel, Prediction, load
 from sctool.model._saving import versions
 
 docs.params["methods"] = "\n    ".join(
@@ -147,8 +147,8 @@ def annotate(
         not isinstance(novel, int | np.integer) or isinstance(novel, bool) or novel < 0
     ):
         raise ValueError(f"novel={novel!r}: pass 'auto' or the number of novel cell types.")
-    if method != "auto" and method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; known methods: {['auto', *METHODS]!r}.")
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
     params = {
         "labels_key": labels_key,
         "batch_key": batch_key,
@@ -160,7 +160,7 @@ def annotate(
         "train_kwargs": train_kwargs,
     }
     if isinstance(ref, AnnData):
-        cls = METHODS[AUTO if method == "auto" else method]
+        cls = METHODS[method]
         model, prediction, table = _train_and_predict(adata, ref, cls, params)
     else:
         model = load(ref) if isinstance(ref, str | Path) else ref
@@ -186,8 +186,8 @@ def annotate(
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
-        novel_score=model._novel_score(prediction.proba),
-        novel=None if novel == 0 else model._is_novel(prediction.proba),
+        novel_score=model._novel_score(prediction),
+        novel=None if novel == 0 else model._is_novel(prediction),
         unseen=prediction.unseen,
         params={
             "method": registered.get(type(model), type(model).__name__),

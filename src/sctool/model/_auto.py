@@ -1,0 +1,317 @@
+"""auto: the default method. Linear models and networks vote, and a search finds novel types.
+
+Developed for this package. ``docs/methods/auto.md`` explains each step and what it was measured to
+contribute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from sctool import novelty
+from sctool._batches import Cells, stratified_holdout
+from sctool._data import Features, TrainingData
+from sctool._data._features import variable_genes
+from sctool._docs import docs
+from sctool._regression import regress, set_linear
+from sctool._train import TrainOptions, numpy_generator
+from sctool.model._base import OpenWorldModel, Prediction
+from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
+
+#: Share of the linear models in the vote: the networks need more cells than these to be equals.
+FEW_CELLS, SHARE_OF_FEW, SHARE = 500, 1 / 2, 1 / 3
+#: Probabilities of novelty are kept this far from 0 and 1, so that their logits are finite.
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class AutoSettings(SCNYMSettings):
+    """Hyperparameters of :class:`AutoClassifier`; those of scNym are its two networks'.
+
+    Parameters
+    ----------
+    n_novel
+        Number of novel types; None estimates it, 0 disables the search.
+    n_top_genes
+        Number of highly variable genes for the networks, the search and the regression that
+        learns from the query. The other regression uses all genes.
+    adversary, mixmatch
+        Whether the network with that part votes.
+    C, max_iter
+        Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
+    """
+
+    n_novel: int | None = None
+    C: float = 1.0
+    max_iter: int = 500
+
+
+def _of_network(settings: AutoSettings, part: str) -> AutoSettings:
+    """Settings of the network that has only ``part``, "adversary" or "mixmatch"."""
+    return replace(settings, adversary=part == "adversary", mixmatch=part == "mixmatch")
+
+
+class AutoModule(nn.Module):
+    """The voters, and the linear model of the novelty.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    variable
+        Positions of the highly variable ones, (n_variable,).
+    n_classes, n_names, n_domains
+        Number of known types, of known and novel types, and of domains.
+    """
+
+    share: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        n_input: int,
+        variable: np.ndarray,
+        n_classes: int,
+        n_names: int,
+        n_domains: int,
+        settings: AutoSettings,
+    ):
+        super().__init__()
+        self.n_classes, n = n_classes, len(variable)
+        self.register_buffer("variable", torch.from_numpy(variable), persistent=False)
+        self.register_buffer("share", torch.tensor(SHARE))
+        self.register_buffer("temperature", torch.tensor(1.0))
+        self.linear = nn.Linear(n_input, n_classes)
+        self.adapted = nn.Linear(n, n_names)
+        self.novelty = nn.Linear(n, 1)
+        self.networks = nn.ModuleDict(
+            {
+                part: SCNYMModule(n, n_classes, n_domains, _of_network(settings, part))
+                for part in ("adversary", "mixmatch")
+                if getattr(settings, part)
+            }
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probabilities (n_cells, n_names) and embedding of log1p CP10k (n_cells, n_genes)."""
+        v = x[:, self.variable]
+        names = self.adapted(v)
+        log_names = names.log_softmax(dim=1)
+        votes = [self.linear(x).softmax(dim=1), names[:, : self.n_classes].softmax(dim=1)]
+        known = torch.stack(votes).mean(dim=0)
+        z = names
+        if self.networks:
+            outputs = [network(v) for network in self.networks.values()]
+            networks = torch.stack([logits.softmax(dim=1) for logits, _ in outputs]).mean(dim=0)
+            known = self.share * known + (1 - self.share) * networks
+            z = outputs[0][1]  # the adversary's embedding, if there is one, is the better aligned
+        log_known = (known.clamp_min(1e-12).log() / self.temperature).log_softmax(dim=1)
+        total = log_names[:, : self.n_classes].logsumexp(dim=1, keepdim=True)
+        return torch.cat([total + log_known, log_names[:, self.n_classes :]], dim=1), z
+
+    def novelty_score(self, x: Tensor) -> Tensor:
+        """Probability that cells (n_cells, n_genes) are novel, (n_cells,)."""
+        return self.novelty(x[:, self.variable]).squeeze(1).sigmoid()
+
+
+@docs.dedent
+class AutoClassifier(OpenWorldModel):
+    """The default: a vote of linear models and networks, and a search for novel types.
+
+    Four models vote on the known type of a cell: a logistic regression on all genes; one on highly
+    variable genes that also learns from the query, whose cells get names by group; and two of
+    scNym's networks, one trained with the adversary and one with MixMatch. Before that, the query
+    is searched for novel types (:func:`sctool.novelty.search`), which the networks do not adapt
+    to. A tenth of the labelled cells is held out; the temperature of the vote is fitted to them.
+
+    Parameters
+    ----------
+    %(adata)s
+    preset
+        "default" is the only one.
+    %(ignore_case)s
+    **settings
+        Changes to the preset, fields of :class:`AutoSettings`.
+    """
+
+    PRESETS: ClassVar[dict[str, Any]] = {"default": AutoSettings()}
+    settings_: AutoSettings
+    module: Any
+
+    #: Positions of the highly variable genes among the model's.
+    variable_: np.ndarray
+    #: Whether a search for novel types was possible.
+    searched_: bool = False
+    #: For known types of the query, the share of their cells found novel if they are hidden.
+    sensitivity_: dict[str, float]
+
+    def _fit_features(
+        self, data: TrainingData
+    ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
+        """Use all genes, and select the highly variable ones among them."""
+        s = self.settings_
+        features, x = Features.fit(data, None, s.target_sum)
+        n = s.n_top_genes
+        few = n is None or n >= x.shape[1]
+        self.variable_ = np.arange(x.shape[1]) if few else variable_genes(x, data.domain, n)
+        return features, x, None, []
+
+    def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
+        names = len(self.names_)
+        known = len(self.classes_)
+        return AutoModule(n_input, self.variable_, known, names, n_domains, self.settings_)
+
+    def _outputs(self) -> dict[str, Any]:
+        own = {"variable": self.variable_.tolist(), "searched": self.searched_}
+        return super()._outputs() | own
+
+    def _set_outputs(self, state: dict[str, Any]) -> None:
+        super()._set_outputs(state)
+        self.variable_, self.searched_ = np.array(state["variable"]), state["searched"]
+
+    # -- training ------------------------------------------------------------------------------
+
+    def _train(self, options: TrainOptions) -> None:
+        s, cells = self.settings_, self._training_cells()
+        self.sensitivity_ = {}
+        label = cells.arrays["label"]
+        labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
+        train, held_out = (labelled[i] for i in stratified_holdout(label[labelled], s.validation))
+        variable = Cells(cells.x[:, self.variable_], cells.arrays)
+        max_iter = options.max_epochs or s.max_iter
+
+        # A regression on all genes and one on the variable ones, which the search starts from
+        linear, notes = regress(cells.x[train], label[train], s.C, max_iter)
+        first, _ = regress(variable.x[train], label[train], s.C, max_iter)
+        self.audit_ += notes
+        names, novel_score = label.copy(), np.zeros(len(label))
+        if len(unlabelled):
+            proba = linear.predict_proba(cells.x[unlabelled])
+            proba = (proba + first.predict_proba(variable.x[unlabelled])) / 2
+            found = self._search(variable, train, unlabelled, proba, options)
+            names[unlabelled] = found.names
+            if found.proba is not None:
+                novel_score[unlabelled] = found.proba
+
+        # The networks, which adapt to the cells of known types
+        known = unlabelled[names[unlabelled] < len(self.classes_)]
+        networks = self._train_networks(variable, (train, held_out), known, options)
+
+        self._name_novel(max(int(names.max()) + 1 - len(self.classes_), 0))
+        self._build()
+        module = self.module
+        for part, network in networks.items():
+            module.networks[part].load_state_dict(network.state_dict())
+        set_linear(module.linear, linear)
+        learnt = np.concatenate([train, unlabelled])
+        adapted, notes = regress(variable.x[learnt], names[learnt], s.C, max_iter)
+        self.audit_ += notes
+        set_linear(module.adapted, adapted)
+        self._set_novelty(variable.x[learnt], novel_score[learnt])
+        if len(train) < FEW_CELLS:
+            module.share.fill_(SHARE_OF_FEW)
+        self._set_temperature(cells, held_out)
+
+    def _search(
+        self,
+        variable: Cells,
+        train: np.ndarray,
+        unlabelled: np.ndarray,
+        proba: np.ndarray,
+        options: TrainOptions,
+    ) -> novelty.QueryNovelty:
+        """Search the unlabelled cells for novel types, and note what was found."""
+        domain = variable.arrays["domain"][unlabelled]
+        found = novelty.search(
+            variable.x[train],
+            variable.arrays["label"][train],
+            variable.x[unlabelled],
+            proba,
+            self.settings_.n_novel,
+            numpy_generator(),
+            domain if len(np.unique(domain)) > 1 else None,
+            options.progress,
+        )
+        self.audit_ += found.audit
+        self.searched_ = found.proba is not None
+        self.n_novel_ = found.interval
+        self.sensitivity_ = {self.classes_[t]: share for t, share in found.sensitivity.items()}
+        return found
+
+    def _train_networks(
+        self,
+        variable: Cells,
+        split: tuple[np.ndarray, np.ndarray],
+        unlabelled: np.ndarray,
+        options: TrainOptions,
+    ) -> dict[str, nn.Module]:
+        """Train the networks in turn."""
+        networks, history = dict(self.module.networks.items()), {}
+        for part, network in networks.items():
+            self.module, self.is_trained_ = network, False
+            network.settings = _of_network(self.settings_, part)
+            train_classifier(
+                self, variable, options, split=split, unlabelled=unlabelled, name=part
+            )
+            history |= {f"{part}_{name}": values for name, values in self.history_.items()}
+        self.history_ = history
+        return networks
+
+    @torch.no_grad()
+    def _set_novelty(self, x: sp.csr_matrix, score: np.ndarray) -> None:
+        """Fit the linear model of the novelty to the result of the search.
+
+        Parameters
+        ----------
+        x, score
+            Cells, CSR (n_cells, n_variable), and their probability of being novel, (n_cells,).
+        """
+        p = np.clip(score, MARGIN, 1 - MARGIN)
+        fitted = Ridge(solver="sparse_cg", random_state=0).fit(x, np.log(p / (1 - p)))
+        self.module.novelty.weight.copy_(torch.from_numpy(fitted.coef_)[None])
+        self.module.novelty.bias.fill_(float(fitted.intercept_))
+
+    @torch.no_grad()
+    def _set_temperature(self, cells: Cells, held_out: np.ndarray) -> None:
+        """Fit the temperature to the held-out cells, at 1 or above.
+
+        A vote is rarely too confident about cells like those that it was fitted to, and should not
+        become more confident about those of another experiment.
+        """
+        if not len(held_out):
+            return
+        parts = self._forward_cells(Cells(cells.x[held_out], {}))
+        proba = np.concatenate([p for p, *_ in parts])[:, : len(self.classes_)]
+        log_proba = torch.from_numpy(np.log(np.clip(proba, 1e-12, None)))
+        target = torch.from_numpy(cells.arrays["label"][held_out])
+
+        def loss(temperature: float) -> float:
+            return float(F.cross_entropy(log_proba / temperature, target))
+
+        best = minimize_scalar(loss, bounds=(1, 10), method="bounded").x
+        self.module.temperature.fill_(best if loss(best) < loss(1.0) else 1.0)
+
+    # -- prediction ----------------------------------------------------------------------------
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        log_proba, z = self.module(x)
+        return log_proba.exp(), z, self.module.novelty_score(x)
+
+    def _novel_score(self, prediction: Prediction) -> np.ndarray:
+        if self.searched_ and prediction.novelty is not None:
+            return prediction.novelty
+        return super()._novel_score(prediction)
+
+    def _is_novel(self, prediction: Prediction) -> np.ndarray | None:
+        """Cells assigned to a novel type, if a search was possible."""
+        return super()._is_novel(prediction) if self.searched_ else None

@@ -1,0 +1,210 @@
+"""Evidence of novelty that survives a batch effect: groups of the query compared with each other.
+
+A batch effect separates all cells of a query from the reference, but not from each other. Of the
+groups that resemble the same known type, the one closest to it is taken for that type: its anchor.
+Another group is novel as far as it differs from this anchor as two types of the reference differ.
+``docs/methods/auto.md`` describes the algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import logit
+
+from sctool._neighbors import group_means, leiden, neighbor_graph, principal_components
+from sctool.novelty._n_types import TypeSeparation
+
+N_COMPONENTS, N_NEIGHBORS = 30, 15
+#: Leiden resolutions. No single one suits both rare and common types, so the evidence is averaged.
+RESOLUTIONS = (1.0, 2.0, 3.0, 4.0, 6.0)
+#: The resolution whose groups serve for names and for the search for a second batch.
+MAIN = 3.0
+#: Groups whose mean probability of a type is at least this are of that type.
+SURE = 0.7
+#: Rounds in which the shift of the query and the anchors are estimated in turn.
+ROUNDS = 3
+#: Rounds in which the evidence of a cell is averaged with that of its neighbours.
+SMOOTHING = 2
+#: Groups with more evidence than this may belong to a second batch if their profiles, centred among
+#: themselves, correlate by ``ALIKE`` with at least ``SEVERAL`` known types. Smaller groups than
+#: ``MIN_GROUP`` are ignored.
+SUSPECT, ALIKE, SEVERAL, MIN_GROUP = 0.5, 0.5, 3, 15
+#: Keeps the log odds finite.
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of a query's cells at one resolution.
+
+    Attributes
+    ----------
+    codes
+        Group of each cell, (n_cells,).
+    means
+        Mean log1p CP10k of each group, (n_groups, n_genes).
+    proba
+        Mean probability of the known types, (n_groups, n_types).
+    apart
+        Probability that two groups are of different types, (n_groups, n_groups).
+    """
+
+    codes: np.ndarray
+    means: np.ndarray
+    proba: np.ndarray
+    apart: np.ndarray
+
+    def types(self, profiles: np.ndarray) -> np.ndarray:
+        """Known type of each group, (n_groups,), by its mean probability and its profile.
+
+        A shift can mislead a regression about whole groups, but hardly changes by what a group
+        deviates from the others.
+
+        Parameters
+        ----------
+        profiles
+            Mean log1p CP10k of the known types, (n_types, n_genes). Types whose profile is NaN are
+            left out, as if the reference did not have them.
+        """
+        possible = np.flatnonzero(~np.isnan(profiles[:, 0]))
+        likeness = self.proba[:, possible]
+        if min(likeness.shape) > 1:
+            own, known = (m - m.mean(axis=0) for m in (self.means, profiles[possible]))
+            alike = np.corrcoef(own, known)[: len(own), len(own) :]
+            unsure = likeness.max(axis=1) < SURE
+            likeness = likeness + alike * unsure[:, None]
+        return possible[likeness.argmax(axis=1)]
+
+    def evidence(self, profiles: np.ndarray) -> np.ndarray:
+        """Evidence that each group is novel, (n_groups,).
+
+        The log odds that the group and its anchor are of different types, plus the logarithm of how
+        much further the group is from its type than anchors usually are. The second term also
+        concerns anchors: a novel type may be the only group that resembles a type.
+
+        Parameters
+        ----------
+        profiles
+            See :meth:`types`.
+        """
+        types = self.types(profiles)
+        residual = self.means - profiles[types]
+        shift = np.zeros(self.means.shape[1])
+        best: dict[int, int] = {}
+        for _ in range(ROUNDS):
+            distance = ((residual - shift) ** 2).sum(axis=1)
+            for t in np.unique(types):
+                groups = np.flatnonzero(types == t)
+                best[t] = groups[distance[groups].argmin()]
+            anchors = list(best.values())
+            # The median over types: a type that the query lacks does not distort the shift.
+            shift = np.median(residual[anchors], axis=0)
+        distance = ((residual - shift) ** 2).sum(axis=1) + 1e-6
+        apart = self.apart[np.arange(len(types)), [best[t] for t in types]]
+        return logit(MARGIN + (1 - 2 * MARGIN) * apart) + np.log(
+            distance / np.median(distance[anchors])
+        )
+
+
+@dataclass(frozen=True)
+class QueryGroups:
+    """Groups of a query at several resolutions, and the graph of its cells.
+
+    Attributes
+    ----------
+    groups
+        One for each of ``RESOLUTIONS``.
+    smoother
+        Row-normalised weights of each cell's neighbours, CSR (n_cells, n_cells).
+    """
+
+    groups: list[Groups]
+    smoother: sp.csr_matrix
+
+    @property
+    def main(self) -> Groups:
+        """The groups at the resolution ``MAIN``."""
+        return self.groups[RESOLUTIONS.index(MAIN)]
+
+    def evidence(self, profiles: np.ndarray) -> np.ndarray:
+        """Evidence that each cell is novel, (n_cells,): that on its groups and its neighbours'.
+
+        Parameters
+        ----------
+        profiles
+            See :meth:`Groups.types`.
+        """
+        mean = np.mean([g.evidence(profiles)[g.codes] for g in self.groups], axis=0)
+        for _ in range(SMOOTHING):
+            mean = (mean + self.smoother @ mean) / 2
+        return mean
+
+    def second_batch(self, profiles: np.ndarray) -> np.ndarray | None:
+        """Cells of a second batch, a mask (n_cells,); None if there is none.
+
+        A second batch, as of another technology, is far from the anchors, all of which the batch
+        closer to the reference provides. Unlike novel types, its groups resemble several known
+        types once their common difference is removed.
+
+        Parameters
+        ----------
+        apart
+            Result of :meth:`separation`.
+        """
+        g = self.main
+        n = np.bincount(g.codes)
+        far = group_means(self.evidence(profiles)[:, None], g.codes)[:, 0] > SUSPECT
+        suspects = np.flatnonzero(far & (n >= MIN_GROUP))
+        if len(suspects) < SEVERAL:
+            return None
+        own = g.means[suspects] - np.average(g.means[suspects], axis=0, weights=n[suspects])
+        correlation = np.corrcoef(own, profiles - profiles.mean(axis=0))[: len(own), len(own) :]
+        matched = correlation.argmax(axis=1)[correlation.max(axis=1) > ALIKE]
+        if len(np.unique(matched)) < SEVERAL:
+            return None
+        # Groups of a batch have in common by what they deviate from their types.
+        residual = g.means - profiles[g.types(profiles)]
+        second = np.isin(np.arange(len(n)), suspects)
+        for _ in range(ROUNDS):
+            if second.all() or not second.any():
+                return None
+            first_shift, second_shift = (np.median(residual[s], axis=0) for s in (~second, second))
+            to_first = ((residual - first_shift) ** 2).sum(axis=1)
+            second = ((residual - second_shift) ** 2).sum(axis=1) < to_first
+        return second[g.codes]
+
+
+def group_query(
+    x: sp.csr_matrix, proba: np.ndarray, separation: TypeSeparation, seed: int
+) -> QueryGroups:
+    """Group the cells of a query.
+
+    Parameters
+    ----------
+    x
+        Query, log1p CP10k, CSR (n_cells, n_genes).
+    proba
+        Probabilities of the known types, (n_cells, n_types).
+    separation
+        Learnt from the reference.
+    """
+    z = principal_components(x, N_COMPONENTS, seed)
+    # UMAP weights: an anchor of a few cells must form its own group.
+    graph = neighbor_graph(z, N_NEIGHBORS, seed, "umap")
+    groups = []
+    for i, resolution in enumerate(RESOLUTIONS):
+        codes = leiden(graph, resolution, seed + i)
+        groups.append(
+            Groups(
+                codes,
+                group_means(x, codes),
+                group_means(proba, codes),
+                separation.distance(x, codes),
+            )
+        )
+    weights = graph.obsp["connectivities"]
+    total = np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-9)
+    return QueryGroups(groups, sp.csr_matrix(sp.diags(1 / total) @ weights))
