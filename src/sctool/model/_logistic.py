@@ -59,16 +59,6 @@ class LogisticSettings(Settings):
             raise ValueError(f"C={C!r} must be a number above 0, or 'auto'.")
 
 
-def keep_marker_genes(
-    features: Features, x: sp.csr_matrix, data: TrainingData, n: int
-) -> sp.csr_matrix:
-    """Keep the selected genes that differ most between types; return the inputs on these."""
-    labelled = np.flatnonzero(data.labels.codes >= 0)
-    kept = marker_genes(x[labelled], data.labels.codes[labelled], n)
-    features.keep(kept)
-    return x[:, kept]
-
-
 class LinearModule(nn.Module):
     """One linear layer; its logits also serve as the embedding."""
 
@@ -134,8 +124,64 @@ def fit_head(
     return pd.DataFrame({"loss": [cross_entropy(fitted, x, y)]}, index=n_iter), notes
 
 
+class MarkerGenesModel(AnnotationModel):
+    """Base of the models that may use marker genes only.
+
+    Genes chosen with a cell's label reveal that label, whatever is fitted to them. So wherever a
+    cell is held out, the genes are chosen again without it: with the labels at random, held-out
+    cells are then right by chance only.
+    """
+
+    settings_: LogisticSettings
+    #: Labelled cells on all genes that markers are chosen from, CSR (n_cells, n_genes); None if
+    #: none are chosen.
+    _candidates: sp.csr_matrix | None = None
+
+    def _keep_marker_genes(
+        self,
+        features: Features,
+        x: sp.csr_matrix,
+        data: TrainingData,
+        chosen_by: np.ndarray | slice = slice(None),
+    ) -> sp.csr_matrix:
+        """Keep the genes that differ most between types; return the inputs on these.
+
+        ``chosen_by`` are the positions, among the labelled cells, of those that choose.
+        """
+        if self.settings_.n_marker_genes >= x.shape[1]:
+            return x
+        labelled = np.flatnonzero(data.labels.codes >= 0)
+        self._candidates = x[labelled]
+        kept = self._marker_genes(data.labels.codes[labelled], chosen_by)
+        features.keep(kept)
+        return x[:, kept]
+
+    def _marker_genes(self, y: np.ndarray, chosen_by: np.ndarray | slice) -> np.ndarray:
+        """Positions of the marker genes among all candidates."""
+        return marker_genes(self._candidates[chosen_by], y[chosen_by], self.settings_.n_marker_genes)
+
+    def _inputs_chosen_by(
+        self, some: np.ndarray, x: sp.csr_matrix | np.ndarray, y: np.ndarray
+    ) -> sp.csr_matrix | np.ndarray:
+        """Inputs of all labelled cells, on the marker genes that only some of them choose.
+
+        Parameters
+        ----------
+        some
+            Positions of the cells that choose.
+        x, y
+            Inputs, (n_cells, n_genes), returned if no markers are chosen, and type codes,
+            (n_cells,).
+        """
+        return x if self._candidates is None else self._candidates[:, self._marker_genes(y, some)]
+
+    def _release(self) -> None:
+        super()._release()
+        self._candidates = None
+
+
 @docs.dedent
-class LogisticClassifier(AnnotationModel):
+class LogisticClassifier(MarkerGenesModel):
     """Multinomial logistic regression on log1p CP10k.
 
     A convex problem, solved by scikit-learn's L-BFGS on all labelled cells at once: the result
@@ -164,8 +210,8 @@ class LogisticClassifier(AnnotationModel):
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
         features, x, fill, notes = super()._fit_features(data)
-        if (n := self.settings_.n_marker_genes) is not None:
-            x = keep_marker_genes(features, x, data, n)
+        if self.settings_.n_marker_genes is not None:
+            x = self._keep_marker_genes(features, x, data)
         return features, x, fill, notes
 
     def _labelled_cells(self) -> tuple[sp.csr_matrix, np.ndarray]:
@@ -181,7 +227,9 @@ class LogisticClassifier(AnnotationModel):
             "max_iter": options.max_epochs or s.max_iter,
             "min_type_weight": s.min_type_weight,
         }
-        C, chosen = pick_C(s.C, x, y, stratified_holdout(y, s.validation), **how)
+        split = stratified_holdout(y, s.validation)
+        candidates = self._inputs_chosen_by(split[0], x, y) if s.C == "auto" else x
+        C, chosen = pick_C(s.C, candidates, y, split, **how)
         loss, notes = fit_head(self.module.head, x, y, C=C, **how)
         self.audit_ += chosen + notes
         self.history_ = {"supervised_train": loss}
