@@ -277,8 +277,8 @@ class ContrastiveClassifier(MarkerGenesModel):
             if not self._fits_regressions_only():  # networks are judged by held-out cells
                 y = data.labels.codes[data.labels.codes >= 0]
                 self._split = stratified_holdout(y, s.validation)
-            chosen_by = slice(None) if self._split is None else self._split[0]
-            x = self._keep_marker_genes(features, x, data, chosen_by)
+            some = None if self._split is None else self._split[0]
+            x = self._keep_marker_genes(features, x, data, some)
         elif s.n_top_genes is None:
             kept = self._backbone.select_genes(x[np.flatnonzero(data.labels.codes >= 0)])
             features.keep(kept)
@@ -352,9 +352,8 @@ class ContrastiveClassifier(MarkerGenesModel):
                 run(stage, cells, everything)
         else:
             x = self._embed(base, cells)
-            candidates = self._inputs_chosen_by(train, x, y) if s.C == "auto" else x
-            C, chosen = pick_C(s.C, candidates, y, (train, held_out), **how)
-            history["base_loss_train"], notes = fit_head(base.head, x, y, C=C, **how)
+            C, chosen = pick_C(s.C, x, y, (train, held_out), self._candidates, **how)
+            history["base_loss_train"], notes = fit_head(self.module.head, x, y, C=C, **how)
             self.audit_ += chosen + notes
             linear = tuple(p.detach().numpy() for p in base.head.parameters())
         if s.component is None:
@@ -389,7 +388,7 @@ class ContrastiveClassifier(MarkerGenesModel):
             folds = np.unique(fold[fold >= 0])
             for i in progress(folds, desc="components of folds", enabled=options.progress):
                 some, apart = np.flatnonzero(fold != i), np.flatnonzero(fold == i)
-                x = self._inputs_chosen_by(some, cells.x, y)
+                x = cells.x if self._candidates is None else self._candidates.inputs(some)
                 fit_component(Cells(x, cells.arrays, cells.fill), some, f"component_fold_{i + 1}")
                 outside[apart] = self._embed(self.module, Cells(x[apart], {}, cells.fill))
         fit_component(cells, everything, "component", linear)
@@ -400,8 +399,9 @@ class ContrastiveClassifier(MarkerGenesModel):
         else:
             z = self._embed(self.module, cells)
             z = np.where(fold[:, None] < 0, z, outside) if by_folds else z
-            C, chosen = pick_C("auto", z, y, (train, held_out), grid=COMPONENT_GRID, **how)
-            history["head_loss_train"], notes = fit_head(self.module.head, z, y, C=C, **how)
+            head_C, chosen = pick_C("auto", z, y, (train, held_out), grid=COMPONENT_GRID, **how)
+            head, notes = fit_head(self.module.head, z, y, C=head_C, **how)
+            history["head_loss_train"] = head
             self.audit_ += chosen + notes
         self.history_ = history
 

@@ -59,6 +59,29 @@ class LogisticSettings(Settings):
             raise ValueError(f"C={C!r} must be a number above 0, or 'auto'.")
 
 
+@dataclass(frozen=True)
+class MarkerCandidates:
+    """Labelled cells on all genes that the ``n`` marker genes are chosen from.
+
+    Parameters
+    ----------
+    x, y
+        Log1p values, CSR (n_cells, n_genes), and type codes, (n_cells,).
+    """
+
+    x: sp.csr_matrix
+    y: np.ndarray
+    n: int
+
+    def genes(self, some: np.ndarray) -> np.ndarray:
+        """Positions of the marker genes that only some of the cells choose."""
+        return marker_genes(self.x[some], self.y[some], self.n)
+
+    def inputs(self, some: np.ndarray) -> sp.csr_matrix:
+        """All cells on the marker genes that only some of them choose, CSR (n_cells, n)."""
+        return self.x[:, self.genes(some)]
+
+
 class LinearModule(nn.Module):
     """One linear layer; its logits also serve as the embedding."""
 
@@ -77,6 +100,7 @@ def pick_C(
     x: sp.csr_matrix | np.ndarray,
     y: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
+    candidates: MarkerCandidates | None = None,
     *,
     min_type_weight: float,
     max_iter: int,
@@ -90,10 +114,14 @@ def pick_C(
         Inputs, (n_cells, n_input), and type codes, (n_cells,).
     split
         Positions of the training and of the held-out cells.
+    candidates
+        Replace ``x`` by the marker genes that the training cells choose of these.
     """
     if C != "auto":
         return float(C), []
     train, held_out = split
+    if candidates is not None:
+        x = candidates.inputs(train)
     chosen = choose_C(x, y, train, held_out, max_iter, min_type_weight, grid)
     return chosen, [f"training: C={chosen:g} chosen on {len(held_out)} held-out cells"]
 
@@ -127,53 +155,34 @@ def fit_head(
 class MarkerGenesModel(AnnotationModel):
     """Base of the models that may use marker genes only.
 
-    Genes chosen with a cell's label reveal that label, whatever is fitted to them. So wherever a
-    cell is held out, the genes are chosen again without it: with the labels at random, held-out
-    cells are then right by chance only.
+    Genes that were chosen with a cell's label reveal that label, whatever is fitted to them. So
+    wherever cells are held out, the genes are chosen again without them: if the labels are random,
+    these cells are then right by chance only.
     """
 
     settings_: LogisticSettings
-    #: Labelled cells on all genes that markers are chosen from, CSR (n_cells, n_genes); None if
-    #: none are chosen.
-    _candidates: sp.csr_matrix | None = None
+    #: None if all genes are used.
+    _candidates: MarkerCandidates | None = None
 
     def _keep_marker_genes(
         self,
         features: Features,
         x: sp.csr_matrix,
         data: TrainingData,
-        chosen_by: np.ndarray | slice = slice(None),
+        some: np.ndarray | None = None,
     ) -> sp.csr_matrix:
         """Keep the genes that differ most between types; return the inputs on these.
 
-        ``chosen_by`` are the positions, among the labelled cells, of those that choose.
+        ``some`` are the positions, among the labelled cells, of those that choose; default all.
         """
-        if self.settings_.n_marker_genes >= x.shape[1]:
+        n = self.settings_.n_marker_genes
+        if n is None or n >= x.shape[1]:
             return x
         labelled = np.flatnonzero(data.labels.codes >= 0)
-        self._candidates = x[labelled]
-        kept = self._marker_genes(data.labels.codes[labelled], chosen_by)
+        self._candidates = MarkerCandidates(x[labelled], data.labels.codes[labelled], n)
+        kept = self._candidates.genes(np.arange(len(labelled)) if some is None else some)
         features.keep(kept)
         return x[:, kept]
-
-    def _marker_genes(self, y: np.ndarray, chosen_by: np.ndarray | slice) -> np.ndarray:
-        """Positions of the marker genes among all candidates."""
-        return marker_genes(self._candidates[chosen_by], y[chosen_by], self.settings_.n_marker_genes)
-
-    def _inputs_chosen_by(
-        self, some: np.ndarray, x: sp.csr_matrix | np.ndarray, y: np.ndarray
-    ) -> sp.csr_matrix | np.ndarray:
-        """Inputs of all labelled cells, on the marker genes that only some of them choose.
-
-        Parameters
-        ----------
-        some
-            Positions of the cells that choose.
-        x, y
-            Inputs, (n_cells, n_genes), returned if no markers are chosen, and type codes,
-            (n_cells,).
-        """
-        return x if self._candidates is None else self._candidates[:, self._marker_genes(y, some)]
 
     def _release(self) -> None:
         super()._release()
@@ -210,9 +219,7 @@ class LogisticClassifier(MarkerGenesModel):
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
         features, x, fill, notes = super()._fit_features(data)
-        if self.settings_.n_marker_genes is not None:
-            x = self._keep_marker_genes(features, x, data)
-        return features, x, fill, notes
+        return features, self._keep_marker_genes(features, x, data), fill, notes
 
     def _labelled_cells(self) -> tuple[sp.csr_matrix, np.ndarray]:
         """Labelled cells, CSR (n_cells, n_genes), and their type codes."""
@@ -228,8 +235,7 @@ class LogisticClassifier(MarkerGenesModel):
             "min_type_weight": s.min_type_weight,
         }
         split = stratified_holdout(y, s.validation)
-        candidates = self._inputs_chosen_by(split[0], x, y) if s.C == "auto" else x
-        C, chosen = pick_C(s.C, candidates, y, split, **how)
+        C, chosen = pick_C(s.C, x, y, split, self._candidates, **how)
         loss, notes = fit_head(self.module.head, x, y, C=C, **how)
         self.audit_ += chosen + notes
         self.history_ = {"supervised_train": loss}
