@@ -13,7 +13,7 @@ from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
 from torch.utils.data import DataLoader
 
 import sctool
-from sctool._batches import Cells, TypeBatches, TypeSplitter
+from sctool._batches import Cells, TypeBatches, TypeSplitter, assign_folds
 from sctool._regression import regress
 from sctool._train import seeded
 from sctool.model import (
@@ -28,7 +28,6 @@ from sctool.model import (
     LogisticClassifier,
     load,
 )
-from sctool.model._contrastive import assign_folds
 from sctool.model._contrastive_module import BACKBONES, Circles, Sphere
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")

@@ -9,7 +9,6 @@ temporary head), the component, the final head. The networks are in ``_contrasti
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from sctool._batches import Cells, Splitter, TypeSplitter, stratified_holdout
+from sctool._batches import Cells, Splitter, TypeSplitter, assign_folds, stratified_holdout
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
 from sctool._progress import progress
@@ -133,26 +131,6 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
         validation=1 / 9,
     )
     return {"default": default, "paper": paper}
-
-
-def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold of each cell, (n_cells,), stratified by type; -1 for the only cell of a type.
-
-    Every type thus keeps a cell when a fold is left out. The number of folds is at most the number
-    of cells of the largest type.
-    """
-    n = np.bincount(y)
-    fold = np.full(len(y), -1)
-    cells = np.flatnonzero(n[y] > 1)
-    if not len(cells):
-        return fold
-    folds = StratifiedKFold(min(n_folds, n.max()), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # types with fewer cells than folds are absent from some folds
-        warnings.filterwarnings("ignore", message="The least populated class")
-        for i, (_, members) in enumerate(folds.split(cells, y[cells])):
-            fold[cells[members]] = i
-    return fold
 
 
 class StagePlan(Plan):
