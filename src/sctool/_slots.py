@@ -207,14 +207,16 @@ def write_reference_check(
     ``used`` marks the cells, (n_cells,), that the arrays are about.
     """
     clear(adata, key)
-    columns = {"given": np.float32(np.nan), "suggested": -1, "suspect": False}
-    for (name, missing), values in zip(columns.items(), (given, suggested, suspect), strict=True):
-        column = np.full(adata.n_obs, missing)
+
+    def of_all(values: np.ndarray, missing: float) -> np.ndarray:
+        column = np.full(adata.n_obs, missing, dtype=values.dtype)
         column[used] = values
-        adata.obs[f"{key}_{name}"] = column
-    adata.obs[f"{key}_suggested"] = pd.Categorical.from_codes(
-        adata.obs[f"{key}_suggested"], names
-    ).remove_unused_categories()
+        return column
+
+    adata.obs[f"{key}_given"] = of_all(given.astype(np.float32), np.nan)
+    found = pd.Categorical.from_codes(of_all(suggested, -1), names)
+    adata.obs[f"{key}_suggested"] = found.remove_unused_categories()
+    adata.obs[f"{key}_suspect"] = of_all(suspect, False)
     adata.uns[key] = {
         "types": types,
         "pairs": pairs,

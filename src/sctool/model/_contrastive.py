@@ -63,7 +63,8 @@ class ContrastiveSettings(LogisticSettings, NetworkSettings):
         positives in every circle, as eq. 6 is printed.
     init_from_linear
         For "mls": set each circle from the score of its type in a logistic regression, instead of
-        a random initialisation and training by the contrastive loss.
+        a random initialisation and training by the contrastive loss. No contrastive loss is then
+        minimised, whatever the backbone.
     n_latent
         Units of both layers of "mlp"; None uses the number of its inputs.
     temperature
@@ -160,7 +161,13 @@ class StagePlan(Plan):
 
 @docs.dedent
 class ContrastiveClassifier(MarkerGenesModel):
-    """Logistic regression, ACTINN or scDAE, with a contrastive component before the head.
+    """Regression on circles that a first regression places; by default no contrastive training.
+
+    The general form is a base (logistic regression, ACTINN or scDAE) with a contrastive component
+    before its head. By default the component of ``method="contrastive"``, a circle for each type,
+    is initialised from the logistic regression on genes and not trained further: no contrastive
+    loss is minimised. A component is trained by one only with ``component="mlp"`` or
+    ``init_from_linear=False``, whatever the base.
 
     Trained in stages, each on the frozen output of the previous ones: the base, by its own
     procedure; the component, on the base's embedding of the labelled cells; and the head again, on

@@ -28,7 +28,8 @@ class LogisticSettings(Settings):
     ----------
     n_marker_genes
         Number of the ``n_top_genes`` to keep: those with the largest F statistic between the types
-        of the labelled cells. None keeps all.
+        of the labelled cells; where cells are held out, they are chosen again without these. None
+        keeps all.
     C
         Inverse strength of the L2 penalty, as in scikit-learn. "auto" chooses the value with the
         lowest cross entropy on held-out cells from a grid.
