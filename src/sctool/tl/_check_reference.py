@@ -89,7 +89,7 @@ def check_reference(
     >>> _, ref = sctool.datasets.blood()
     >>> sctool.tl.check_reference(ref, "cell_type")
     >>> ref.uns["sctool_reference"]["pairs"].loc["0", ["first", "second"]].tolist()
-    ['CD4+/CD45RA+/CD25- Naive T', 'CD4+/CD45RO+ Memory']
+    ['CD4+/CD25 T Reg', 'CD4+/CD45RO+ Memory']
     """
     if not isinstance(ref, AnnData):
         raise TypeError(f"ref must be an AnnData, not {type(ref).__name__}.")
