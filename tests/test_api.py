@@ -89,7 +89,7 @@ def test_the_public_names_are_those_promised():
     assert set(sctool.__all__) == {"__version__", *MODULES}
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
-    tools = {"annotate", "cluster", "evaluate", "explain", "rename_novel"}
+    tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"}
     assert set(TOOLS) == {f"tl.{name}" for name in tools}
     plots = {"confusion", "explain", "mls", "reliability"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}
@@ -156,10 +156,17 @@ def test_import_is_light_and_changes_nothing(tmp_path):
 @pytest.mark.parametrize("name", [*TOOLS, *PLOTS])
 def test_data_come_first_and_the_rest_is_keyword_only(name):
     parameters = list(inspect.signature((TOOLS | PLOTS)[name]).parameters.values())
-    assert parameters[0].name == "adata"
+    assert parameters[0].name == ("ref" if name == "tl.check_reference" else "adata")
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
-    assert [p.name for p in positional[1:]] in ([], ["ref"], ["model"], ["truth"], ["names"])
+    assert [p.name for p in positional[1:]] in (
+        [],
+        ["ref"],
+        ["model"],
+        ["truth"],
+        ["names"],
+        ["labels_key"],
+    )
     assert all(p.default is p.empty for p in positional)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
     assert all(p.default is not p.empty for p in parameters[len(positional) :])

@@ -6,13 +6,15 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from sklearn.metrics import roc_auc_score
 from synthetic import FAST, TYPES, simulate, simulate_joint, simulate_sides
 from torch.utils.data import DataLoader
 
 import sctool
-from sctool._batches import Cells, TypeBatches, TypeSplitter
+from sctool._batches import Cells, TypeBatches, TypeSplitter, assign_folds
+from sctool._regression import regress
 from sctool._train import seeded
 from sctool.model import (
     ACTINN,
@@ -26,7 +28,6 @@ from sctool.model import (
     LogisticClassifier,
     load,
 )
-from sctool.model._contrastive import assign_folds
 from sctool.model._contrastive_module import BACKBONES, Circles, Sphere
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
@@ -480,6 +481,58 @@ def test_a_head_that_learns_from_cells_outside_names_rare_cells_more_often(n):
         for folds in (1, 5)
     ]
     assert recall[1] >= recall[0]
+
+
+def random_labels() -> ad.AnnData:
+    """200 cells of nothing but noise, labelled at random as one of five types."""
+    rng = np.random.default_rng(0)
+    names = pd.Categorical(rng.integers(5, size=200).astype(str))
+    x = sp.csr_matrix(rng.poisson(1.0, (200, 2000)).astype(np.float32))
+    return ad.AnnData(x, obs=pd.DataFrame({"cell_type": names}, index=np.arange(200).astype(str)))
+
+
+def held_out(monkeypatch) -> list:
+    """Watch what ``C`` is chosen on: inputs, type codes, and positions of both parts."""
+    seen, choose_C = [], sctool.model._logistic.choose_C
+
+    def watched(x, y, train, held_out, *how):
+        seen.append((x, y, train, held_out))
+        return choose_C(x, y, train, held_out, *how)
+
+    monkeypatch.setattr(sctool.model._logistic, "choose_C", watched)
+    return seen
+
+
+def test_random_labels_are_no_better_than_chance_in_the_folds(monkeypatch):
+    seen = held_out(monkeypatch)
+    model = train(random_labels(), n_marker_genes=200)
+    assert len(model.features_.selected) == 200
+    z, y, *_ = seen[-1]
+    right = z[:, ::2].argmax(axis=1) == y  # the circle on which the cell lies furthest
+    assert 0.1 < right.mean() < 0.3
+
+
+@pytest.mark.parametrize("cls", [LogisticClassifier, ContrastiveClassifier])
+def test_random_labels_are_no_better_than_chance_where_C_is_chosen(cls, monkeypatch):
+    seen, cells = held_out(monkeypatch), random_labels()
+    cls.setup_anndata(cells, "cell_type")
+    with seeded(0):
+        cls(cells, C="auto", n_top_genes=None, n_marker_genes=200, validation=0.3).train()
+    x, y, some, others = seen[0]
+    fitted, _ = regress(x[some], y[some], 1.0, 500)
+    assert len(others) > 50
+    assert (fitted.predict(x[others]) == y[others]).mean() < 0.35
+
+
+def test_the_genes_of_a_network_are_chosen_without_the_cells_that_judge_it():
+    cells = random_labels()
+    ContrastiveClassifier.setup_anndata(cells, "cell_type")
+    model = ContrastiveClassifier(cells, component="mlp", n_marker_genes=200, validation=0.3)
+    x, y = model._cells.x, model._cells.arrays["label"]
+    some, others = model._split
+    fitted, _ = regress(x[some], y[some], 1.0, 500)
+    assert len(others) > 50
+    assert (fitted.predict(x[others]) == y[others]).mean() < 0.35
 
 
 # -- settings ------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Minibatches of cells, and the split of labelled cells into training and held-out sets."""
+"""Minibatches of cells; labelled cells into training and held-out ones, and into folds."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -120,6 +122,26 @@ def stratified_holdout(codes: np.ndarray, share: float) -> tuple[np.ndarray, np.
         validation.append(members[:n])
         train.append(members[n:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
+
+
+def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold of each cell, (n_cells,), stratified by type; -1 for the only cell of a type.
+
+    Every type thus keeps a cell when a fold is left out. The number of folds is at most the number
+    of cells of the largest type.
+    """
+    n = np.bincount(y)
+    fold = np.full(len(y), -1)
+    cells = np.flatnonzero(n[y] > 1)
+    if not len(cells):
+        return fold
+    folds = StratifiedKFold(min(n_folds, n.max()), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # types with fewer cells than folds are absent from some folds
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for i, (_, members) in enumerate(folds.split(cells, y[cells])):
+            fold[cells[members]] = i
+    return fold
 
 
 class Splitter(pl.LightningDataModule):

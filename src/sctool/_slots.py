@@ -67,13 +67,14 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
 
 
 def is_result(value: Any) -> bool:
-    """Whether an element of ``uns`` is an annotation, a clustering or an explanation."""
+    """Whether an element of ``uns`` is a result of one of the tools."""
     return isinstance(value, Mapping) and ("audit" in value or {"names", "genes"} <= set(value))
 
 
 def columns(key: str) -> list[str]:
     """Names of the columns of ``obs`` that hold a result."""
-    return [key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"]
+    annotation = [key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"]
+    return [*annotation, f"{key}_given", f"{key}_suggested", f"{key}_suspect"]
 
 
 def arrays(key: str) -> list[str]:
@@ -180,6 +181,45 @@ def write_clusters(
     adata.obsm[f"X_{key}"] = latent.astype(np.float32)
     adata.uns[key] = {
         "n_clusters": n_clusters,
+        "params": storable(params),
+        "versions": versions,
+        "audit": np.array(audit, dtype=object),
+    }
+
+
+def write_reference_check(
+    adata: AnnData,
+    key: str,
+    *,
+    used: np.ndarray,
+    given: np.ndarray,
+    suggested: np.ndarray,
+    suspect: np.ndarray,
+    names: list[str],
+    types: pd.DataFrame,
+    pairs: pd.DataFrame,
+    params: dict[str, Any],
+    versions: dict[str, str],
+    audit: list[str],
+) -> None:
+    """Write the results documented in :func:`sctool.tl.check_reference`.
+
+    ``used`` marks the cells, (n_cells,), that the arrays are about.
+    """
+    clear(adata, key)
+
+    def of_all(values: np.ndarray, missing: float) -> np.ndarray:
+        column = np.full(adata.n_obs, missing, dtype=values.dtype)
+        column[used] = values
+        return column
+
+    adata.obs[f"{key}_given"] = of_all(given.astype(np.float32), np.nan)
+    found = pd.Categorical.from_codes(of_all(suggested, -1), names)
+    adata.obs[f"{key}_suggested"] = found.remove_unused_categories()
+    adata.obs[f"{key}_suspect"] = of_all(suspect, False)
+    adata.uns[key] = {
+        "types": types,
+        "pairs": pairs,
         "params": storable(params),
         "versions": versions,
         "audit": np.array(audit, dtype=object),

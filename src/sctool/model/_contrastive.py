@@ -9,7 +9,6 @@ temporary head), the component, the final head. The networks are in ``_contrasti
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +18,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from sctool._batches import Cells, Splitter, TypeSplitter, stratified_holdout
+from sctool._batches import Cells, Splitter, TypeSplitter, assign_folds, stratified_holdout
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
 from sctool._progress import progress
-from sctool._regression import COMPONENT_GRID, GENES_GRID, regress, type_weights, weights
+from sctool._regression import COMPONENT_GRID, regress, type_weights, weights
 from sctool._train import BestWeights, Plan, TrainOptions, fit, n_epochs, refuse_arguments
 from sctool.model._base import AnnotationModel, NetworkSettings
 from sctool.model._contrastive_module import (
@@ -41,8 +39,8 @@ from sctool.model._contrastive_module import (
 from sctool.model._logistic import (
     LogisticClassifier,
     LogisticSettings,
+    MarkerGenesModel,
     fit_head,
-    keep_marker_genes,
     pick_C,
 )
 
@@ -65,7 +63,8 @@ class ContrastiveSettings(LogisticSettings, NetworkSettings):
         positives in every circle, as eq. 6 is printed.
     init_from_linear
         For "mls": set each circle from the score of its type in a logistic regression, instead of
-        a random initialisation and training by the contrastive loss.
+        a random initialisation and training by the contrastive loss. No contrastive loss is then
+        minimised, whatever the backbone.
     n_latent
         Units of both layers of "mlp"; None uses the number of its inputs.
     temperature
@@ -135,26 +134,6 @@ def presets(backbone: str, component: str | None = None) -> dict[str, Contrastiv
     return {"default": default, "paper": paper}
 
 
-def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold of each cell, (n_cells,), stratified by type; -1 for the only cell of a type.
-
-    Every type thus keeps a cell when a fold is left out. The number of folds is at most the number
-    of cells of the largest type.
-    """
-    n = np.bincount(y)
-    fold = np.full(len(y), -1)
-    cells = np.flatnonzero(n[y] > 1)
-    if not len(cells):
-        return fold
-    folds = StratifiedKFold(min(n_folds, n.max()), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # types with fewer cells than folds are absent from some folds
-        warnings.filterwarnings("ignore", message="The least populated class")
-        for i, (_, members) in enumerate(folds.split(cells, y[cells])):
-            fold[cells[members]] = i
-    return fold
-
-
 class StagePlan(Plan):
     """Training plan of one stage."""
 
@@ -181,8 +160,14 @@ class StagePlan(Plan):
 
 
 @docs.dedent
-class ContrastiveClassifier(AnnotationModel):
-    """Logistic regression, ACTINN or scDAE, with a contrastive component before the head.
+class ContrastiveClassifier(MarkerGenesModel):
+    """Regression on circles that a first regression places; by default no contrastive training.
+
+    The general form is a base (logistic regression, ACTINN or scDAE) with a contrastive component
+    before its head. By default the component of ``method="contrastive"``, a circle for each type,
+    is initialised from the logistic regression on genes and not trained further: no contrastive
+    loss is minimised. A component is trained by one only with ``component="mlp"`` or
+    ``init_from_linear=False``, whatever the base.
 
     Trained in stages, each on the frozen output of the previous ones: the base, by its own
     procedure; the component, on the base's embedding of the labelled cells; and the head again, on
@@ -221,6 +206,8 @@ class ContrastiveClassifier(AnnotationModel):
     PRESETS: ClassVar[dict[str, Any]] = presets("linear", "mls")
     settings_: ContrastiveSettings
     module: Any
+    #: Labelled cells for training and held-out ones, if marker genes were chosen by the first.
+    _split: tuple[np.ndarray, np.ndarray] | None = None
 
     def __init__(
         self,
@@ -272,7 +259,11 @@ class ContrastiveClassifier(AnnotationModel):
             return features, sp.vstack(list(chunks), format="csr"), fill, notes
         features, x, fill, notes = super()._fit_features(data)
         if s.n_marker_genes is not None:
-            x = keep_marker_genes(features, x, data, s.n_marker_genes)
+            if not self._fits_regressions_only():  # networks are judged by held-out cells
+                y = data.labels.codes[data.labels.codes >= 0]
+                self._split = stratified_holdout(y, s.validation)
+            some = None if self._split is None else self._split[0]
+            x = self._keep_marker_genes(features, x, data, some)
         elif s.n_top_genes is None:
             kept = self._backbone.select_genes(x[np.flatnonzero(data.labels.codes >= 0)])
             features.keep(kept)
@@ -295,45 +286,44 @@ class ContrastiveClassifier(AnnotationModel):
             raise ValueError("pretrained is not trained: call its train() first.")
         return base.features_
 
+    def _labelled_cells(self) -> Cells:
+        """The labelled training cells alone."""
+        cells = self._training_cells()
+        labelled = np.flatnonzero(cells.arrays["label"] >= 0)
+        arrays = {name: values[labelled] for name, values in cells.arrays.items()}
+        return Cells(cells.x[labelled], arrays, cells.fill)
+
+    @staticmethod
     @torch.inference_mode()
-    def _embed(self, cells: Cells, indices: np.ndarray) -> sp.csr_matrix | np.ndarray:
+    def _embed(module: ContrastiveModule, cells: Cells) -> sp.csr_matrix | np.ndarray:
         """Input of the head, (n_cells, n_latent); sparse if these are the genes."""
-        module = self.module.eval()
+        module.eval()
         if not module.embeds and cells.fill is None:
-            return cells.x[indices]
+            return cells.x
         device = next(module.parameters()).device
-        parts = np.array_split(indices, -(-len(indices) // 2048))
+        parts = np.array_split(np.arange(len(cells)), -(-len(cells) // 2048))
         return torch.cat([module.embed(cells[i]["x"].to(device)).cpu() for i in parts]).numpy()
 
     # -- training ------------------------------------------------------------------------------
 
     def _train(self, options: TrainOptions) -> None:
-        s, cells, backbone = self.settings_, self._training_cells(), self._backbone
-        if not (backbone.is_network or self._trains_component()):
+        s, cells, backbone = self.settings_, self._labelled_cells(), self._backbone
+        if self._fits_regressions_only():
             given = [name for name in options.trainer if name not in ("accelerator", "devices")]
             refuse_arguments(given, [], ": these settings train only regressions")
-        labelled = np.flatnonzero(cells.arrays["label"] >= 0)
-        y = cells.arrays["label"][labelled]
-        train, held_out = stratified_holdout(y, s.validation)
+        y = cells.arrays["label"]
+        train, held_out = self._split or stratified_holdout(y, s.validation)
         everything = np.arange(len(y))
         history: dict[str, pd.DataFrame] = {}
+        how: dict[str, Any] = {
+            "max_iter": options.max_epochs or s.max_iter,
+            "min_type_weight": s.min_type_weight,
+        }
 
-        def run(stage: Stage, some: np.ndarray) -> None:
+        def run(stage: Stage, cells: Cells, some: np.ndarray) -> None:
             """Train a stage on a subset of the labelled cells, excluding held-out ones."""
-            part = np.intersect1d(labelled[some], labelled[train])
-            rest = np.intersect1d(labelled[some], labelled[held_out])
+            part, rest = np.intersect1d(some, train), np.intersect1d(some, held_out)
             history.update(self._run(stage, cells, part, rest, options))
-
-        def solve_head(z: Any, C: float | str, grid: tuple[float, ...]) -> tuple[float, Any]:
-            """Set the head to a regression on all labelled cells; return its C and history."""
-            how: dict[str, Any] = {
-                "max_iter": options.max_epochs or s.max_iter,
-                "min_type_weight": s.min_type_weight,
-            }
-            C, chosen = pick_C(C, z, y, (train, held_out), grid=grid, **how)
-            loss, notes = fit_head(self.module.head, z, y, C=C, **how)
-            self.audit_ += chosen + notes
-            return C, loss
 
         # The base
         base = self.module = ContrastiveModule(cells.x.shape[1], len(self.classes_), s, None)
@@ -343,11 +333,13 @@ class ContrastiveClassifier(AnnotationModel):
             if backbone.is_network:
                 copy_parts(self._pretrained.module, base, "inputs", "encoder")
         elif backbone.is_network:
-            for stage in backbone.stages(base, s, self._classification(), cells.x[labelled]):
-                run(stage, everything)
+            for stage in backbone.stages(base, s, self._classification(), cells.x):
+                run(stage, cells, everything)
         else:
-            z = self._embed(cells, labelled)
-            C, history["base_loss_train"] = solve_head(z, s.C, GENES_GRID)
+            x = self._embed(base, cells)
+            C, chosen = pick_C(s.C, x, y, (train, held_out), self._candidates, **how)
+            history["base_loss_train"], notes = fit_head(self.module.head, x, y, C=C, **how)
+            self.audit_ += chosen + notes
             linear = tuple(p.detach().numpy() for p in base.head.parameters())
         if s.component is None:
             self._build()
@@ -356,47 +348,56 @@ class ContrastiveClassifier(AnnotationModel):
             return
 
         # The component
-        z = self._embed(cells, labelled)
 
-        def fit_component(some: np.ndarray, name: str, linear: Any = None) -> None:
-            """Build a module and fit its component to a subset of the labelled cells."""
-            self._build()
+        def fit_component(cells: Cells, some: np.ndarray, name: str, linear: Any = None) -> None:
+            """Make a network for the genes of the cells; fit its component to a subset of them."""
+            n_genes = cells.x.shape[1]
+            self.module = self._make_module(n_genes, len(self.names_), self.n_domains_)
             copy_parts(base, self.module, "inputs", "encoder")
             if s.component == "mls" and s.init_from_linear:
+                z = self._embed(base, cells)
                 if linear is None:
-                    max_iter = options.max_epochs or s.max_iter
-                    fitted, _ = regress(z[some], y[some], C, max_iter, s.min_type_weight)
+                    fitted, _ = regress(
+                        z[some], y[some], C, how["max_iter"], how["min_type_weight"]
+                    )
                     linear = weights(fitted)
                 self.module.component.init_from_linear(*linear, z[some])
             if self._trains_component():
-                run(self._component_stage(name), some)
+                run(self._component_stage(name), cells, some)
 
         by_folds = not backbone.is_network and s.component == "mls" and s.init_from_linear
-        fold, outside = np.full(len(y), -1), None
+        fold = np.full(len(y), -1)
+        outside = np.zeros((len(y), 2 * len(self.classes_)))
         if by_folds and s.folds > 1:
             fold = assign_folds(y, s.folds, int(torch.randint(2**31, (1,))))
             folds = np.unique(fold[fold >= 0])
             for i in progress(folds, desc="components of folds", enabled=options.progress):
-                fit_component(np.flatnonzero(fold != i), f"component_fold_{i + 1}")
-                placed = self._embed(cells, labelled[fold == i])
-                outside = np.zeros((len(y), placed.shape[1])) if outside is None else outside
-                outside[fold == i] = placed
-        fit_component(everything, "component", linear)
+                some, apart = np.flatnonzero(fold != i), np.flatnonzero(fold == i)
+                x = cells.x if self._candidates is None else self._candidates.inputs(some)
+                fit_component(Cells(x, cells.arrays, cells.fill), some, f"component_fold_{i + 1}")
+                outside[apart] = self._embed(self.module, Cells(x[apart], {}, cells.fill))
+        fit_component(cells, everything, "component", linear)
 
         # The head
         if backbone.is_network:
-            run(Stage("head", ("head",), self._classification(), s.lr), everything)
+            run(Stage("head", ("head",), self._classification(), s.lr), cells, everything)
         else:
-            z = self._embed(cells, labelled)
-            if outside is not None:
-                z = np.where(fold[:, None] < 0, z, outside)
-            _, history["head_loss_train"] = solve_head(z, "auto", COMPONENT_GRID)
+            z = self._embed(self.module, cells)
+            z = np.where(fold[:, None] < 0, z, outside) if by_folds else z
+            head_C, chosen = pick_C("auto", z, y, (train, held_out), grid=COMPONENT_GRID, **how)
+            head, notes = fit_head(self.module.head, z, y, C=head_C, **how)
+            history["head_loss_train"] = head
+            self.audit_ += chosen + notes
         self.history_ = history
 
     def _trains_component(self) -> bool:
         """Whether the component is trained with the contrastive loss."""
         s = self.settings_
         return s.component is not None and not (s.component == "mls" and s.init_from_linear)
+
+    def _fits_regressions_only(self) -> bool:
+        """Whether no part is a network that is trained in minibatches."""
+        return not (self._backbone.is_network or self._trains_component())
 
     def _component_stage(self, name: str) -> Stage:
         s, module = self.settings_, self.module

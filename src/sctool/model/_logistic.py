@@ -28,7 +28,8 @@ class LogisticSettings(Settings):
     ----------
     n_marker_genes
         Number of the ``n_top_genes`` to keep: those with the largest F statistic between the types
-        of the labelled cells. None keeps all.
+        of the labelled cells; where cells are held out, they are chosen again without these. None
+        keeps all.
     C
         Inverse strength of the L2 penalty, as in scikit-learn. "auto" chooses the value with the
         lowest cross entropy on held-out cells from a grid.
@@ -59,14 +60,27 @@ class LogisticSettings(Settings):
             raise ValueError(f"C={C!r} must be a number above 0, or 'auto'.")
 
 
-def keep_marker_genes(
-    features: Features, x: sp.csr_matrix, data: TrainingData, n: int
-) -> sp.csr_matrix:
-    """Keep the selected genes that differ most between types; return the inputs on these."""
-    labelled = np.flatnonzero(data.labels.codes >= 0)
-    kept = marker_genes(x[labelled], data.labels.codes[labelled], n)
-    features.keep(kept)
-    return x[:, kept]
+@dataclass(frozen=True)
+class MarkerCandidates:
+    """Labelled cells on all genes that the ``n`` marker genes are chosen from.
+
+    Parameters
+    ----------
+    x, y
+        Log1p values, CSR (n_cells, n_genes), and type codes, (n_cells,).
+    """
+
+    x: sp.csr_matrix
+    y: np.ndarray
+    n: int
+
+    def genes(self, some: np.ndarray) -> np.ndarray:
+        """Positions of the marker genes that only some of the cells choose."""
+        return marker_genes(self.x[some], self.y[some], self.n)
+
+    def inputs(self, some: np.ndarray) -> sp.csr_matrix:
+        """All cells on the marker genes that only some of them choose, CSR (n_cells, n)."""
+        return self.x[:, self.genes(some)]
 
 
 class LinearModule(nn.Module):
@@ -87,6 +101,7 @@ def pick_C(
     x: sp.csr_matrix | np.ndarray,
     y: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
+    candidates: MarkerCandidates | None = None,
     *,
     min_type_weight: float,
     max_iter: int,
@@ -100,10 +115,14 @@ def pick_C(
         Inputs, (n_cells, n_input), and type codes, (n_cells,).
     split
         Positions of the training and of the held-out cells.
+    candidates
+        Replace ``x`` by the marker genes that the training cells choose of these.
     """
     if C != "auto":
         return float(C), []
     train, held_out = split
+    if candidates is not None:
+        x = candidates.inputs(train)
     chosen = choose_C(x, y, train, held_out, max_iter, min_type_weight, grid)
     return chosen, [f"training: C={chosen:g} chosen on {len(held_out)} held-out cells"]
 
@@ -134,8 +153,45 @@ def fit_head(
     return pd.DataFrame({"loss": [cross_entropy(fitted, x, y)]}, index=n_iter), notes
 
 
+class MarkerGenesModel(AnnotationModel):
+    """Base of the models that may use marker genes only.
+
+    Genes that were chosen with a cell's label reveal that label, whatever is fitted to them. So
+    wherever cells are held out, the genes are chosen again without them: if the labels are random,
+    these cells are then right by chance only.
+    """
+
+    settings_: LogisticSettings
+    #: None if all genes are used.
+    _candidates: MarkerCandidates | None = None
+
+    def _keep_marker_genes(
+        self,
+        features: Features,
+        x: sp.csr_matrix,
+        data: TrainingData,
+        some: np.ndarray | None = None,
+    ) -> sp.csr_matrix:
+        """Keep the genes that differ most between types; return the inputs on these.
+
+        ``some`` are the positions, among the labelled cells, of those that choose; default all.
+        """
+        n = self.settings_.n_marker_genes
+        if n is None or n >= x.shape[1]:
+            return x
+        labelled = np.flatnonzero(data.labels.codes >= 0)
+        self._candidates = MarkerCandidates(x[labelled], data.labels.codes[labelled], n)
+        kept = self._candidates.genes(np.arange(len(labelled)) if some is None else some)
+        features.keep(kept)
+        return x[:, kept]
+
+    def _release(self) -> None:
+        super()._release()
+        self._candidates = None
+
+
 @docs.dedent
-class LogisticClassifier(AnnotationModel):
+class LogisticClassifier(MarkerGenesModel):
     """Multinomial logistic regression on log1p CP10k.
 
     A convex problem, solved by scikit-learn's L-BFGS on all labelled cells at once: the result
@@ -164,9 +220,7 @@ class LogisticClassifier(AnnotationModel):
         self, data: TrainingData
     ) -> tuple[Features, sp.csr_matrix, np.ndarray | None, list[str]]:
         features, x, fill, notes = super()._fit_features(data)
-        if (n := self.settings_.n_marker_genes) is not None:
-            x = keep_marker_genes(features, x, data, n)
-        return features, x, fill, notes
+        return features, self._keep_marker_genes(features, x, data), fill, notes
 
     def _labelled_cells(self) -> tuple[sp.csr_matrix, np.ndarray]:
         """Labelled cells, CSR (n_cells, n_genes), and their type codes."""
@@ -181,7 +235,8 @@ class LogisticClassifier(AnnotationModel):
             "max_iter": options.max_epochs or s.max_iter,
             "min_type_weight": s.min_type_weight,
         }
-        C, chosen = pick_C(s.C, x, y, stratified_holdout(y, s.validation), **how)
+        split = stratified_holdout(y, s.validation)
+        C, chosen = pick_C(s.C, x, y, split, self._candidates, **how)
         loss, notes = fit_head(self.module.head, x, y, C=C, **how)
         self.audit_ += chosen + notes
         self.history_ = {"supervised_train": loss}
