@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,9 @@ from sctool._batches import Cells, stratified_holdout
 from sctool._data import Features, TrainingData
 from sctool._data._features import variable_genes
 from sctool._docs import docs
+from sctool._neighbors import group_means
 from sctool._regression import regress, set_linear
+from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
 from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
@@ -32,6 +33,8 @@ from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
 FEW_CELLS, SHARE_OF_FEW, SHARE = 500, 1 / 2, 1 / 3
 #: Probabilities of novelty are kept this far from 0 and 1, so that their logits are finite.
 MARGIN = 0.02
+#: Maximum number of held-out cells that are kept with the model.
+MAX_CALIBRATION = 2000
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class AutoClassifier(OpenWorldModel):
     variable genes that also learns from the query, whose cells get names by group; and two of
     scNym's networks, one trained with the adversary and one with MixMatch. Before that, the query
     is searched for novel types (:func:`sctool.novelty.search`), which the networks do not adapt
-    to. A tenth of the labelled cells is held out; the temperature of the vote is fitted to them.
+    to. A tenth of the labelled cells is held out; the temperature of the vote is fitted to them,
+    and prediction sets are calibrated on them.
 
     Parameters
     ----------
@@ -154,6 +158,10 @@ class AutoClassifier(OpenWorldModel):
     searched_: bool = False
     #: For known types of the query, the share of their cells found novel if they are hidden.
     sensitivity_: dict[str, float]
+    #: Held-out cells, for prediction sets; None if there were none.
+    calibration_: Calibration | None = None
+    #: Tree of the known types, learnt from their profiles; None if a type is called "unknown".
+    hierarchy_: Hierarchy | None = None
 
     def _fit_features(
         self, data: TrainingData
@@ -172,12 +180,19 @@ class AutoClassifier(OpenWorldModel):
         return AutoModule(n_input, self.variable_, known, names, n_domains, self.settings_)
 
     def _outputs(self) -> dict[str, Any]:
-        own = {"variable": self.variable_.tolist(), "searched": self.searched_}
+        own: dict[str, Any] = {"variable": self.variable_.tolist(), "searched": self.searched_}
+        for name, value in (("calibration", self.calibration_), ("hierarchy", self.hierarchy_)):
+            own[name] = value and {k: v.tolist() for k, v in vars(value).items()}
         return super()._outputs() | own
 
     def _set_outputs(self, state: dict[str, Any]) -> None:
         super()._set_outputs(state)
         self.variable_, self.searched_ = np.array(state["variable"]), state["searched"]
+        if (kept := state["calibration"]) is not None:
+            self.calibration_ = Calibration(np.array(kept["proba"]), np.array(kept["codes"]))
+        if (kept := state["hierarchy"]) is not None:
+            names = np.array(kept["names"], dtype=object)
+            self.hierarchy_ = Hierarchy(names, np.array(kept["members"]))
 
     # -- training ------------------------------------------------------------------------------
 
@@ -220,7 +235,10 @@ class AutoClassifier(OpenWorldModel):
         self._set_novelty(variable.x[learnt], novel_score[learnt])
         if len(train) < FEW_CELLS:
             module.share.fill_(SHARE_OF_FEW)
-        self._set_temperature(cells, held_out)
+        self._calibrate(cells, held_out)
+        if UNKNOWN not in self.classes_:
+            profiles = group_means(variable.x[train], label[train])
+            self.hierarchy_ = Hierarchy.from_profiles(self.classes_, profiles)
 
     def _search(
         self,
@@ -260,9 +278,7 @@ class AutoClassifier(OpenWorldModel):
         for part, network in networks.items():
             self.module, self.is_trained_ = network, False
             network.settings = _of_network(self.settings_, part)
-            train_classifier(
-                self, variable, options, split=split, unlabelled=unlabelled, name=part
-            )
+            train_classifier(self, variable, options, split=split, unlabelled=unlabelled, name=part)
             history |= {f"{part}_{name}": values for name, values in self.history_.items()}
         self.history_ = history
         return networks
@@ -281,25 +297,28 @@ class AutoClassifier(OpenWorldModel):
         self.module.novelty.weight.copy_(torch.from_numpy(fitted.coef_)[None])
         self.module.novelty.bias.fill_(float(fitted.intercept_))
 
-    @torch.no_grad()
-    def _set_temperature(self, cells: Cells, held_out: np.ndarray) -> None:
-        """Fit the temperature to the held-out cells, at 1 or above.
+    def _calibrate(self, cells: Cells, held_out: np.ndarray) -> None:
+        """Fit the temperature to the held-out cells, at 1 or above, and keep their probabilities.
 
         A vote is rarely too confident about cells like those that it was fitted to, and should not
         become more confident about those of another experiment.
         """
         if not len(held_out):
             return
+        held_out = numpy_generator().permutation(held_out)[:MAX_CALIBRATION]
         parts = self._forward_cells(Cells(cells.x[held_out], {}))
         proba = np.concatenate([p for p, *_ in parts])[:, : len(self.classes_)]
         log_proba = torch.from_numpy(np.log(np.clip(proba, 1e-12, None)))
-        target = torch.from_numpy(cells.arrays["label"][held_out])
+        codes = cells.arrays["label"][held_out]
+        target = torch.from_numpy(codes)
 
         def loss(temperature: float) -> float:
             return float(F.cross_entropy(log_proba / temperature, target))
 
         best = minimize_scalar(loss, bounds=(1, 10), method="bounded").x
-        self.module.temperature.fill_(best if loss(best) < loss(1.0) else 1.0)
+        temperature = float(best) if loss(best) < loss(1.0) else 1.0
+        self.module.temperature.fill_(temperature)
+        self.calibration_ = Calibration((log_proba / temperature).softmax(dim=1).numpy(), codes)
 
     # -- prediction ----------------------------------------------------------------------------
 

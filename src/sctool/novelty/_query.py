@@ -1,7 +1,7 @@
 """Search a query for novel cells, batch by batch, each by the evidence that suits it.
 
-A batch that mixes with the reference is judged by cell (``_cells.py``), any other by group
-(``_anchors.py``). ``docs/methods/auto.md`` describes the algorithm.
+Every batch is judged by group (``_anchors.py``), and a batch that mixes with the reference also by
+cell (``_cells.py``), with equal weight. ``docs/methods/auto.md`` describes the algorithm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from sctool._neighbors import group_means
 from sctool.novelty import _cells
 from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query
 from sctool.novelty._episodes import MIN_CELLS
-from sctool.novelty._n_types import TypeSeparation, describe_number, learn_separation, split_into_types
+from sctool.novelty._n_types import (
+    TypeSeparation,
+    describe_number,
+    learn_separation,
+    split_into_types,
+)
 
 #: Cells with a higher probability are novel.
 THRESHOLD = 0.5
@@ -220,7 +225,9 @@ def _how_judged(n_by_cell: int, n: int) -> list[str]:
     """Audit notes on the number of cells judged by cell and by group."""
     notes = []
     if n_by_cell:
-        notes.append(f"novel: {n_by_cell} cells judged by cell, for they mix with the reference")
+        notes.append(
+            f"novel: {n_by_cell} cells judged by cell and group, for they mix with the reference"
+        )
     if n > n_by_cell:
         notes.append(
             f"novel: {n - n_by_cell} cells judged by group, for a batch effect separates them from "
