@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 FLOORS = [
     ["_docs", "_files", "_progress", "_slots", "datasets", "losses", "metrics", "nn"],
     ["_batches", "_data", "_neighbors", "_regression"],
-    ["_train", "novelty"],
+    ["_quality", "_train", "novelty"],
     ["model"],
     ["pl", "tl"],
     ["cli"],
