@@ -40,7 +40,7 @@ MIN_KEPT = 0.5
 #: Weight of the mean of all types in each type's profile: ambient RNA, and no gene at 0.
 AMBIENT = 0.02
 #: The classifier is fitted this many times, each time without the doublets found before.
-FITS = 3
+FITS = 2
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _classify(observed: np.ndarray, simulated: np.ndarray) -> np.ndarray:
 #: Reasons for low quality, by code.
 REASONS = ("", "few counts", "few genes")
 #: Low quality is this many deviations (1.4826 MAD) below the median, or more.
-DEVIATIONS = 3.0
+DEVIATIONS = 3.5
 #: The median of a group of this many cells counts as much as that of all cells.
 PRIOR_CELLS = 10
 #: Minimum deviation of log values, so that cells of equal depth are not judged by noise.
