@@ -223,8 +223,8 @@ def _scrublet(
     """Log odds of scrublet's score, of cells and of simulated doublets (log1p values)."""
     import scanpy as sc
 
-    cells, doublets = AnnData(x.astype(np.float64)), AnnData(mixed.astype(np.float64))
-    doublets.obsm["doublet_parents"] = parents
+    cells = AnnData(x.astype(np.float64))
+    doublets = AnnData(mixed.astype(np.float64), obsm={"doublet_parents": parents})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about names of cells that are made unique
         sc.pp.scrublet(
