@@ -17,8 +17,8 @@ FILES = sorted(SRC.rglob("*.py"))
 FLOORS = [
     ["_docs", "_files", "_progress", "_sets", "_slots", "datasets", "losses", "metrics", "nn"],
     ["_batches", "_data", "_neighbors", "_regression"],
-    ["_label_errors", "_train", "novelty"],
-    ["model"],
+    ["_label_errors", "_quality", "_train", "novelty"],
+    ["_verdicts", "model"],
     ["pl", "tl"],
     ["cli"],
 ]

@@ -10,7 +10,7 @@ known types is learnt from the reference, by hiding some of its types in turn (`
 - ``_n_types.py``: estimates the number of novel types and assigns cells to them.
 - ``_describe.py``: size, nearest known type and marker genes of novel types.
 
-``docs/methods/auto.md``, ``docs/methods/scdet.md`` and ``docs/methods/gate.md`` describe the algorithms.
+``docs/methods/auto.md``, ``scdet.md`` and ``gate.md`` in that folder describe the algorithms.
 """
 
 from sctool.novelty._cells import Novelty, find, known_types

@@ -1,0 +1,273 @@
+"""From probabilities to verdicts: status of cells, names of clusters, alarms.
+
+Functions take and return arrays and tables and do not depend on a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from sctool._quality import REASONS, Doublets, LowQuality
+
+STATUSES = ("assigned", "ambiguous", "novel", "doublet", "low_quality")
+#: Below this probability of the assigned type a cell is ambiguous.
+AMBIGUOUS = 0.5
+#: In a cluster, a type of this many cells keeps its name.
+MINORITY = 20
+#: Genes of programmes that cells of any type may run: those of dissociation and stress (van den
+#: Brink et al. 2017; O'Flanagan et al. 2019) and of the cell cycle (Tirosh et al. 2016).
+STRESS = """
+ATF3 BTG1 BTG2 DNAJA1 DNAJB1 DNAJB4 DUSP1 EGR1 FOS FOSB HSP90AA1 HSP90AB1 HSPA1A HSPA1B HSPA5
+HSPA6 HSPA8 HSPB1 HSPD1 HSPE1 HSPH1 IER2 IER3 JUN JUNB JUND NFKBIA NR4A1 PPP1R15A SOCS3 UBB UBC
+ZFP36
+"""
+CELL_CYCLE = """
+AURKA AURKB BIRC5 BUB1 CCNA2 CCNB1 CCNB2 CDC20 CDK1 CENPF CKS1B CKS2 GMNN H2AFZ HMGB2 HMMR MCM2
+MCM3 MCM4 MCM5 MCM6 MCM7 MKI67 NUSAP1 PCNA RRM1 RRM2 SMC4 STMN1 TOP2A TPX2 TUBA1B TUBB TYMS
+UBE2C
+"""
+PROGRAMMES = {
+    "stress": frozenset(STRESS.split()),
+    "cell cycle": frozenset(CELL_CYCLE.split()),
+}
+#: Number of markers that are compared with ``PROGRAMMES``, and matches that raise an alarm.
+N_MARKERS, MATCHES = 20, 4
+#: A type's share of the query is unlikely if it is this many times that of the reference, and at
+#: least ``LARGE_SHARE`` of the query.
+UNLIKELY_RATIO, LARGE_SHARE = 10, 0.05
+#: Alarms: sensitivity and number of shared genes below these; share of cells whose group has
+#: another name, and loss of the mean score relative to the held-out cells, above these.
+LOW_SENSITIVITY, FEW_GENES, MANY_DISAGREE, LOST_SCORE = 0.5, 1000, 0.15, 0.1
+
+
+# -- status --------------------------------------------------------------------------------------
+
+
+def cell_status(
+    score: np.ndarray,
+    novel: np.ndarray | None,
+    safe: np.ndarray | None,
+    specific: np.ndarray | None,
+    doublets: Doublets | None,
+    low_quality: LowQuality | None,
+    classes: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Status of each cell and its reason.
+
+    The first that applies of low quality, doublet, novel, ambiguous, assigned.
+
+    Parameters
+    ----------
+    score
+        Probability of the assigned type, (n_cells,).
+    novel
+        Whether cells are called novel, (n_cells,); None if that was not judged.
+    safe, specific
+        Names that hold at the requested risk, and whether they are those of a single type,
+        (n_cells,); None without a risk.
+    doublets, low_quality
+        Evidence on the cells; None if that was not judged.
+    classes
+        Names of the known types.
+
+    Returns
+    -------
+    Codes of ``STATUSES`` and texts, both (n_cells,).
+    """
+    n = len(score)
+    code, reason = np.zeros(n, dtype=np.int64), np.full(n, "", dtype=object)
+
+    def mark(status: str, cells: np.ndarray, texts: Sequence[str] | np.ndarray) -> None:
+        code[cells] = STATUSES.index(status)
+        reason[cells] = texts
+
+    unsure = score < AMBIGUOUS
+    mark("ambiguous", unsure, [f"probability {p:.2f}" for p in score[unsure]])
+    if safe is not None and specific is not None:
+        mark("ambiguous", ~specific, [f"no more is safe than {name}" for name in safe[~specific]])
+    if novel is not None:
+        mark("novel", novel, "unlike the known types")
+    if doublets is not None:
+        found = np.flatnonzero(doublets.found)
+        pairs = [" + ".join(classes[i] for i in pair) for pair in doublets.pair[found]]
+        mark("doublet", found, [f"mixture of {pair}" for pair in pairs])
+    if low_quality is not None:
+        found = np.flatnonzero(low_quality.found)
+        mark("low_quality", found, np.array(REASONS, dtype=object)[low_quality.reason[found]])
+    return code, reason
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+def pool_names(names: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Give each cell the most frequent name of its group, except to minorities.
+
+    A name that at least ``MINORITY`` cells of a group have is kept there: rare types are not voted
+    away.
+
+    Parameters
+    ----------
+    names, groups
+        Name code, -1 for none, and group code of each cell, (n_cells,).
+    """
+    pooled = names.copy()
+    for group in np.unique(groups):
+        cells = np.flatnonzero((groups == group) & (names >= 0))
+        if len(cells):
+            n = np.bincount(names[cells])
+            pooled[cells] = np.where(n[names[cells]] >= MINORITY, names[cells], n.argmax())
+    return pooled
+
+
+def describe_groups(
+    groups: pd.Categorical,
+    names: np.ndarray,
+    classes: Sequence[str],
+    novel_score: np.ndarray,
+    status: np.ndarray,
+) -> pd.DataFrame:
+    """Summarise the names of each group's cells.
+
+    Parameters
+    ----------
+    groups
+        Group of each cell, (n_cells,).
+    names, classes
+        Name code of each cell, -1 for none, (n_cells,), and the names.
+    novel_score
+        Novelty score of each cell, (n_cells,).
+    status
+        Codes of ``STATUSES``, (n_cells,).
+
+    Returns
+    -------
+    One row per group: "n_cells"; "label", the most frequent name, and its "share"; "second_label"
+    and "second_share"; "entropy" of the names in bits; mean "novel_score"; and the shares of cells
+    whose status is "ambiguous", "novel", "doublet" and "low_quality".
+    """
+    rows = []
+    for group in groups.categories:
+        cells = np.asarray(groups == group)
+        n = np.bincount(names[cells & (names >= 0)], minlength=len(classes))
+        share = n / max(n.sum(), 1)
+        first, second = np.argsort(-n, kind="stable")[:2]
+        present = share[share > 0]
+        row: dict[str, object] = {
+            "n_cells": int(cells.sum()),
+            "label": classes[first] if n[first] else "",
+            "share": share[first],
+            "second_label": classes[second] if n[second] else "",
+            "second_share": share[second],
+            "entropy": float(-(present * np.log2(present)).sum()),
+            "novel_score": float(novel_score[cells].mean()),
+        }
+        for code, name in enumerate(STATUSES[1:], start=1):
+            row[name] = float((status[cells] == code).mean())
+        rows.append(row)
+    return pd.DataFrame(rows, index=pd.Index(groups.categories.astype(str), dtype=object))
+
+
+# -- alarms --------------------------------------------------------------------------------------
+
+
+def alarm_shares(
+    names: np.ndarray, labels: np.ndarray, corrected: np.ndarray | None, classes: Sequence[str]
+) -> list[str]:
+    """Types of which the query seems to have far more than the reference.
+
+    Parameters
+    ----------
+    names
+        Codes of the known types of the query's cells, (n_cells,).
+    labels
+        Those of the labelled cells, (n_labelled,).
+    corrected
+        Shares of the types in the query, corrected for confusions among held-out cells.
+    """
+    if not len(names):
+        return []
+    k = len(classes)
+    share, usual = (np.bincount(v, minlength=k) / len(v) for v in (names, labels))
+    unlikely = (share >= LARGE_SHARE) & (share >= UNLIKELY_RATIO * usual)
+    notes = []
+    for t in np.flatnonzero(unlikely):
+        also = "" if corrected is None else f"; {corrected[t]:.1%} after correction for confusions"
+        notes.append(
+            f"shares: {classes[t]!r} are {share[t]:.1%} of the query and {usual[t]:.1%} of the "
+            f"reference{also}: check their markers"
+        )
+    return notes
+
+
+def alarm_sensitivity(sensitivity: Mapping[str, float]) -> list[str]:
+    """Types that would have gone unnoticed had the reference lacked them."""
+    low = {name: share for name, share in sensitivity.items() if share < LOW_SENSITIVITY}
+    if not low:
+        return []
+    each = ", ".join(f"{name!r} {share:.0%}" for name, share in low.items())
+    return [
+        "novel: low sensitivity: hidden from the reference, these types would be found novel in "
+        f"so many of their cells: {each}. A novel type that resembles a known one as much as these "
+        "do may bear its name"
+    ]
+
+
+def alarm_programmes(novel: pd.DataFrame) -> list[str]:
+    """Novel groups whose markers are those of stress or of the cell cycle."""
+    notes = []
+    for name, markers in novel["markers"].items():
+        genes = {gene.upper() for gene in str(markers).split(", ")[:N_MARKERS]}
+        for programme, known in PROGRAMMES.items():
+            if len(found := sorted(genes & known)) >= MATCHES:
+                notes.append(
+                    f"novel: {name!r} may be known cells in another state: {len(found)} of its "
+                    f"{len(genes)} markers are genes of {programme} ({', '.join(found)})"
+                )
+    return notes
+
+
+def alarm_agreement(names: np.ndarray, by_group: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """A vote that contradicts the names of the groups.
+
+    Parameters
+    ----------
+    names, by_group
+        Codes of the known types of the cells that both name, (n_cells,).
+    """
+    differ = names != by_group
+    if not len(names) or differ.mean() < MANY_DISAGREE:
+        return []
+    pairs = pd.Series(list(zip(names[differ], by_group[differ], strict=True))).value_counts()
+    (first, second), n = pairs.index[0], int(pairs.iloc[0])
+    return [
+        f"names: {differ.mean():.0%} of the cells have another name than their group, most often "
+        f"{classes[first]!r} in a group of {classes[second]!r} ({n} cells)"
+    ]
+
+
+def alarm_shift(score: np.ndarray, held_out: np.ndarray) -> list[str]:
+    """Scores far below those of held-out cells of the reference.
+
+    Parameters
+    ----------
+    score, held_out
+        Highest probability of the query's cells and of the held-out cells.
+    """
+    if not len(score) or not len(held_out) or held_out.mean() - score.mean() < LOST_SCORE:
+        return []
+    return [
+        f"shift: the mean score is {score.mean():.2f}, but {held_out.mean():.2f} for held-out "
+        "cells of the reference: query and reference differ, and names err more often than the "
+        "reference suggests"
+    ]
+
+
+def alarm_genes(n_shared: int) -> list[str]:
+    """Too few shared genes."""
+    if n_shared >= FEW_GENES:
+        return []
+    return [f"genes: only {n_shared} are shared: similar types may be confused"]
