@@ -71,6 +71,13 @@ class Doublets:
         """Whether the cell is called a doublet, (n_cells,) bool."""
         return self.proba > THRESHOLD
 
+    def expand(self, kept: np.ndarray) -> Doublets:
+        """The evidence on all cells, given a mask (n_cells,) of those it was made for."""
+        pair = np.full((len(kept), 2), -1)
+        proba, judged = np.zeros(len(kept)), np.zeros(len(kept), dtype=bool)
+        pair[kept], proba[kept], judged[kept] = self.pair, self.proba, self.judged
+        return Doublets(proba, pair, judged, self.audit)
+
 
 def find_doublets(
     linear: sp.csr_matrix,
@@ -328,6 +335,13 @@ class LowQuality:
     def found(self) -> np.ndarray:
         """Whether the cell is of low quality, (n_cells,) bool."""
         return self.reason > 0
+
+    def expand(self, kept: np.ndarray) -> LowQuality:
+        """The evidence on all cells, given a mask (n_cells,) of those it was made for."""
+        depth, reason = np.zeros(len(kept)), np.zeros(len(kept), dtype=int)
+        judged = np.zeros(len(kept), dtype=bool)
+        depth[kept], reason[kept], judged[kept] = self.depth, self.reason, self.judged
+        return LowQuality(depth, reason, judged, self.audit)
 
 
 def find_low_quality(

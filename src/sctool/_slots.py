@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def columns(key: str) -> list[str]:
 
 def arrays(key: str) -> list[str]:
     """Names of the arrays of ``obsm`` that hold a result."""
-    return [f"X_{key}", f"{key}_proba"]
+    return [f"X_{key}", f"{key}_proba", f"{key}_set"]
 
 
 def clear(adata: AnnData, key: str) -> None:
@@ -112,6 +113,33 @@ def storable(value: Any) -> Any:
     return str(value)
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """What an annotation says beyond the most probable type.
+
+    Attributes
+    ----------
+    status, reason
+        Status of each cell, categorical, and its reason, both (n_cells,).
+    sets, safe
+        Types that are possible, (n_cells, n_classes) bool, and the most specific name, (n_cells,),
+        at the requested risk; None without one.
+    pooled, groups
+        Codes of the names pooled by the user's groups, (n_cells,), -1 for none, and the table of
+        these groups; None without them.
+    alarms
+        Why the result may be unsafe.
+    """
+
+    status: pd.Categorical
+    reason: np.ndarray
+    sets: np.ndarray | None
+    safe: np.ndarray | None
+    pooled: np.ndarray | None
+    groups: pd.DataFrame | None
+    alarms: list[str]
+
+
 def write_annotation(
     adata: AnnData,
     key: str,
@@ -126,6 +154,7 @@ def write_annotation(
     novel_score: np.ndarray,
     novel: np.ndarray | None,
     unseen: np.ndarray,
+    verdicts: Verdicts,
     params: dict[str, Any],
     versions: dict[str, str],
     audit: list[str],
@@ -142,6 +171,15 @@ def write_annotation(
     adata.obs[f"{key}_novel_score"] = np.where(unseen, 0, novel_score).astype(np.float32)
     if novel is not None:
         adata.obs[f"{key}_novel"] = novel.astype(bool) & ~unseen
+    status = pd.Series(verdicts.status, index=adata.obs_names)
+    adata.obs[f"{key}_status"] = status.cat.remove_unused_categories()
+    if verdicts.safe is not None and verdicts.sets is not None:
+        safe = pd.Series(verdicts.safe, index=adata.obs_names, dtype=object)
+        adata.obs[f"{key}_safe"] = safe.astype("category")
+        adata.obsm[f"{key}_set"] = verdicts.sets
+    if verdicts.pooled is not None:
+        pooled = pd.Categorical.from_codes(verdicts.pooled, names)
+        adata.obs[f"{key}_pooled"] = pooled.remove_unused_categories()
     adata.obsm[f"X_{key}"] = latent.astype(np.float32)
     adata.obsm[f"{key}_proba"] = np.where(unseen[:, None], 0, proba).astype(np.float32)
     if all(name in colors for name in classes):
@@ -155,9 +193,21 @@ def write_annotation(
         "audit": np.array(audit, dtype=object),
         "novel_classes": np.array(novel_classes, dtype=object),
         "novel": novel_table,
+        "alarms": np.array(verdicts.alarms, dtype=object),
+        "reasons": _reasons(status, verdicts.reason),
     }
     if n_novel is not None:
         adata.uns[key]["n_novel"] = n_novel
+    if verdicts.groups is not None:
+        adata.uns[key]["groups"] = verdicts.groups
+
+
+def _reasons(status: pd.Series, reason: np.ndarray) -> pd.DataFrame:
+    """Status and reason of the cells that are not assigned, by name of the cell."""
+    told = (status.notna() & (status != "assigned")).to_numpy()
+    columns = {"status": status[told].astype(object), "reason": reason[told]}
+    index = pd.Index(status.index[told].astype(str), dtype=object)
+    return pd.DataFrame({k: np.asarray(v, dtype=object) for k, v in columns.items()}, index=index)
 
 
 def write_clusters(
@@ -318,12 +368,30 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     }
     if "novel" in result:
         changed["novel"] = result["novel"].loc[remaining]
+    known = ~renamed.isin(remaining)
+    status = adata.obs.get(f"{key}_status")
+    if status is not None and status.notna().any():
+        status = status.astype(object).where(~(known & (status == "novel")), "assigned")
+        if "reasons" in result:
+            reason = pd.Series("", index=adata.obs_names, dtype=object)
+            told = result["reasons"]["reason"]
+            reason.update(told[~told.index.duplicated()])
+            changed["reasons"] = _reasons(status, reason.to_numpy())
+    pooled = adata.obs.get(f"{key}_pooled")
+    sets = adata.obsm.get(f"{key}_set")
 
     adata.obs[key] = renamed
     adata.obs[f"{key}_score"] = score
     adata.obs[f"{key}_novel_score"] = novel_score.astype(np.float32)
     adata.obs[f"{key}_novel"] = renamed.isin(remaining)
     adata.obsm[f"{key}_proba"] = proba
+    if status is not None:
+        adata.obs[f"{key}_status"] = status.astype("category")
+    if pooled is not None:
+        changed_pooled = pooled.astype(object).map(lambda name: names.get(name, name))
+        adata.obs[f"{key}_pooled"] = changed_pooled.astype("category")
+    if sets is not None:
+        adata.obsm[f"{key}_set"] = (np.asarray(sets) @ membership) > 0
     adata.uns.pop(f"{key}_evaluation", None)
     adata.uns.pop(f"{key}_colors", None)
     if set(categories) <= set(by_name):

@@ -154,7 +154,7 @@ def describe_groups(
         cells = np.asarray(groups == group)
         n = np.bincount(names[cells & (names >= 0)], minlength=len(classes))
         share = n / max(n.sum(), 1)
-        first, second = np.argsort(-n, kind="stable")[:2]
+        first, second = map(int, np.argsort(-n, kind="stable")[:2])
         present = share[share > 0]
         row: dict[str, object] = {
             "n_cells": int(cells.sum()),

@@ -20,6 +20,7 @@ from sctool._data._join import (
     clean_labels,
     find_query,
     join,
+    obs_column,
     palette,
     read_cells,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "find_expression",
     "find_query",
     "join",
+    "obs_column",
     "palette",
     "read_cells",
 ]

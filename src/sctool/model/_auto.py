@@ -29,7 +29,8 @@ from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
 from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
 
-#: Share of the linear models in the vote: the networks need more cells than these to be equals.
+#: Share of the linear models in the vote, for references of fewer and of more cells than these: the
+#: networks need many.
 FEW_CELLS, SHARE_OF_FEW, SHARE = 500, 1 / 2, 1 / 3
 #: Probabilities of novelty are kept this far from 0 and 1, so that their logits are finite.
 MARGIN = 0.02
@@ -77,7 +78,8 @@ class AutoModule(nn.Module):
         Number of known types, of known and novel types, and of domains.
     """
 
-    share: Tensor
+    variable: Tensor
+    weights: Tensor
     temperature: Tensor
 
     def __init__(
@@ -92,7 +94,6 @@ class AutoModule(nn.Module):
         super().__init__()
         self.n_classes, n = n_classes, len(variable)
         self.register_buffer("variable", torch.from_numpy(variable), persistent=False)
-        self.register_buffer("share", torch.tensor(SHARE))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.linear = nn.Linear(n_input, n_classes)
         self.adapted = nn.Linear(n, n_names)
@@ -104,20 +105,29 @@ class AutoModule(nn.Module):
                 if getattr(settings, part)
             }
         )
+        n_voters = 2 + len(self.networks)
+        self.register_buffer("weights", torch.full((n_voters,), 1 / n_voters))
+
+    def votes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The voters' output for log1p CP10k (n_cells, n_genes).
+
+        Returns
+        -------
+        Probabilities of the known types by each voter, (n_voters, n_cells, n_classes), linear models
+        first; logits of the linear model of known and novel types, (n_cells, n_names); embedding.
+        """
+        v = x[:, self.variable]
+        names = self.adapted(v)
+        outputs = [network(v) for network in self.networks.values()]
+        logits = [self.linear(x), names[:, : self.n_classes], *(y for y, _ in outputs)]
+        # the adversary's embedding, if there is one, is the better aligned
+        return torch.stack(logits).softmax(dim=2), names, outputs[0][1] if outputs else names
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities (n_cells, n_names) and embedding of log1p CP10k (n_cells, n_genes)."""
-        v = x[:, self.variable]
-        names = self.adapted(v)
+        votes, names, z = self.votes(x)
         log_names = names.log_softmax(dim=1)
-        votes = [self.linear(x).softmax(dim=1), names[:, : self.n_classes].softmax(dim=1)]
-        known = torch.stack(votes).mean(dim=0)
-        z = names
-        if self.networks:
-            outputs = [network(v) for network in self.networks.values()]
-            networks = torch.stack([logits.softmax(dim=1) for logits, _ in outputs]).mean(dim=0)
-            known = self.share * known + (1 - self.share) * networks
-            z = outputs[0][1]  # the adversary's embedding, if there is one, is the better aligned
+        known = torch.tensordot(self.weights, votes, dims=1)
         log_known = (known.clamp_min(1e-12).log() / self.temperature).log_softmax(dim=1)
         total = log_names[:, : self.n_classes].logsumexp(dim=1, keepdim=True)
         return torch.cat([total + log_known, log_names[:, self.n_classes :]], dim=1), z
@@ -156,12 +166,6 @@ class AutoClassifier(OpenWorldModel):
     variable_: np.ndarray
     #: Whether a search for novel types was possible.
     searched_: bool = False
-    #: For known types of the query, the share of their cells found novel if they are hidden.
-    sensitivity_: dict[str, float]
-    #: Held-out cells, for prediction sets; None if there were none.
-    calibration_: Calibration | None = None
-    #: Tree of the known types, learnt from their profiles; None if a type is called "unknown".
-    hierarchy_: Hierarchy | None = None
 
     def _fit_features(
         self, data: TrainingData
@@ -170,8 +174,10 @@ class AutoClassifier(OpenWorldModel):
         s = self.settings_
         features, x = Features.fit(data, None, s.target_sum)
         n = s.n_top_genes
-        few = n is None or n >= x.shape[1]
-        self.variable_ = np.arange(x.shape[1]) if few else variable_genes(x, data.domain, n)
+        if n is None or n >= x.shape[1]:
+            self.variable_ = np.arange(x.shape[1])
+        else:
+            self.variable_ = variable_genes(x, data.domain, n)
         return features, x, None, []
 
     def _make_module(self, n_input: int, n_classes: int, n_domains: int) -> nn.Module:
@@ -198,12 +204,12 @@ class AutoClassifier(OpenWorldModel):
 
     def _train(self, options: TrainOptions) -> None:
         s, cells = self.settings_, self._training_cells()
-        self.sensitivity_ = {}
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         train, held_out = (labelled[i] for i in stratified_holdout(label[labelled], s.validation))
         variable = Cells(cells.x[:, self.variable_], cells.arrays)
         max_iter = options.max_epochs or s.max_iter
+        few = len(train) < FEW_CELLS
 
         # A regression on all genes and one on the variable ones, which the search starts from
         linear, notes = regress(cells.x[train], label[train], s.C, max_iter)
@@ -214,7 +220,7 @@ class AutoClassifier(OpenWorldModel):
             proba = linear.predict_proba(cells.x[unlabelled])
             proba = (proba + first.predict_proba(variable.x[unlabelled])) / 2
             found = self._search(variable, train, unlabelled, proba, options)
-            names[unlabelled] = found.names
+            names[unlabelled] = self.names_by_group_ = found.names
             if found.proba is not None:
                 novel_score[unlabelled] = found.proba
 
@@ -233,12 +239,15 @@ class AutoClassifier(OpenWorldModel):
         self.audit_ += notes
         set_linear(module.adapted, adapted)
         self._set_novelty(variable.x[learnt], novel_score[learnt])
-        if len(train) < FEW_CELLS:
-            module.share.fill_(SHARE_OF_FEW)
+        self._weigh(cells, known if len(known) else train, SHARE_OF_FEW if few else SHARE)
         self._calibrate(cells, held_out)
         if UNKNOWN not in self.classes_:
             profiles = group_means(variable.x[train], label[train])
             self.hierarchy_ = Hierarchy.from_profiles(self.classes_, profiles)
+
+    def _release(self) -> None:
+        super()._release()
+        self.names_by_group_ = None
 
     def _search(
         self,
@@ -274,14 +283,43 @@ class AutoClassifier(OpenWorldModel):
         options: TrainOptions,
     ) -> dict[str, nn.Module]:
         """Train the networks in turn."""
-        networks, history = dict(self.module.networks.items()), {}
+        networks: dict[str, Any] = dict(self.module.networks.items())
+        history: dict[str, Any] = {}
         for part, network in networks.items():
             self.module, self.is_trained_ = network, False
             network.settings = _of_network(self.settings_, part)
             train_classifier(self, variable, options, split=split, unlabelled=unlabelled, name=part)
-            history |= {f"{part}_{name}": values for name, values in self.history_.items()}
+            losses: dict[str, Any] = self.history_
+            history |= {f"{part}_{name}": values for name, values in losses.items()}
         self.history_ = history
         return networks
+
+    @torch.no_grad()
+    def _weigh(self, cells: Cells, indices: np.ndarray, share: float) -> None:
+        """Set the weights of the voters.
+
+        The linear models have ``share``, the networks the rest, by the square of their agreement
+        with the others: adaptation may go wrong, most of all to a query with many novel cells.
+
+        Parameters
+        ----------
+        indices
+            Positions of the cells on which agreement is measured.
+        """
+        module = self.module.eval()
+        some = np.sort(numpy_generator().permutation(indices)[:MAX_CALIBRATION])
+        parts = np.array_split(some, -(-len(some) // 512))
+        votes = torch.cat([module.votes(cells[part]["x"])[0] for part in parts], dim=1)
+        linear, networks = votes[:2].mean(dim=0), votes[2:]
+        agreement = []
+        for i in range(len(networks)):
+            others = torch.cat([linear[None], networks[:i], networks[i + 1 :]]).mean(dim=0)
+            same = networks[i].argmax(dim=1) == others.argmax(dim=1)
+            agreement.append(float(same.float().mean()))
+        relative = np.square(agreement) / max(np.square(agreement).max(initial=0), 1e-6)
+        each = (1 - share) / max(len(networks), 1)
+        weights = np.concatenate([np.full(2, share / 2), each * relative])
+        module.weights.copy_(torch.from_numpy(weights / weights.sum()))
 
     @torch.no_grad()
     def _set_novelty(self, x: sp.csr_matrix, score: np.ndarray) -> None:

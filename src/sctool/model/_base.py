@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -27,6 +28,7 @@ from sctool import _data
 from sctool._batches import Cells
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
+from sctool._sets import Calibration, Hierarchy
 from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
 from sctool.model import _saving
 
@@ -349,7 +351,8 @@ class CellModel(BaseModelClass):
     def _predict(self, chunks: Iterable[Cells], audit: list[str]) -> Prediction:
         """Predict for cells in chunks; the audit is complete once they are read."""
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        batches, unseen = [], []
+        batches: list[tuple[np.ndarray, ...]] = []
+        unseen = []
         for cells in chunks:
             unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)
             batches += self._forward_cells(cells)
@@ -482,6 +485,14 @@ class AnnotationModel(CellModel):
     novel_classes_: list[str]
     #: Their number "n" if it was estimated, and the interval from "low" to "high".
     n_novel_: dict[str, int] | None = None
+    #: Held-out labelled cells, for prediction sets, and a tree of the known types, for safe names,
+    #: of models that have them.
+    calibration_: Calibration | None = None
+    hierarchy_: Hierarchy | None = None
+    #: For known types of the query, the share of their cells found novel if they are hidden.
+    sensitivity_: Mapping[str, float] = MappingProxyType({})
+    #: Type codes by group of the unlabelled cells, in order, of models that group them.
+    names_by_group_: np.ndarray | None = None
 
     def __init__(
         self,
