@@ -96,8 +96,8 @@ def find_doublets(
     are the odds of being a doublet, because observed cells are singlets but for that share (Elkan
     and Noto 2008). Doublets of two cells of one type, or of two similar types, are not found.
 
-    Time is linear in the number of cells. Memory is one copy of the highly variable genes, and
-    about 300 MB for each part of ``PART`` cells and its doublets, dense.
+    Time is linear in the number of cells. Memory is up to two copies of the values while genes are
+    chosen, then about 450 MB for a part of ``PART`` cells and its doublets.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def find_doublets(
     simulated: list[np.ndarray] = []
     parts = []
     for part in _parts(n_cells, batch, rng) if linear.shape[1] > 1 else []:
-        types, n = np.unique(named[part], return_counts=True)
-        types = types[n >= MIN_OF_TYPE]
+        types, sizes = np.unique(named[part], return_counts=True)
+        types = types[sizes >= MIN_OF_TYPE]
         if len(part) < MIN_CELLS or len(types) < 2:
             continue
         codes = np.where(np.isin(named[part], types), np.searchsorted(types, named[part]), -1)
