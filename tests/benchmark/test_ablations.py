@@ -367,7 +367,11 @@ def test_the_circles_settings_are_those_of_the_default_preset():
 
 # -- in suites -----------------------------------------------------------------------------------
 
-SUITES = {"scdet_ablation": "scdet-ablation", "contrastive": "contrastive-ablation"}
+SUITES = {
+    "scdet_ablation": "scdet-ablation",
+    "scdet_readings": "scdet-ablation",
+    "contrastive": "contrastive-ablation",
+}
 VARIANTS = sorted(name for name, m in known_methods().items() if m.method in ABLATIONS)
 
 
