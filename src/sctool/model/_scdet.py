@@ -460,7 +460,8 @@ class SCDET(OpenWorldModel):
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
         rng = numpy_generator()
-        n_novel, mixed = self._find_novel(cells, name, rng, options)
+        found = self._find_novel(cells, name, rng, options)
+        n_novel, mixed = (found.n, found.mixed) if found else (s.n_novel or 0, True)
         self._name_novel(n_novel)
         self._build()
         self._set_inputs(cells.x)
@@ -479,8 +480,8 @@ class SCDET(OpenWorldModel):
 
     def _find_novel(
         self, cells: Cells, name: np.ndarray, rng: np.random.Generator, options: TrainOptions
-    ) -> tuple[int, bool]:
-        """Number of novel types, and whether query and reference mix (no batch effect found).
+    ) -> novelty.Novelty | None:
+        """Search for novel types; None if none are sought, or their number is all that is needed.
 
         With ``initial_names``, names are written into ``name``, (n_cells,), of known types too:
         without them, a query so small that its cells are in every minibatch would reinforce its
@@ -492,7 +493,7 @@ class SCDET(OpenWorldModel):
         if s.n_novel == 0 or (s.n_novel is not None and not s.initial_names):
             if s.initial_names:
                 name[unlabelled] = novelty.known_types(x_ref, y, x)
-            return s.n_novel, True
+            return None
         found = novelty.find(x_ref, y, x, s.n_novel, rng, options.progress)
         self.audit_ += found.audit
         if s.initial_names:
@@ -502,7 +503,7 @@ class SCDET(OpenWorldModel):
         if s.initial_names and not found.mixed:
             known = unlabelled[found.names < len(self.classes_)]
             name[known] = self._scnym_predictions(cells, known, options)
-        return found.n, found.mixed
+        return found
 
     def _scnym_predictions(
         self, cells: Cells, indices: np.ndarray, options: TrainOptions
