@@ -198,7 +198,7 @@ def test_the_logits_are_eq_2_in_either_reading(similarity):
     torch.testing.assert_close(logits, expected)
 
 
-def test_inner_products_start_from_prototypes_of_unit_length_and_open_predictions():
+def test_inner_products_start_from_prototypes_of_unit_length_and_even_predictions():
     torch.manual_seed(1)
     module = SCDETModule(50, 40, 40, SCDETSettings(n_components=None, tau=1.0, similarity="inner"))
     assert module.prototypes.norm(dim=1).mean().item() == pytest.approx(1, abs=0.03)
@@ -661,6 +661,7 @@ def test_the_paper_preset_is_the_papers():
     paper = asdict(SCDET.PRESETS["paper"])
     expected = {
         "n_hidden": (512, 256, 128),
+        "similarity": "inner",  # as eqs. 2 and 7 print it, of "two fully connected layers"
         "tau": 1.0,
         "rho": 0.5,
         "gamma": 0.5,

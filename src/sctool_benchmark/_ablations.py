@@ -155,7 +155,7 @@ class SCDETSearch(SCDET):
         layer: str | None = None,
         indices: np.ndarray | None = None,
     ) -> Prediction:
-        """Name training cells as the search did; of other cells only the embedding has a meaning."""
+        """Name training cells as the search did; other cells have an embedding only."""
         prediction = super().predict_cells(adata, layer, indices)
         if adata is not None or self._proba is None:
             return prediction

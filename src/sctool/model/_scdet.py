@@ -49,8 +49,8 @@ class SCDETSettings(NetworkSettings):
     reconstruction
         "mse" of the inputs, or "zinb", a zero-inflated negative binomial likelihood of CP10k.
     similarity
-        How cells are compared with prototypes in eq. 2: by "cosine" similarity, as the paper's text
-        says, or by "inner" product, as the equation prints it.
+        How cells are compared with prototypes (eq. 2): by "cosine" similarity, as the paper's text
+        says, or by "inner" product, as the equation prints it. A cosine needs a lower ``tau``.
     tau, tau_sharp, tau_contrast
         Temperatures of the prototype predictions, of the sharpened targets and of the contrastive
         losses.
@@ -104,6 +104,7 @@ PAPER = SCDETSettings(
     initial_names=False,
     n_components=None,
     n_hidden=(512, 256, 128),
+    similarity="inner",
     tau=1.0,
     tau_sharp=0.5,
     tau_contrast=1.0,
@@ -152,7 +153,7 @@ class SCDETModule(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(n, n), nn.ReLU())
         prototypes = torch.randn(n_types, n)
         if settings.similarity == "inner":
-            # About unit length: longer ones start from predictions that are random but certain.
+            # About unit length: the first predictions are nearly uniform, as those of cosines are.
             prototypes /= n**0.5
         self.prototypes = nn.Parameter(prototypes)
         self.projector = _layers((n, n, n))
