@@ -75,15 +75,27 @@ def see(module: nn.Module, batch: dict, monkeypatch) -> list[torch.Tensor]:
     """Two views of a minibatch, and let the module see these."""
     n = sum(len(side["x"]) for side in batch.values())
     views = [torch.randn(n, N_GENES).double() for _ in range(2)]
-    # prototypes among the cells, so that these are predicted to be of several types
+    # prototypes among the cells, so that these are predicted to be of several types; long enough
+    # that inner products, too, tell them apart
     h = module.hidden(module.encoder(views[0])).detach()
-    module.prototypes.data[:] = h[:N_TYPES] - h.mean(dim=0)
+    module.prototypes.data[:] = 20 * (h[:N_TYPES] - h.mean(dim=0))
     coming = iter(views)
     monkeypatch.setattr(module, "view", lambda x: next(coming))
     return views
 
 
 # -- the objective -------------------------------------------------------------------------------
+
+
+def similarities(module: SCDETModule, z: torch.Tensor) -> list[list[float]]:
+    """What eq. 2 divides by tau, of embedded cells, under the module's reading of it."""
+    rows = []
+    for h in module.hidden(z).tolist():
+        rows.append([])
+        for mu in module.prototypes.tolist():
+            length = math.sqrt(dot(h, h)) * math.sqrt(dot(mu, mu))
+            rows[-1].append(dot(h, mu) / (length if module.settings.similarity == "cosine" else 1))
+    return rows
 
 
 def kl(p: list[float], q: list[float]) -> float:
@@ -111,21 +123,17 @@ def transcribed(module: SCDETModule, batch: dict, views: list, share: float) -> 
     n, n_all = len(batch["labelled"]["x"]), len(x)
     labelled, unlabelled = range(n), range(n, n_all)
     types = range(N_TYPES)
-    cosine, v, error = [], [], []
+    compared, v, error = [], [], []
     for view in views:
         z = module.encoder(view)
-        length = [math.sqrt(dot(mu, mu)) for mu in module.prototypes.tolist()]
-        cosine.append([])
-        for h in module.hidden(z).tolist():
-            mus = zip(module.prototypes.tolist(), length, strict=True)
-            cosine[-1].append([dot(h, mu) / (math.sqrt(dot(h, h)) * size) for mu, size in mus])
+        compared.append(similarities(module, z))
         v.append([[a / math.sqrt(dot(w, w)) for a in w] for w in module.projector(z).tolist()])
         # a denoising auto-encoder: what is decoded from a view is held against the cells as are
         clean = ((x - module.mean) / module.scale).tolist()
         for row, out in zip(clean, module.decoder(z).tolist(), strict=True):
             error += [(a - b) ** 2 for a, b in zip(row, out, strict=True)]
-    p = [[softmax(row, tau) for row in side] for side in cosine]
-    q = [[softmax(row, s.tau_sharp) for row in side] for side in cosine]
+    p = [[softmax(row, tau) for row in side] for side in compared]
+    q = [[softmax(row, s.tau_sharp) for row in side] for side in compared]
     terms = {"reconstruction": mean(error)}
 
     # eqs. 3 and 4
@@ -178,7 +186,7 @@ def transcribed(module: SCDETModule, batch: dict, views: list, share: float) -> 
         for i in range(n_all):
             adjusted = [
                 softmax([side[i][j] / tau - s.gamma * math.log(PI[j]) for j in types])
-                for side in cosine
+                for side in compared
             ]
             debiased.append([mean([a[j] for a in adjusted]) for j in types])
         sampled = []

@@ -96,15 +96,31 @@ def test_few_cells_give_a_finite_loss_and_gradient(n, alike):
 # -- classification ------------------------------------------------------------------------------
 
 
-def test_prototype_logits_against_a_loop():
+@pytest.mark.parametrize("similarity", losses.SIMILARITIES)
+def test_prototype_similarity_against_a_loop(similarity):
     h, mu, expected = torch.randn(6, 5) * 3, torch.randn(4, 5) / 3, []
     for a in h.tolist():
-        cosines = [dot(a, b) / math.sqrt(dot(a, a) * dot(b, b)) for b in mu.tolist()]
-        expected.append(softmax(cosines, 0.3))
-    p = (losses.prototype_logits(h, mu) / 0.3).softmax(1)
+        lengths = [math.sqrt(dot(a, a) * dot(b, b)) for b in mu.tolist()]
+        by = lengths if similarity == "cosine" else [1] * 4
+        compared = [dot(a, b) / length for b, length in zip(mu.tolist(), by, strict=True)]
+        expected.append(softmax(compared, 0.3))
+    p = (losses.prototype_similarity(h, mu, similarity) / 0.3).softmax(1)
     torch.testing.assert_close(p, torch.tensor(expected))
-    torch.testing.assert_close(losses.prototype_logits(-7 * mu, mu).diagonal(), -torch.ones(4))
-    assert (losses.prototype_logits(torch.zeros(1, 5), mu) == 0).all()  # no direction: no type
+    nowhere = losses.prototype_similarity(torch.zeros(1, 5), mu, similarity)
+    assert (nowhere == 0).all()  # no direction: no type
+
+
+def test_only_the_cosine_is_blind_to_lengths_and_both_agree_at_unit_length():
+    h, mu = torch.randn(6, 5), torch.randn(4, 5)
+    cosine, inner = (losses.prototype_similarity(h, mu, name) for name in losses.SIMILARITIES)
+    longer = [losses.prototype_similarity(7 * h, mu / 2, name) for name in losses.SIMILARITIES]
+    torch.testing.assert_close(longer[0], cosine)
+    torch.testing.assert_close(longer[1], 3.5 * inner)
+    opposite = losses.prototype_similarity(-7 * mu, mu, "cosine").diagonal()
+    torch.testing.assert_close(opposite, -torch.ones(4))
+    h, mu = unit(6), unit(4)
+    both = [losses.prototype_similarity(h, mu, name) for name in losses.SIMILARITIES]
+    torch.testing.assert_close(*both)
 
 
 def test_two_views_cross_entropy_against_a_loop():
@@ -148,11 +164,11 @@ def test_distribution_divergence_against_a_loop_and_0_at_equality(rho):
 
 
 def test_a_type_never_predicted_leaves_the_gradient_finite():
-    cosine = torch.tensor([[1.0, 0.9, 0.8, -1.0]], requires_grad=True)
-    mean = (cosine / 0.01).softmax(1).mean(0)
+    similarity = torch.tensor([[1.0, 0.9, 0.8, -1.0]], requires_grad=True)
+    mean = (similarity / 0.01).softmax(1).mean(0)
     assert mean[3] == 0  # as such a low temperature makes it
     losses.distribution_divergence(mean, PI, 0.5).backward()
-    assert torch.isfinite(cosine.grad).all()
+    assert torch.isfinite(similarity.grad).all()
 
 
 # -- sampling ------------------------------------------------------------------------------------

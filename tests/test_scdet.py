@@ -1,6 +1,7 @@
 """scDET: its objective against the paper's equations, its inputs, and what is found with it."""
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from scdet_equations import (
     make_batch,
     make_module,
     see,
+    similarities,
     transcribed,
 )
 from scipy.stats import nbinom
@@ -26,7 +28,7 @@ from synthetic import FAST as TRAIN
 from synthetic import TYPES, simulate, simulate_joint, simulate_sides
 
 import sctool
-from sctool import _neighbors, novelty
+from sctool import _neighbors, losses, novelty
 from sctool._batches import Cells
 from sctool.model import SCDET, load
 from sctool.model import _scdet as scdet
@@ -178,13 +180,30 @@ def test_a_cluster_without_cells_has_a_share_whose_logarithm_is_finite():
         {},
         {"initial_names": False},
         {"alpha": 0.2, "beta": 1.0, "rho": 0.0, "gamma": 0.0},
+        {"similarity": "inner"},
     ],
-    ids=["default", "no-initial-names", "other-exponents"],
+    ids=["default", "no-initial-names", "other-exponents", "inner"],
 )
 @pytest.mark.parametrize("n_unlabelled", [16, 0], ids=["both-sides", "labelled-alone"])
 def test_the_objective_is_that_of_the_papers_equations(settings, n_unlabelled, share, monkeypatch):
     module, batch = make_module(**settings), make_batch(n_unlabelled)
     assert_is_transcribed(module, batch, share, monkeypatch)
+
+
+@pytest.mark.parametrize("similarity", losses.SIMILARITIES)
+def test_the_logits_are_eq_2_in_either_reading(similarity):
+    module, x = make_module(similarity=similarity), torch.rand(7, N_GENES).double() * 2
+    logits, z = module(x)
+    expected = torch.tensor(similarities(module, z)).double() / module.settings.tau
+    torch.testing.assert_close(logits, expected)
+
+
+def test_inner_products_start_from_prototypes_of_unit_length_and_even_predictions():
+    torch.manual_seed(1)
+    module = SCDETModule(50, 40, 40, SCDETSettings(n_components=None, tau=1.0, similarity="inner"))
+    assert module.prototypes.norm(dim=1).mean().item() == pytest.approx(1, abs=0.03)
+    p = module(torch.rand(200, 50) * 4)[0].softmax(dim=1)
+    assert p.max() < 0.2  # as of 40 types of which none is known yet
 
 
 def test_names_that_were_not_given_teach_nothing(monkeypatch):
@@ -606,10 +625,43 @@ def test_an_unknown_reconstruction_is_refused():
         make_model(reconstruction="no")
 
 
+def test_an_unknown_similarity_is_refused():
+    match = r"similarity='dot' is unknown; known: .'cosine', 'inner'"
+    with pytest.raises(ValueError, match=match):
+        make_model(similarity="dot")
+
+
+@pytest.mark.parametrize("similarity", losses.SIMILARITIES)
+def test_a_saved_model_keeps_its_reading_of_eq_2(similarity, tmp_path):
+    joint = simulate_joint()
+    model = make_model(joint, similarity=similarity)
+    model.train(**FAST)
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.settings_.similarity == similarity
+    expected = model.predict_cells().proba
+    np.testing.assert_allclose(again.predict_cells(joint).proba, expected, atol=1e-5)
+
+
+def test_a_model_saved_before_there_was_a_choice_compares_by_cosine(tmp_path):
+    joint = simulate_joint()
+    model = make_model(joint)
+    model.train(**FAST)
+    model.save(tmp_path / "model")
+    state = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert state["settings"].pop("similarity") == "cosine"
+    (tmp_path / "model" / "model.json").write_text(json.dumps(state))
+    again = load(tmp_path / "model")
+    assert again.settings_.similarity == "cosine"
+    expected = model.predict_cells().proba
+    np.testing.assert_allclose(again.predict_cells(joint).proba, expected, atol=1e-5)
+
+
 def test_the_paper_preset_is_the_papers():
     paper = asdict(SCDET.PRESETS["paper"])
     expected = {
         "n_hidden": (512, 256, 128),
+        "similarity": "inner",  # as eqs. 2 and 7 print it, of "two fully connected layers"
         "tau": 1.0,
         "rho": 0.5,
         "gamma": 0.5,

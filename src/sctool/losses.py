@@ -124,14 +124,28 @@ def soft_contrastive(v: Tensor, v_other: Tensor, p: Tensor, temperature: float) 
     return _contrast(v, v_other, p @ p.T, temperature)
 
 
-def prototype_logits(h: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine similarity of hidden features and prototypes, (n_cells, n_types) (scDET, eq. 2).
+#: The two readings of scDET's eq. 2.
+SIMILARITIES = ("cosine", "inner")
+
+
+def prototype_similarity(h: Tensor, prototypes: Tensor, similarity: str) -> Tensor:
+    """Similarity of hidden features and prototypes, (n_cells, n_types) (scDET, eq. 2).
 
     Divide by a temperature to obtain logits.
+
+    Parameters
+    ----------
+    h
+        Hidden features, (n_cells, n_features).
+    prototypes
+        (n_types, n_features).
+    similarity
+        "cosine", in [-1, 1], as the paper's text says; or "inner", the inner product that its
+        equation prints.
     """
-    return (
-        torch.nn.functional.normalize(h, dim=1) @ torch.nn.functional.normalize(prototypes, dim=1).T
-    )
+    if similarity == "cosine":
+        h, prototypes = (torch.nn.functional.normalize(v, dim=1) for v in (h, prototypes))
+    return h @ prototypes.T
 
 
 def two_views_cross_entropy(logits: Tensor, logits_other: Tensor, target: Tensor) -> Tensor:
@@ -139,7 +153,9 @@ def two_views_cross_entropy(logits: Tensor, logits_other: Tensor, target: Tensor
     return (soft_cross_entropy(logits, target) + soft_cross_entropy(logits_other, target)) / 2
 
 
-def swapped_cross_entropy(cosine: Tensor, cosine_other: Tensor, tau: float, sharp: float) -> Tensor:
+def swapped_cross_entropy(
+    similarity: Tensor, similarity_other: Tensor, tau: float, sharp: float
+) -> Tensor:
     """Cross entropy of each view with the other view's sharpened prediction (scDET, eq. 4).
 
     No gradient flows through the sharpened predictions. The paper divides the sum over target
@@ -147,14 +163,15 @@ def swapped_cross_entropy(cosine: Tensor, cosine_other: Tensor, tau: float, shar
 
     Parameters
     ----------
-    cosine, cosine_other
-        Output of :func:`prototype_logits` for the two views.
+    similarity, similarity_other
+        Output of :func:`prototype_similarity` for the two views.
     tau, sharp
         Temperatures of the predictions and of the targets.
     """
-    q, q_other = ((c.detach() / sharp).softmax(dim=1) for c in (cosine, cosine_other))
+    q, q_other = ((s.detach() / sharp).softmax(dim=1) for s in (similarity, similarity_other))
     return (
-        soft_cross_entropy(cosine / tau, q_other) + soft_cross_entropy(cosine_other / tau, q)
+        soft_cross_entropy(similarity / tau, q_other)
+        + soft_cross_entropy(similarity_other / tau, q)
     ) / 2
 
 

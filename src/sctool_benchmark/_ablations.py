@@ -1,16 +1,19 @@
 """The papers' ablations: models of the library with a part exchanged, which no user needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from sctool import losses
 from sctool._data import TrainingData
+from sctool._train import TrainOptions, numpy_generator
 from sctool.model import SCDET, AnnotationModel, ContrastiveClassifier
+from sctool.model._base import Prediction
 from sctool.model._contrastive import ContrastiveSettings
 from sctool.model._scdet import SCDETModule, SCDETPlan, SCDETSettings, shares
 
@@ -119,6 +122,73 @@ class SCDETAblation(SCDET):
     PLAN = SCDETAblationPlan
 
 
+# -- scDET: its search without its network -------------------------------------------------------
+
+
+class SCDETSearch(SCDET):
+    """The names that scDET gives before training: what its network starts from and has to improve.
+
+    With the same seed they are those that scDET itself starts from.  Only the training cells get
+    them, for a name is no function of a cell's expression.  The novelty score has the order of the
+    search's own probabilities; the scores of the names are not calibrated.
+    """
+
+    PRESETS: ClassVar[dict[str, Any]] = {"default": SCDETSettings()}
+    _proba: np.ndarray | None = None  # of the training cells, once they are named
+
+    def _train(self, options: TrainOptions) -> None:
+        cells = self._training_cells()
+        name = cells.arrays["label"].copy()
+        query = np.flatnonzero(name < 0)
+        found = self._find_novel(cells, name, numpy_generator(), options)
+        self._name_novel(found.n if found else 0)
+        self._build()
+        self._set_inputs(cells.x)
+        evidence = np.zeros(len(name))
+        if found:
+            evidence[query] = found.proba
+        self._proba = named_with_certainty(name, evidence, len(self.classes_), len(self.names_))
+
+    def predict_cells(
+        self,
+        adata: AnnData | None = None,
+        layer: str | None = None,
+        indices: np.ndarray | None = None,
+    ) -> Prediction:
+        """Name training cells as the search did; other cells have an embedding only."""
+        prediction = super().predict_cells(adata, layer, indices)
+        if adata is not None or self._proba is None:
+            return prediction
+        return replace(prediction, proba=self._proba if indices is None else self._proba[indices])
+
+
+def named_with_certainty(name: np.ndarray, evidence: np.ndarray, n_seen: int, n: int) -> np.ndarray:
+    """Probabilities that agree with given names, and rank cells as novel by given evidence.
+
+    Parameters
+    ----------
+    name
+        Type code of each cell, (n_cells,): known types first.
+    evidence
+        Probability of being novel, (n_cells,), which need not agree with ``name`` in being above a
+        half: thresholds differ.
+    n_seen, n
+        Numbers of known types and of all types.
+
+    Returns
+    -------
+    (n_cells, n), rows sum to 1: each cell has more than half at its name.  The rest lies with the
+    novel types if the name is known, with the known ones if it is novel, and with all other types
+    if none is novel.
+    """
+    own = np.arange(n) == name[:, None]
+    novel = name >= n_seen
+    at_own = np.where(novel, 0.51 + 0.49 * evidence, 1 - 0.49 * evidence)[:, None]
+    rest = (np.arange(n) >= n_seen) != novel[:, None] if n > n_seen else ~own
+    proba = np.where(own, at_own, rest * (1 - at_own) / rest.sum(axis=1, keepdims=True))
+    return proba.astype(np.float32)
+
+
 # -- MLS-CC: circles that start at a regression, trained further ---------------------------------
 
 
@@ -199,5 +269,6 @@ class ContrastiveAblation(ContrastiveClassifier):
 #: Name of each ablation, as `methods.toml` has it, to its model.
 ABLATIONS: dict[str, type[AnnotationModel]] = {
     "scdet-ablation": SCDETAblation,
+    "scdet-search-alone": SCDETSearch,
     "contrastive-ablation": ContrastiveAblation,
 }

@@ -8,7 +8,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.neighbors import NearestNeighbors
 
-from sctool.metrics import _member, _n_matched, _names, _numbers, _pair, _same_length, _share
+from sctool.metrics import (
+    _called,
+    _member,
+    _n_matched,
+    _names,
+    _numbers,
+    _pair,
+    _same_length,
+    _share,
+)
 
 # -- Every group may be matched ------------------------------------------------------------------
 #
@@ -58,6 +67,37 @@ def overall_accuracy_hungarian(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """
     truth, pred = _pair(y_true, y_pred)
     return _share(_n_matched(truth, pred), truth.size)
+
+
+# -- Seen cells that keep their name ---------------------------------------------------------------
+
+
+def seen_unflagged(
+    y_true: ArrayLike, y_pred: ArrayLike, novel: ArrayLike, seen: Collection[str]
+) -> float:
+    """Return the fraction of seen cells with the right name that are not flagged as novel.
+
+    Some methods flag a cell and still name it, others give it the name of a novel group instead.
+    In `sctool.metrics.seen_accuracy` a false flag is an error of the latter alone; here it is one
+    of both.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of str, shape (n_cells,)
+        True and predicted names.
+    novel : array-like of bool, shape (n_cells,)
+        Which cells are flagged.
+    seen : collection of str
+        Names of the types in the reference.
+
+    Returns
+    -------
+    float
+        Between 0 and 1, at most the seen accuracy; NaN without seen cells.
+    """
+    truth, pred = _pair(y_true, y_pred)
+    is_novel, flagged = _called(truth, novel, seen)
+    return _share((~is_novel & ~flagged & (truth == pred)).sum(), (~is_novel).sum())
 
 
 # -- Seen accuracy against novel recall ----------------------------------------------------------

@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 
 SHORT = (
     "seen_accuracy",
+    "seen_unflagged",
     "top_3_accuracy",
     "macro_f1",
     "balanced_accuracy",

@@ -27,6 +27,7 @@ from sctool_benchmark._metrics import (
     novel_accuracy_hungarian,
     overall_accuracy_hungarian,
     seen_novel_curve,
+    seen_unflagged,
 )
 from sctool_benchmark._tasks import (
     BATCH,
@@ -111,6 +112,7 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
     cells.setdefault("novel", ~np.isin(prediction, parts.seen))
     classes = answer.get("classes")
     scores = metrics.summary(truth, prediction, parts.seen, classes=classes, **cells)
+    scores["seen_unflagged"] = seen_unflagged(truth, prediction, cells["novel"], parts.seen)
     scores["novel_accuracy_hungarian"] = novel_accuracy_hungarian(truth, prediction, parts.seen)
     scores["overall_accuracy_hungarian"] = overall_accuracy_hungarian(truth, prediction)
     scores |= _at_recalls(truth, parts.seen, classes, cells)

@@ -32,7 +32,9 @@ from sctool_benchmark._ablations import (
     SCDETAblationModule,
     SCDETAblationPlan,
     SCDETAblationSettings,
+    SCDETSearch,
     downsample_counts,
+    named_with_certainty,
 )
 from sctool_benchmark._tasks import PROTOCOLS, known_methods
 
@@ -276,6 +278,90 @@ def test_an_oracle_of_another_number_of_types_is_refused():
         model.train(**FAST)
 
 
+# -- scDET: its search alone ---------------------------------------------------------------------
+
+#: What the search says of the 80 cells of the query: of six types, two of them novel.
+NAMES = np.array([0, 1, 2, 3, 4, 4, 5, 5] * 10)
+
+
+def search_says(names: np.ndarray, n: int, monkeypatch, mixed: bool = True) -> np.ndarray:
+    """Let the search find this; the probabilities of being novel that it gives."""
+    evidence = np.where(names > 3, 0.85, 0.4) + RNG(0).uniform(-0.1, 0.1, len(names))
+    found = Novelty(True, evidence, names, names, n, n, n + 1, mixed, ["novel: found"])
+    monkeypatch.setattr(novelty, "find", lambda *args: found)
+    return evidence
+
+
+def searched(joint: ad.AnnData, **settings) -> SCDETSearch:
+    SCDETSearch.setup_anndata(joint, "cell_type", "Unknown")
+    model = SCDETSearch(joint, **settings)
+    model.train(**FAST)
+    return model
+
+
+def test_the_search_alone_is_what_the_network_would_start_from(monkeypatch):
+    evidence, query = search_says(NAMES, 2, monkeypatch), np.arange(120, 200)
+    model = searched(simulate_joint())
+    assert model.names_ == [*TYPES, "novel_1", "novel_2"]
+    assert model.n_novel_ == {"n": 2, "low": 2, "high": 3}
+    assert "novel: found" in model.audit_
+    proba = model.predict_cells(indices=query).proba
+    np.testing.assert_array_equal(proba.argmax(axis=1), NAMES)
+    np.testing.assert_array_equal(model._is_novel(proba), NAMES > 3)
+    order = model._novel_score(proba).argsort()
+    np.testing.assert_array_equal(order, evidence.argsort())
+    # labelled cells keep their labels
+    every = model.predict_cells().proba
+    np.testing.assert_array_equal(every[query], proba)
+    np.testing.assert_array_equal(every[:120].argmax(axis=1), model._cells.arrays["label"][:120])
+
+
+def test_the_search_alone_names_known_cells_by_scnym_under_a_batch_effect(monkeypatch):
+    search_says(NAMES, 2, monkeypatch, mixed=False)
+    known = np.flatnonzero(NAMES < 4)
+    monkeypatch.setattr(
+        SCDETSearch, "_scnym_predictions", lambda self, cells, some, options: 3 - NAMES[some - 120]
+    )
+    model = searched(simulate_joint())
+    names = model.predict_cells(indices=np.arange(120, 200)).proba.argmax(axis=1)
+    np.testing.assert_array_equal(names[known], 3 - NAMES[known])
+    np.testing.assert_array_equal(names[NAMES > 3], NAMES[NAMES > 3])
+
+
+def test_where_nothing_is_novel_the_search_still_ranks(monkeypatch):
+    names = NAMES % 4
+    evidence = search_says(names, 0, monkeypatch)
+    model = searched(simulate_joint())
+    proba = model.predict_cells(indices=np.arange(120, 200)).proba
+    assert model.names_ == TYPES
+    np.testing.assert_array_equal(proba.argmax(axis=1), names)
+    np.testing.assert_array_equal(model._novel_score(proba).argsort(), evidence.argsort())
+
+
+def test_where_nothing_is_sought_the_search_is_a_regression(monkeypatch):
+    monkeypatch.delattr(novelty, "find")
+    joint = simulate_joint()
+    model = searched(joint, n_novel=0)
+    proba = model.predict_cells(indices=np.arange(120, 200)).proba
+    x = model._cells.x
+    expected = novelty.known_types(x[:120], model._cells.arrays["label"][:120], x[120:])
+    np.testing.assert_array_equal(proba.argmax(axis=1), expected)
+    assert model._is_novel(proba) is None
+
+
+def test_named_with_certainty_by_hand():
+    name, evidence = np.array([0, 1, 2, 3]), np.array([0.0, 0.8, 0.2, 1.0])
+    expected = [
+        [1, 0, 0, 0],
+        [0, 0.608, 0.196, 0.196],
+        [0.196, 0.196, 0.608, 0],
+        [0, 0, 0, 1],
+    ]
+    np.testing.assert_allclose(named_with_certainty(name, evidence, 2, 4), expected, atol=1e-6)
+    closed = named_with_certainty(np.array([0, 2]), np.array([0.0, 1.0]), 3, 3)
+    np.testing.assert_allclose(closed, [[1, 0, 0], [0.245, 0.245, 0.51]], atol=1e-6)
+
+
 # -- MLS-CC: circles trained further, on thinned cells -------------------------------------------
 
 
@@ -367,7 +453,11 @@ def test_the_circles_settings_are_those_of_the_default_preset():
 
 # -- in suites -----------------------------------------------------------------------------------
 
-SUITES = {"scdet_ablation": "scdet-ablation", "contrastive": "contrastive-ablation"}
+SUITES = {
+    "scdet_ablation": "scdet-ablation",
+    "scdet_readings": "scdet-ablation",
+    "contrastive": "contrastive-ablation",
+}
 VARIANTS = sorted(name for name, m in known_methods().items() if m.method in ABLATIONS)
 
 
@@ -445,7 +535,7 @@ def test_a_row_of_each_ablation_is_finite(name, cells, monkeypatch):
         assert math.isfinite(row[score]), score
         assert 0 <= row[score] <= 1
     assert row["seconds"] > 0
-    assert row["epochs"] >= 1
+    assert name == "scdet-search" or row["epochs"] >= 1
     assert set(row["auprc"]) <= set(TYPES)
 
 

@@ -13,6 +13,7 @@ from sctool_benchmark._metrics import (
     novel_accuracy_hungarian,
     overall_accuracy_hungarian,
     seen_novel_curve,
+    seen_unflagged,
 )
 
 # No score may warn: what is undefined is NaN, in silence.
@@ -120,6 +121,29 @@ def test_the_curve_without_seen_or_without_novel_cells():
     curve = seen_novel_curve(["X"], ["a"], [0.5], SEEN)
     assert np.isnan(curve.seen_accuracy).all()
     np.testing.assert_array_equal(curve.novel_recall, [0, 1])
+
+
+# -- Seen cells that keep their name -------------------------------------------------------------
+
+
+def test_a_flag_is_an_error_whether_or_not_the_cell_is_named():
+    truth, seen = np.array(["a", "a", "a", "b", "X", "X"]), ["a", "b"]
+    named = ["a", "a", "b", "b", "a", "b"]  # as scNym does, flags beside
+    flags = np.array([False, True, False, True, True, False])
+    grouped = np.where(flags, "novel_1", named)  # as scDET does
+    assert metrics.seen_accuracy(truth, named, seen) == pytest.approx(3 / 4)
+    assert metrics.seen_accuracy(truth, grouped, seen) == pytest.approx(1 / 4)
+    for prediction in (named, grouped):
+        assert seen_unflagged(truth, prediction, flags, seen) == pytest.approx(1 / 4)
+    none = np.zeros(6, dtype=bool)
+    assert seen_unflagged(truth, named, none, seen) == pytest.approx(3 / 4)
+    assert seen_unflagged(truth, named, ~none, seen) == 0
+    assert np.isnan(seen_unflagged(["X"], ["a"], none[:1], seen))
+
+
+def test_only_flags_are_taken():
+    with pytest.raises(ValueError, match="novel must be a 1-d array of bool"):
+        seen_unflagged(["a"], ["a"], [0.5], ["a"])
 
 
 # -- Mixing of batches -------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def test_groups_are_scored_strictly_and_by_any_matching() -> None:
     assert scores["novel_recall"] == scores["novel_precision"] == 1
 
 
+def test_a_flagged_seen_cell_keeps_its_name_but_not_its_place_among_the_unflagged() -> None:
+    parts = split(make_adata(split=True), make_task("masked", masked=["B"]), 0)
+    names = parts.truth.fillna("DC").to_numpy()
+    scores = _worker._scores(parts, {"prediction": names})  # no flags: by name
+    assert scores["seen_accuracy"] == scores["seen_unflagged"] == 1
+    scores = _worker._scores(parts, {"prediction": names, "novel": parts.truth == "DC"})
+    assert scores["seen_accuracy"] == 1
+    assert scores["seen_unflagged"] == pytest.approx(2 / 3)
+
+
 def test_the_number_of_types_is_given_under_paper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 

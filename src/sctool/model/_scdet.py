@@ -48,6 +48,9 @@ class SCDETSettings(NetworkSettings):
         Units of the encoder's layers, the last of which is the embedding; mirrored in the decoder.
     reconstruction
         "mse" of the inputs, or "zinb", a zero-inflated negative binomial likelihood of CP10k.
+    similarity
+        How cells are compared with prototypes (eq. 2): by "cosine" similarity, as the paper's text
+        says, or by "inner" product, as the equation prints it. A cosine needs a lower ``tau``.
     tau, tau_sharp, tau_contrast
         Temperatures of the prototype predictions, of the sharpened targets and of the contrastive
         losses.
@@ -70,6 +73,7 @@ class SCDETSettings(NetworkSettings):
     n_components: int | None = 50
     n_hidden: tuple[int, ...] = (128, 128)
     reconstruction: str = "mse"
+    similarity: str = "cosine"
     tau: float = 0.1
     tau_sharp: float = 0.05
     tau_contrast: float = 0.2
@@ -89,10 +93,10 @@ class SCDETSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_hidden", tuple(self.n_hidden))  # JSON has lists
-        if self.reconstruction not in (known := ("mse", "zinb")):
-            raise ValueError(
-                f"reconstruction={self.reconstruction!r} is unknown; known: {known!r}."
-            )
+        choices = {"reconstruction": ("mse", "zinb"), "similarity": losses.SIMILARITIES}
+        for field, known in choices.items():
+            if (value := getattr(self, field)) not in known:
+                raise ValueError(f"{field}={value!r} is unknown; known: {known!r}.")
 
 
 #: Section 4.1 of the paper; the documentation lists what it does not specify.
@@ -100,6 +104,7 @@ PAPER = SCDETSettings(
     initial_names=False,
     n_components=None,
     n_hidden=(512, 256, 128),
+    similarity="inner",
     tau=1.0,
     tau_sharp=0.5,
     tau_contrast=1.0,
@@ -146,7 +151,11 @@ class SCDETModule(nn.Module):
         self.encoder = _layers(sizes)
         self.decoder = _layers((*sizes[:0:-1], n_decoded))
         self.hidden = nn.Sequential(nn.Linear(n, n), nn.ReLU())
-        self.prototypes = nn.Parameter(torch.randn(n_types, n))
+        prototypes = torch.randn(n_types, n)
+        if settings.similarity == "inner":
+            # About unit length: the first predictions are nearly uniform, as those of cosines are.
+            prototypes /= n**0.5
+        self.prototypes = nn.Parameter(prototypes)
         self.projector = _layers((n, n, n))
 
     def inputs(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -166,9 +175,11 @@ class SCDETModule(nn.Module):
         blur = blur & (torch.rand_like(inputs) < s.noisy)
         return inputs + blur * s.noise * torch.randn_like(inputs)
 
-    def cosine(self, z: Tensor) -> Tensor:
-        """Cosine similarity with the prototypes, (n_cells, n_types)."""
-        return losses.prototype_logits(self.hidden(z), self.prototypes)
+    def similarity(self, z: Tensor) -> Tensor:
+        """Similarity with the prototypes, (n_cells, n_types); divided by tau, logits (eq. 2)."""
+        return losses.prototype_similarity(
+            self.hidden(z), self.prototypes, self.settings.similarity
+        )
 
     def project(self, z: Tensor) -> Tensor:
         """Unit-length features of the contrastive branch."""
@@ -177,7 +188,7 @@ class SCDETModule(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n_cells, n_types) and embedding (n_cells, n_hidden[-1]) of log1p CP10k."""
         z = self.encoder(self.inputs(x))
-        return self.cosine(z) / self.settings.tau, z
+        return self.similarity(z) / self.settings.tau, z
 
     def loss(self, batch: Batch, share: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on one minibatch (eq. 11), and its terms.
@@ -197,29 +208,29 @@ class SCDETModule(nn.Module):
         )
         n = len(batch["labelled"]["x"])
         z = self.encoder(torch.cat([self.view(x), self.view(x)]))
-        cosine, cosine_other = self.cosine(z).chunk(2)
+        similarity, similarity_other = self.similarity(z).chunk(2)
         v, v_other = self.project(z).chunk(2)
         terms = {"reconstruction": self._reconstruction(x, z)}
 
         # The pseudo-labelling branch, eq. 6
         y = F.one_hot(name[:n], self.n_types).to(x.dtype)
         terms["labelled"] = losses.two_views_cross_entropy(
-            cosine[:n] / s.tau, cosine_other[:n] / s.tau, y
+            similarity[:n] / s.tau, similarity_other[:n] / s.tau, y
         )
         classify = terms["labelled"]
         if len(x) > n:
             terms["unlabelled"] = losses.swapped_cross_entropy(
-                cosine[n:], cosine_other[n:], s.tau, s.tau_sharp
+                similarity[n:], similarity_other[n:], s.tau, s.tau_sharp
             )
             classify = classify + terms["unlabelled"]
-        terms["regularizer"] = self._regularizer(cosine, n, share) + self._regularizer(
-            cosine_other, n, share
+        terms["regularizer"] = self._regularizer(similarity, n, share) + self._regularizer(
+            similarity_other, n, share
         )
         classify = classify + terms["regularizer"]
         if s.initial_names and len(x) > n:
             given = F.one_hot(name[n:].clamp_min(0), self.n_types) * (name[n:] >= 0)[:, None]
             terms["initial_names"] = losses.two_views_cross_entropy(
-                cosine[n:] / s.tau, cosine_other[n:] / s.tau, given.to(x.dtype)
+                similarity[n:] / s.tau, similarity_other[n:] / s.tau, given.to(x.dtype)
             )
             classify = classify + terms["initial_names"]
 
@@ -232,7 +243,7 @@ class SCDETModule(nn.Module):
             torch.cat([v[:n], v_other[:n]]), of_type == of_type[:, None], s.tau_contrast
         )
         contrast = terms["unsupervised"] + terms["supervised"]
-        terms["pseudo"] = self._pseudo_contrast(v, v_other, cosine, cosine_other, name[:n])
+        terms["pseudo"] = self._pseudo_contrast(v, v_other, similarity, similarity_other, name[:n])
         contrast = contrast + terms["pseudo"]
 
         total = terms["reconstruction"] + s.classify_weight * classify
@@ -255,10 +266,10 @@ class SCDETModule(nn.Module):
             warnings.filterwarnings("ignore", message="The value argument must be within")
             return -likelihood.log_prob(x.expm1().repeat(2, 1)).mean()
 
-    def _regularizer(self, cosine: Tensor, n: int, share: float) -> Tensor:
+    def _regularizer(self, similarity: Tensor, n: int, share: float) -> Tensor:
         """The term of eq. 5 for one view, whose first ``n`` cells are labelled."""
         s = self.settings
-        p = (cosine / s.tau).softmax(dim=1)
+        p = (similarity / s.tau).softmax(dim=1)
         mean = p[:n].mean(dim=0)
         if len(p) > n:
             mean = torch.lerp(p[n:].mean(dim=0), mean, share)
@@ -269,11 +280,16 @@ class SCDETModule(nn.Module):
         return losses.distribution_divergence(mean, self.pi, self.settings.rho)
 
     def _pseudo_contrast(
-        self, v: Tensor, v_other: Tensor, cosine: Tensor, cosine_other: Tensor, labels: Tensor
+        self,
+        v: Tensor,
+        v_other: Tensor,
+        similarity: Tensor,
+        similarity_other: Tensor,
+        labels: Tensor,
     ) -> Tensor:
         """The third loss of eq. 10, on labelled cells and sampled pseudo-labels (eqs. 7-9)."""
         s, n = self.settings, len(labels)
-        logits = torch.stack([cosine, cosine_other]).detach() / s.tau
+        logits = torch.stack([similarity, similarity_other]).detach() / s.tau
         p = torch.stack([losses.rectify(one, self.pi, s.gamma) for one in logits]).mean(dim=0)
         in_batch = torch.bincount(labels, minlength=self.n_types) > 0
         rate = losses.sampling_rate(self.pi, in_batch, s.alpha, s.beta)
@@ -384,7 +400,7 @@ class SCDETPlan(Plan):
             x = self.cells[slice(start, start + 2048)]["x"].to(device)
             z = module.encoder(module.inputs(x))
             features.append(self._feature(z).cpu().numpy())
-            predicted.append(module.cosine(z).argmax(dim=1).cpu().numpy())
+            predicted.append(module.similarity(z).argmax(dim=1).cpu().numpy())
         module.train()
         return np.concatenate(features), np.concatenate(predicted)
 
@@ -445,7 +461,8 @@ class SCDET(OpenWorldModel):
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
         rng = numpy_generator()
-        n_novel, mixed = self._find_novel(cells, name, rng, options)
+        found = self._find_novel(cells, name, rng, options)
+        n_novel, mixed = (found.n, found.mixed) if found else (s.n_novel or 0, True)
         self._name_novel(n_novel)
         self._build()
         self._set_inputs(cells.x)
@@ -464,8 +481,8 @@ class SCDET(OpenWorldModel):
 
     def _find_novel(
         self, cells: Cells, name: np.ndarray, rng: np.random.Generator, options: TrainOptions
-    ) -> tuple[int, bool]:
-        """Number of novel types, and whether query and reference mix (no batch effect found).
+    ) -> novelty.Novelty | None:
+        """Search for novel types; None if none are sought, or their number is all that is needed.
 
         With ``initial_names``, names are written into ``name``, (n_cells,), of known types too:
         without them, a query so small that its cells are in every minibatch would reinforce its
@@ -477,7 +494,7 @@ class SCDET(OpenWorldModel):
         if s.n_novel == 0 or (s.n_novel is not None and not s.initial_names):
             if s.initial_names:
                 name[unlabelled] = novelty.known_types(x_ref, y, x)
-            return s.n_novel, True
+            return None
         found = novelty.find(x_ref, y, x, s.n_novel, rng, options.progress)
         self.audit_ += found.audit
         if s.initial_names:
@@ -487,7 +504,7 @@ class SCDET(OpenWorldModel):
         if s.initial_names and not found.mixed:
             known = unlabelled[found.names < len(self.classes_)]
             name[known] = self._scnym_predictions(cells, known, options)
-        return found.n, found.mixed
+        return found
 
     def _scnym_predictions(
         self, cells: Cells, indices: np.ndarray, options: TrainOptions
