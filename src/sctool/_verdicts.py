@@ -194,7 +194,7 @@ def alarm_shares(
     share, usual = (np.bincount(v, minlength=k) / len(v) for v in (names, labels))
     unlikely = (share >= LARGE_SHARE) & (share >= UNLIKELY_RATIO * usual)
     notes = []
-    for t in np.flatnonzero(unlikely):
+    for t in map(int, np.flatnonzero(unlikely)):
         also = "" if corrected is None else f"; {corrected[t]:.1%} after correction for confusions"
         notes.append(
             f"shares: {classes[t]!r} are {share[t]:.1%} of the query and {usual[t]:.1%} of the "

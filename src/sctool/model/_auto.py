@@ -113,8 +113,8 @@ class AutoModule(nn.Module):
 
         Returns
         -------
-        Probabilities of the known types by each voter, (n_voters, n_cells, n_classes), linear models
-        first; logits of the linear model of known and novel types, (n_cells, n_names); embedding.
+        Probabilities of the known types by each voter, (n_voters, n_cells, n_classes), linear
+        models first; logits of known and novel types, (n_cells, n_names); embedding.
         """
         v = x[:, self.variable]
         names = self.adapted(v)
@@ -289,8 +289,7 @@ class AutoClassifier(OpenWorldModel):
             self.module, self.is_trained_ = network, False
             network.settings = _of_network(self.settings_, part)
             train_classifier(self, variable, options, split=split, unlabelled=unlabelled, name=part)
-            losses: dict[str, Any] = self.history_
-            history |= {f"{part}_{name}": values for name, values in losses.items()}
+            history |= {f"{part}_{name}": v for name, v in vars(self)["history_"].items()}
         self.history_ = history
         return networks
 
