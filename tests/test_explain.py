@@ -144,7 +144,7 @@ def test_the_slots_are_those_documented(models, query):
     assert query.varm["why"].shape == (300, 4)
     assert query.varm["why"].dtype == np.float32
     result = query.uns["why"]
-    assert set(result) == {"names", "genes", "scores", "differences", "params"}
+    assert set(result) == {"names", "types", "genes", "scores", "differences", "params"}
     assert result["genes"].shape == result["scores"].shape == result["differences"].shape == (4, 7)
     assert result["params"]["method"] == "expected_gradients"
     table = pd.DataFrame(query.varm["why"], index=query.var_names, columns=TYPES)
@@ -365,7 +365,7 @@ def test_an_absent_cell_is_named(models, query):
     [
         ({"cells": []}, ValueError, r"cells=\[\]: pass at least one name"),
         ({"types": []}, ValueError, r"types=\[\]: pass at least one name"),
-        ({"types": "B", "cells": "x"}, ValueError, "types and cells were both given"),
+        ({"types": "B", "cells": "x"}, ValueError, "types and cells were given: pass one"),
         ({"n_genes": 0}, ValueError, "n_genes=0, n_cells=200: both must be at least 1"),
         ({"n_cells": 0}, ValueError, "n_genes=50, n_cells=0: both must be at least 1"),
         ({"adata": 3}, TypeError, "adata must be an AnnData, not int"),
