@@ -41,10 +41,11 @@ def explain(
 
     Returns
     -------
-    The axes: one row per type, cell or group, with genes by rank, shaded by their score relative to the
-    row's highest, which is printed on the right. Genes that the explained cells express less than
-    the baseline are orange and marked with an arrow; see :func:`sctool.tl.explain` for the meaning.
-    If types were compared (``versus``), the title says with which; with several, so do the rows.
+    The axes: one row per type, cell or group, with genes by rank, shaded by their score relative
+    to the row's highest, which is printed on the right. Genes that the explained cells express less
+    than the baseline are orange and marked with an arrow; see :func:`sctool.tl.explain` for the
+    meaning. If types were compared (``versus``), the title says with which, and if there are
+    several rivals, so do the labels of the rows.
 
     Raises
     ------
