@@ -10,7 +10,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 from matplotlib import pyplot as plt
-from synthetic import FAST, MARKERS, N_MARKERS, TYPES, simulate, simulate_joint, simulate_sides
+from synthetic import (
+    FAST,
+    GENES,
+    MARKERS,
+    N_MARKERS,
+    TYPES,
+    simulate,
+    simulate_joint,
+    simulate_sides,
+)
 
 import sctool
 from sctool.model import METHODS
@@ -144,7 +153,7 @@ def test_the_slots_are_those_documented(models, query):
     assert query.varm["why"].shape == (300, 4)
     assert query.varm["why"].dtype == np.float32
     result = query.uns["why"]
-    assert set(result) == {"names", "genes", "scores", "differences", "params"}
+    assert set(result) == {"names", "types", "genes", "scores", "differences", "params"}
     assert result["genes"].shape == result["scores"].shape == result["differences"].shape == (4, 7)
     assert result["params"]["method"] == "expected_gradients"
     table = pd.DataFrame(query.varm["why"], index=query.var_names, columns=TYPES)
@@ -264,6 +273,163 @@ def test_a_gene_that_a_type_lacks_is_marked_as_absent(query):
     assert labels == [f"{gene} ↓" for gene in query.uns["sctool_explain"]["genes"][0, :2]]
 
 
+# -- why this type and not another one -----------------------------------------------------------
+
+
+def margin(model, x: np.ndarray, name: str, rival: str) -> np.ndarray:
+    """Difference of the logits of two types for log1p CP10k (n_cells, n_genes)."""
+    y = logits(model, x)
+    return y[:, model.names_.index(name)] - y[:, model.names_.index(rival)]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_compared_with_a_type_the_attributions_add_up_to_the_margin(method, models, query):
+    model, predicted = models[method], models[method].predict(query)
+    cells = [query.obs_names[np.flatnonzero(predicted == name)[0]] for name in ("B", "Mono")]
+    options = {"method": "integrated_gradients", "versus": "DC"}
+    sctool.tl.explain(query, model, cells=cells, **options)
+    assert list(query.uns["sctool_explain"]["types"]) == ["B", "Mono"]
+    assert list(query.uns["sctool_explain"]["rivals"]) == ["DC", "DC"]
+    x = model._inputs(query)[0][query.obs_names.get_indexer(cells)]["x"].numpy()
+    start = model.features_.mean[None]
+    for i, name in enumerate(("B", "Mono")):
+        change = margin(model, x[[i]], name, "DC") - margin(model, start, name, "DC")
+        total = np.nansum(query.varm["sctool_explain"][:, i])
+        np.testing.assert_allclose(total, change[0], rtol=0.03, atol=0.05)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+@pytest.mark.parametrize("method", ["logistic", "scnym", "auto"])
+def test_the_markers_of_both_types_decide_between_them(method, explainer, models, query):
+    # those of "B" by their presence; those of the rival have negative values, or count as absent
+    sctool.tl.explain(query, models[method], method=explainer, types="B", versus="Mono")
+    values = pd.Series(query.varm["sctool_explain"][:, 0], query.var_names)
+    own, shared = values[MARKERS["B"]], values[GENES[len(TYPES) * N_MARKERS :]]
+    rival = values[MARKERS["Mono"]] * (-1 if explainer == "guided" else 1)
+    spread = np.abs(shared).mean()
+    assert own.mean() > 3 * spread
+    assert rival.mean() > spread
+    result = query.uns["sctool_explain"]
+    present = dict(zip(result["genes"][0], result["differences"][0] > 0, strict=True))
+    assert all(present[gene] for gene in MARKERS["B"] if gene in present)
+    if explainer != "guided":
+        listed = [gene for gene in MARKERS["Mono"] if gene in present]
+        assert len(listed) >= 5
+        assert not any(present[gene] for gene in listed)
+
+
+def test_the_gradient_of_the_difference_is_that_of_the_weights(models, query):
+    model = models["logistic"]
+    sctool.tl.explain(query, model, method="guided", types=["DC", "B"], versus="Mono")
+    weight = model.module.head.weight.detach().numpy()
+    expected = (weight[[TYPES.index("DC"), TYPES.index("B")]] - weight[TYPES.index("Mono")]).T
+    expected = pd.DataFrame(expected, index=model.features_.selected).reindex(query.var_names)
+    np.testing.assert_allclose(query.varm["sctool_explain"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_runner_up_is_that_of_the_cells_explained(models, query):
+    model = models["scnym"]
+    proba = model.predict(query, soft=True)
+    best = proba.idxmax(axis=1)
+    sctool.tl.explain(query, model, versus="runner-up")
+    mean = proba.groupby(best).mean()
+    expected = [mean.loc[name].drop(name).idxmax() for name in TYPES]
+    assert list(query.uns["sctool_explain"]["rivals"]) == expected
+    cells = list(query.obs_names[:9])
+    sctool.tl.explain(query, model, cells=cells, versus="runner-up", n_genes=3)
+    result = query.uns["sctool_explain"]
+    assert list(result["types"]) == list(best[:9])
+    assert list(result["rivals"]) == [proba.loc[c].drop(best[c]).idxmax() for c in cells]
+    assert result["params"]["versus"] == "runner-up"
+
+
+def test_groups_of_cells_are_explained_as_their_most_probable_type(models, query):
+    model = models["logistic"]
+    best = model.predict(query)
+    query.obs["leiden"] = pd.Series(best, query.obs_names).map({"B": "0", "DC": "1", "Mono": "1"})
+    where = {"method": "integrated_gradients", "versus": "CD4 T/NK"}
+    query.obs.loc[query.obs_names[best == "Mono"][:-3], "leiden"] = "0.5"
+    sctool.tl.explain(query, model, groupby="leiden", key_added="groups", **where)
+    result = query.uns["groups"]
+    assert list(result["names"]) == ["0", "0.5", "1"]
+    assert list(result["types"]) == ["B", "Mono", "DC"]  # three cells of "1" are predicted as Mono
+    sctool.tl.explain(query, model, types="B", key_added="type", **where)
+    np.testing.assert_allclose(query.varm["groups"][:, 0], query.varm["type"][:, 0], rtol=1e-4)
+    x = model._inputs(query)[0][np.flatnonzero(query.obs["leiden"] == "1")]["x"].numpy()
+    change = margin(model, x, "DC", "CD4 T/NK").mean() - margin(
+        model, model.features_.mean[None], "DC", "CD4 T/NK"
+    )
+    np.testing.assert_allclose(np.nansum(query.varm["groups"][:, 2]), change[0], rtol=0.01)
+    labels = sctool.pl.explain(query, key="groups").get_yticklabels()
+    assert [label.get_text() for label in labels] == ["0 (B)", "0.5 (Mono)", "1 (DC)"]
+
+
+def test_all_other_types_are_compared_with_the_one_given(models, query):
+    sctool.tl.explain(query, models["logistic"], versus="DC")
+    assert list(query.uns["sctool_explain"]["names"]) == ["B", "CD4 T/NK", "Mono"]
+    ax = sctool.pl.explain(query)
+    assert ax.get_title(loc="left") == "and not DC"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["B", "CD4 T/NK", "Mono"]
+
+
+def test_the_plot_names_the_rivals(models, query):
+    sctool.tl.explain(query, models["logistic"], versus="runner-up")
+    query.uns["sctool_explain"]["rivals"] = np.array(["Mono", "B", "B", "DC"], dtype=object)
+    ax = sctool.pl.explain(query)
+    assert ax.get_title(loc="left") == "and not the runner-up"
+    rows = [t.get_text() for t in ax.get_yticklabels()]
+    assert rows == ["B, not Mono", "CD4 T/NK, not B", "DC, not B", "Mono, not DC"]
+    assert sctool.pl.explain(query, names="B").get_title(loc="left") == "and not Mono"
+
+
+def times_random(adata, model, rng: np.random.Generator) -> float:
+    """How much more the margin falls without the 20 genes named than without 20 random ones.
+
+    Genes are deleted by setting them to the mean cell. For each gene named, one of the 20 others
+    whose mean expression is nearest is drawn; of ten such sets, the mean absolute effect counts.
+    """
+    sctool.tl.explain(adata, model, versus="runner-up", n_genes=20, n_cells=30)
+    result, predicted = adata.uns["sctool_explain"], model.predict(adata)
+    x = model._inputs(adata)[0][np.arange(adata.n_obs)]["x"].numpy()
+    mean = x.mean(axis=0)
+    falls = []
+    for name, rival, named in zip(*(result[k] for k in ("names", "rivals", "genes")), strict=True):
+        own = x[predicted == name][:30]
+        top = model.features_.selected.get_indexer(named)
+        others = np.setdiff1d(np.arange(len(mean)), top)
+        near = [others[np.argsort(np.abs(mean[others] - mean[gene]))[:20]] for gene in top]
+        sets = [top, *([rng.choice(some) for some in near] for _ in range(10))]
+        fall = []
+        for genes in sets:
+            without = own.copy()
+            without[:, genes] = mean[genes]
+            change = margin(model, own, name, rival) - margin(model, without, name, rival)
+            fall.append(change.mean())
+        falls.append([fall[0], np.abs(fall[1:]).mean()])
+    deleted, random = np.mean(falls, axis=0)
+    return float(deleted / random)
+
+
+@pytest.mark.parametrize("method", ["logistic", "scnym"])
+def test_without_the_genes_named_the_margin_falls(method):
+    adata, ref = sctool.datasets.blood()
+    short = {"train_kwargs": {"enable_progress_bar": False}, "return_model": True}
+    if method == "scnym":
+        short["train_kwargs"]["max_epochs"] = 10
+    model = sctool.tl.annotate(adata, ref, labels_key="cell_type", method=method, **short)
+    assert times_random(adata, model, np.random.default_rng(0)) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["logistic", "scnym", "auto"])
+def test_without_the_genes_named_the_margin_falls_in_pbmc3k(method, read_real):
+    cells = read_real("pbmc3k_seurat")
+    in_ref = np.random.default_rng(0).random(cells.n_obs) < 0.5
+    adata, ref = cells[~in_ref].copy(), cells[in_ref].copy()
+    model = sctool.tl.annotate(adata, ref, method=method, return_model=True)
+    assert times_random(adata, model, np.random.default_rng(0)) > 3
+
+
 # -- novel groups, and cells of which nothing can be said ----------------------------------------
 
 
@@ -365,7 +531,11 @@ def test_an_absent_cell_is_named(models, query):
     [
         ({"cells": []}, ValueError, r"cells=\[\]: pass at least one name"),
         ({"types": []}, ValueError, r"types=\[\]: pass at least one name"),
-        ({"types": "B", "cells": "x"}, ValueError, "types and cells were both given"),
+        ({"types": "B", "cells": "x"}, ValueError, "types and cells were given: pass one"),
+        ({"types": "B", "groupby": "x"}, ValueError, "types and groupby were given: pass one"),
+        ({"groupby": "leiden"}, KeyError, r"groupby='leiden' is not in the query's obs"),
+        ({"versus": "T"}, ValueError, r"versus='T' is no type .* 'runner-up' or one of \['B'"),
+        ({"versus": "B", "types": "B"}, ValueError, r"versus='B' is what \['B'\] are predicted"),
         ({"n_genes": 0}, ValueError, "n_genes=0, n_cells=200: both must be at least 1"),
         ({"n_cells": 0}, ValueError, "n_genes=50, n_cells=0: both must be at least 1"),
         ({"adata": 3}, TypeError, "adata must be an AnnData, not int"),

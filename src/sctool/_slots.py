@@ -404,6 +404,8 @@ def write_explanation(
     key: str,
     *,
     names: list[str],
+    types: np.ndarray,
+    rivals: np.ndarray | None,
     attribution: np.ndarray,
     genes: np.ndarray,
     scores: np.ndarray,
@@ -414,6 +416,8 @@ def write_explanation(
     adata.varm[key] = attribution.astype(np.float32)
     adata.uns[key] = {
         "names": np.array(names, dtype=object),
+        "types": types,
+        **({} if rivals is None else {"rivals": rivals}),
         "genes": genes.astype(object),
         "scores": scores.astype(np.float32),
         "differences": differences.astype(np.float32),

@@ -24,14 +24,14 @@ def explain(
     n_genes: int = 8,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show the genes with the highest attributions for each type or cell.
+    """Show the genes with the highest attributions for each type, cell or group.
 
     Parameters
     ----------
     adata
         Explained by :func:`sctool.tl.explain`.
     names
-        Types or cells to show, one or several. Default: all.
+        Types, cells or groups to show, one or several. Default: all.
     key
         Key of the explanation.
     n_genes
@@ -41,9 +41,11 @@ def explain(
 
     Returns
     -------
-    The axes: one row per type or cell, with genes by rank, shaded by their score relative to the
-    row's highest, which is printed on the right. Genes that the explained cells express less than
-    the baseline are orange and marked with an arrow; see :func:`sctool.tl.explain` for the meaning.
+    The axes: one row per type, cell or group, with genes by rank, shaded by their score relative
+    to the row's highest, which is printed on the right. Genes that the explained cells express less
+    than the baseline are orange and marked with an arrow; see :func:`sctool.tl.explain` for the
+    meaning. If types were compared (``versus``), the title says with which, and if there are
+    several rivals, so do the labels of the rows.
 
     Raises
     ------
@@ -72,7 +74,9 @@ def explain(
     for (i, j), gene in np.ndenumerate(genes):
         text = f"{gene} ↓" if less[i, j] else gene
         ax.text(j, i, text, ha="center", va="center", fontsize=8)
-    ax.set_yticks(range(len(rows)), shown)
+    labels, title = _versus(result, rows)
+    ax.set_yticks(range(len(rows)), labels)
+    ax.set_title(title, loc="left", fontsize=8)
     ax.set_xticks(range(genes.shape[1]), [str(j + 1) for j in range(genes.shape[1])])
     ax.set_xlabel("rank")
     ax.tick_params(length=0)
@@ -96,3 +100,15 @@ def explain(
         frameon=False,
     )
     return ax
+
+
+def _versus(result: Mapping, rows: list[int]) -> tuple[list[str], str]:
+    """Labels of the rows, and a title that says what types they are compared with, or ""."""
+    names = [str(result["names"][i]) for i in rows]
+    if "rivals" not in result:
+        return names, ""
+    types, rivals = ([str(result[key][i]) for i in rows] for key in ("types", "rivals"))
+    labels = [n if n == t else f"{n} ({t})" for n, t in zip(names, types, strict=True)]
+    if len(set(rivals)) == 1:
+        return labels, f"and not {rivals[0]}"
+    return [f"{a}, not {b}" for a, b in zip(labels, rivals, strict=True)], "and not the runner-up"

@@ -10,23 +10,35 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from sctool import DISTRIBUTION, _slots
+from sctool import DISTRIBUTION, _data, _slots
 from sctool._train import seeded
 from sctool.model import AnnotationModel, load
 
 METHODS = ("guided", "integrated_gradients", "expected_gradients")
+RUNNER_UP = "runner-up"
 CHUNK = 64
 
 
-class _Logits(nn.Module):
-    """Returns only the module's logits, as Captum requires."""
+class _Targets(nn.Module):
+    """Returns what is explained: the logits of types, or their margins over a rival type.
 
-    def __init__(self, module: nn.Module):
+    Parameters
+    ----------
+    contrasts
+        Logits that make up each target: 1 for its type and -1 for the rival, if there is one,
+        (n_names, n_targets).
+    """
+
+    contrasts: Tensor
+
+    def __init__(self, module: nn.Module, contrasts: Tensor):
         super().__init__()
         self.module = module
+        self.register_buffer("contrasts", contrasts)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x)[0]
+        """Targets (n_cells, n_targets) of log1p CP10k (n_cells, n_genes)."""
+        return self.module(x)[0] @ self.contrasts
 
 
 def explain(
@@ -35,6 +47,8 @@ def explain(
     *,
     types: str | Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
+    groupby: str | None = None,
+    versus: str | None = None,
     method: str = "expected_gradients",
     layer: str | None = None,
     n_genes: int = 50,
@@ -43,10 +57,11 @@ def explain(
     random_state: int = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Attribute a model's predictions to genes, for cell types or single cells.
+    """Attribute a model's predictions to genes, for cell types, single cells or groups of cells.
 
-    Each cell is explained for the type, or the novel group, that the model predicts for it.
-    Attributions of a type are averaged over its cells.
+    Each cell is explained for the type, or the novel group, that the model predicts for it; cells
+    of a group, for the type of the group. Attributions are averaged over the cells. With
+    ``versus``, they answer why it is this type and not another one.
 
     Parameters
     ----------
@@ -59,9 +74,17 @@ def explain(
         Default: all types predicted in ``adata``.
     cells
         Names of single cells to explain instead of types, one or several.
+    groupby
+        Column of ``adata.obs`` with groups of cells, such as "leiden", to explain instead of types.
+        The type of a group is the one with the highest mean probability over its cells.
+    versus
+        None explains the logit of the type. "runner-up" explains by how much it exceeds that of the
+        type with the second highest mean probability over the same cells; the name of a type, or
+        of a novel group, by how much it exceeds that of this one.
     method
-        "guided": guided backpropagation, the gradient of the type's logit with negative gradients
-        set to zero at each ReLU (Springenberg et al. 2014; scNym section 3.3).
+        "guided": guided backpropagation, the gradient of the logit (or of the difference of two)
+        with negative gradients set to zero at each ReLU (Springenberg et al. 2014; scNym section
+        3.3).
         "integrated_gradients": integrated gradients from the reference's mean expression
         (Sundararajan et al. 2017). "expected_gradients": the same, averaged over baselines drawn
         from the cells of ``adata`` (Erion et al. 2021), which highlights genes that distinguish a
@@ -69,9 +92,9 @@ def explain(
     layer
         Layer with the values.
     n_genes
-        Number of genes to list per type or cell.
+        Number of genes to list per type, cell or group.
     n_cells
-        Maximum number of cells to average over per type; larger types are sampled at random.
+        Maximum number of cells to average over; larger types and groups are sampled at random.
     key_added
         Key under which results are stored.
     random_state
@@ -84,15 +107,17 @@ def explain(
     None, or the copy if ``copy=True``. The following is written, with ``key`` for ``key_added``:
 
     ``varm[key]`` : float32, (n_vars, n_names)
-        Attribution of each gene, one column per type (or cell); NaN for genes that the model does
-        not use. Integrated and expected gradients are in units of the logit (they sum over genes to
-        the change of the logit); "guided" is in logits per unit of log1p CP10k.
+        Attribution of each gene, one column per type (or cell, or group); NaN for genes that the
+        model does not use. With ``versus``, negative values speak for the rival. Integrated and
+        expected gradients are in units of the logit (they sum over genes to the change of what is
+        explained); "guided" is in logits per unit of log1p CP10k.
     ``uns[key]`` : dict
-        ``names``, the types or cells, (n_names,); the ``genes`` with the highest attributions,
-        their ``scores`` and their ``differences``, (n_names, n_genes), highest score first; and
-        ``params``. A difference is the mean log1p CP10k of the explained cells minus that of the
-        baseline: of the reference for "integrated_gradients", of cells drawn from ``adata`` for the
-        other methods.
+        ``names``, the types, cells or groups, and ``types``, what each is explained as, (n_names,);
+        with ``versus`` also ``rivals``, the type that each is compared with; the ``genes`` with the
+        highest attributions, their ``scores`` and their ``differences``, (n_names, n_genes),
+        highest score first; and ``params``. A difference is the mean log1p CP10k of the explained
+        cells minus that of the baseline: of the reference for "integrated_gradients", of cells
+        drawn from ``adata`` for the other methods.
 
     Raises
     ------
@@ -100,9 +125,11 @@ def explain(
         Captum is not installed: ``pip install "sctool-annotate[explain]"``.
     ValueError
         An unknown method; a type that is predicted for no cell; a cell that expresses none of the
-        model's genes; no types or no cells, or both; names of cells that are not unique.
+        model's genes; no types or no cells; more than one of ``types``, ``cells`` and ``groupby``;
+        names of cells that are not unique; a rival that the model does not know, or that is the
+        predicted type itself.
     KeyError
-        A cell is not in ``adata``.
+        A cell or a column is not in ``adata``.
     TypeError
         ``adata`` or ``model`` has the wrong type.
 
@@ -113,6 +140,10 @@ def explain(
     its presence if its difference is positive, and by its absence if it is negative. "guided" has
     no baseline: its score says that higher expression would raise the logit, and the difference
     whether the cells express the gene more than others do.
+
+    With ``versus``, a gene that the rival expresses and the cells lack speaks for the type by its
+    absence, and genes that both express alike cancel out. The difference is still that from the
+    baseline, not from the rival's cells.
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
@@ -121,8 +152,9 @@ def explain(
         raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
     if n_genes < 1 or n_cells < 1:
         raise ValueError(f"n_genes={n_genes!r}, n_cells={n_cells!r}: both must be at least 1.")
-    if types is not None and cells is not None:
-        raise ValueError("types and cells were both given: pass one of them.")
+    choices = {"types": types, "cells": cells, "groupby": groupby}
+    if len(given := [name for name, value in choices.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(given)} were given: pass one of them.")
     model = load(model) if isinstance(model, str | Path) else model  # type: ignore[assignment]
     if not isinstance(model, AnnotationModel):
         raise TypeError(
@@ -138,22 +170,41 @@ def explain(
     data, columns = model._inputs(adata, layer)
     prediction = model._predict([data], [])
     codes = np.where(prediction.unseen, -1, prediction.proba.argmax(axis=1))
-    rng = np.random.default_rng(random_state)
     if cells is not None:
         groups = _single_cells(adata, _listed(cells, "cells"), codes)
+    elif groupby is not None:
+        groups = _groups(adata, groupby, codes)
     else:
-        groups = {}
-        for name in _types(model, codes, types):
-            members = np.flatnonzero(codes == model.names_.index(name))
-            groups[name] = np.sort(rng.permutation(members)[:n_cells])
+        found = {name: np.flatnonzero(codes == i) for i, name in enumerate(model.names_)}
+        groups = {name: found[name] for name in _types(found, types)}
+    mean_proba = np.stack([prediction.proba[members].mean(axis=0) for members in groups.values()])
+    explained = mean_proba.argmax(axis=1)  # of a type's cells, that type
+    rivals = None
+    if versus is not None:
+        rivals = _rivals(model, versus, explained, mean_proba)
+        if (same := rivals == explained).any():
+            itself = [name for name, is_same in zip(groups, same, strict=True) if is_same]
+            if types is not None or cells is not None or same.all():
+                raise ValueError(
+                    f"versus={versus!r} is what {itself[:3]!r} are predicted to be: compare them "
+                    f"with another type, or with {RUNNER_UP!r}."
+                )
+            groups = {name: members for name, members in groups.items() if name not in itself}
+            explained, rivals = explained[~same], rivals[~same]
+    rng = np.random.default_rng(random_state)
+    if cells is None:
+        groups = {name: np.sort(rng.permutation(m)[:n_cells]) for name, m in groups.items()}
     with seeded(random_state):
         index = np.unique(np.concatenate(list(groups.values())))
         background = np.sort(rng.permutation(np.flatnonzero(codes >= 0))[:n_cells])
         device = next(model.module.parameters()).device
-        network = _Logits(model.module).eval()
+        contrasts, target_of_group = _contrasts(len(model.names_), explained, rivals)
+        network = _Targets(model.module, contrasts).to(device).eval()
         inputs = data[index]["x"].to(device)
         baselines = data[background]["x"].to(device)
-        target = torch.from_numpy(codes[index]).to(device)
+        target = torch.empty(len(index), dtype=torch.long, device=device)
+        for number, members in zip(target_of_group, groups.values(), strict=True):
+            target[np.searchsorted(index, members)] = int(number)
         attribute: Any
         options: dict[str, Any] = {}
         if method == "guided":
@@ -185,12 +236,22 @@ def explain(
     known = columns >= 0
     attribution[known] = mean_by_group[:, columns[known]].T
     order = np.argsort(-mean_by_group, axis=1, kind="stable")[:, :n_genes]
-    params = {"method": method, "layer": layer, "n_cells": n_cells, "random_state": random_state}
+    params = {
+        "groupby": groupby,
+        "versus": versus,
+        "method": method,
+        "layer": layer,
+        "n_cells": n_cells,
+        "random_state": random_state,
+    }
+    known_names = np.array(model.names_, dtype=object)
     target_adata = _slots.writable(adata, copy)
     _slots.write_explanation(
         target_adata,
         key_added,
         names=list(groups),
+        types=known_names[explained],
+        rivals=None if rivals is None else known_names[rivals],
         attribution=attribution,
         genes=model.features_.selected.to_numpy()[order],
         scores=np.take_along_axis(mean_by_group, order, axis=1),
@@ -208,17 +269,63 @@ def _listed(names: str | Sequence[str], what: str) -> list[str]:
     return names
 
 
-def _types(
-    model: AnnotationModel, codes: np.ndarray, types: str | Sequence[str] | None
-) -> list[str]:
-    """The types to explain, given the predicted code of each cell, -1 for none."""
-    found = [name for code, name in enumerate(model.names_) if (codes == code).any()]
-    if not found:
+def _types(found: dict[str, np.ndarray], types: str | Sequence[str] | None) -> list[str]:
+    """The types to explain, given the positions of the cells of each type that the model knows."""
+    predicted = [name for name, members in found.items() if len(members)]
+    if not predicted:
         raise ValueError("No cell of adata expresses a gene of the model: nothing to explain.")
-    wanted = found if types is None else _listed(types, "types")
-    if absent := [name for name in wanted if name not in found]:
-        raise ValueError(f"types {absent!r} are predicted for no cell; found {found!r}.")
+    wanted = predicted if types is None else _listed(types, "types")
+    if absent := [name for name in wanted if name not in predicted]:
+        raise ValueError(f"types {absent!r} are predicted for no cell; found {predicted!r}.")
     return wanted
+
+
+def _groups(adata: AnnData, groupby: str, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Positions of the cells of each group that express a gene of the model."""
+    labels = _data.clean_labels(_data.obs_column(adata, groupby, "groupby", "query"))
+    members = {
+        str(name): np.flatnonzero((labels.codes == i) & (codes >= 0))
+        for i, name in enumerate(labels.categories)
+    }
+    if not any(map(len, members.values())):
+        raise ValueError(
+            f"groupby={groupby!r}: no cell with a group expresses a gene of the model: nothing to "
+            "explain."
+        )
+    return {name: positions for name, positions in members.items() if len(positions)}
+
+
+def _rivals(
+    model: AnnotationModel, versus: str, explained: np.ndarray, mean_proba: np.ndarray
+) -> np.ndarray:
+    """Code of the type that each explained type is compared with, (n_groups,)."""
+    names = model.names_
+    if len(names) < 2:
+        raise ValueError(f"versus={versus!r}: the model knows no type but {names[0]!r}.")
+    if versus != RUNNER_UP:
+        if versus not in names:
+            raise ValueError(
+                f"versus={versus!r} is no type that the model knows: pass {RUNNER_UP!r} or one of "
+                f"{names!r}."
+            )
+        return np.full(len(explained), names.index(versus))
+    others = mean_proba.copy()
+    others[np.arange(len(explained)), explained] = -np.inf
+    return others.argmax(axis=1)
+
+
+def _contrasts(
+    n_names: int, explained: np.ndarray, rivals: np.ndarray | None
+) -> tuple[Tensor, np.ndarray]:
+    """The distinct targets, as :class:`_Targets` takes them, and which of them is each group's."""
+    codes = np.stack([explained, explained if rivals is None else rivals], axis=1)
+    pairs, target_of_group = np.unique(codes, axis=0, return_inverse=True)
+    contrasts = torch.zeros(n_names, len(pairs))
+    columns = np.arange(len(pairs))
+    if rivals is not None:
+        contrasts[pairs[:, 1], columns] = -1
+    contrasts[pairs[:, 0], columns] = 1
+    return contrasts, target_of_group.ravel()
 
 
 def _single_cells(adata: AnnData, cells: list[str], codes: np.ndarray) -> dict[str, np.ndarray]:
