@@ -31,8 +31,9 @@ EXPECTED, THRESHOLD = 0.05, 0.5
 #: Doublets are sought among at most this many cells at a time: the search for neighbours is
 #: exact, and its cost grows with the square of this number.
 PART = 4000
-#: Minimum number of cells in a part, and of a type's cells in it, for doublets to be simulated.
-MIN_CELLS, MIN_OF_TYPE = 50, 10
+#: Minimum number of cells in a part, of a type's cells in it, and of genes that vary among them, for
+#: doublets to be simulated.
+MIN_CELLS, MIN_OF_TYPE, MIN_GENES = 50, 10, 10
 #: Number of highly variable genes, and of principal components (scrublet's default).
 N_GENES, N_COMPONENTS = 2000, 30
 #: Minimum share of the counts of its two cells that a simulated doublet keeps.
@@ -129,7 +130,7 @@ def find_doublets(
     for part in _parts(n_cells, batch, rng) if linear.shape[1] > 1 else []:
         types, sizes = np.unique(named[part], return_counts=True)
         types = types[sizes >= MIN_OF_TYPE]
-        if len(part) < MIN_CELLS or len(types) < 2:
+        if len(part) < MIN_CELLS or len(types) < 2 or len(_varying(linear[part])) < MIN_GENES:
             continue
         codes = np.where(np.isin(named[part], types), np.searchsorted(types, named[part]), -1)
         of_cells, of_doublets, best = _compare(linear[part], total[part], codes, is_counts, rng)
@@ -157,6 +158,11 @@ def _genes(linear: sp.csr_matrix) -> np.ndarray:
         return genes
     x = normalize(sp.csr_matrix(linear[:, genes], dtype=np.float32, copy=True))
     return genes[variable_genes(x, np.zeros(x.shape[0]), N_GENES)]
+
+
+def _varying(x: sp.csr_matrix) -> np.ndarray:
+    """Positions of the genes whose value is not the same in all cells."""
+    return np.flatnonzero((x.max(axis=0) != x.min(axis=0)).toarray().ravel())
 
 
 def _parts(
@@ -230,6 +236,8 @@ def _scrublet(
     """Log odds of scrublet's score, of cells and of simulated doublets (log1p values)."""
     import scanpy as sc
 
+    varying = _varying(x)  # scrublet divides by the standard deviation of each gene
+    x, mixed = x[:, varying], mixed[:, varying]
     cells = AnnData(x.astype(np.float64))
     doublets = AnnData(mixed.astype(np.float64), obsm={"doublet_parents": parents})
     with warnings.catch_warnings():
