@@ -120,6 +120,8 @@ def test_the_threshold_is_what_clear_cells_are_below_within_bounds(clear, expect
 # -- types of groups -----------------------------------------------------------------------------
 
 PROFILES = np.array([[4.0, 0, 0, 1], [0, 4.0, 0, 1], [0, 0, 4.0, 1]])
+#: A shift that makes every group look like the first type.
+MISLEADING = np.array([3, 0, 0, 0])
 
 
 def by_hand(means: np.ndarray, proba: np.ndarray, codes: np.ndarray | None = None) -> Groups:
@@ -129,8 +131,7 @@ def by_hand(means: np.ndarray, proba: np.ndarray, codes: np.ndarray | None = Non
 
 
 def test_a_group_misled_by_a_shift_has_the_type_of_its_profile():
-    # a shift common to all groups makes each look like type 0
-    groups = by_hand(PROFILES + [3, 0, 0, 0], [[0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0, 0.4]])
+    groups = by_hand(PROFILES + MISLEADING, [[0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0, 0.4]])
     np.testing.assert_array_equal(groups.types(PROFILES), [0, 1, 2])
     sure = by_hand(groups.means, [[0.9, 0.1, 0], [0.7, 0.3, 0], [0.6, 0, 0.4]])
     np.testing.assert_array_equal(sure.types(PROFILES), [0, 0, 2])
@@ -179,7 +180,7 @@ def test_a_group_that_a_shift_misleads_is_corrected():
     proba = np.repeat([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0, 0.4]], 4, axis=0)
     proba[4] = [0.9, 0.1, 0]  # sure of itself, but its group is another
     codes = np.repeat([0, 1, 2], 4)
-    groups = Groups(codes, PROFILES + [3, 0, 0, 0], group_means(proba, codes), np.eye(3))
+    groups = Groups(codes, PROFILES + MISLEADING, group_means(proba, codes), np.eye(3))
     np.testing.assert_array_equal(name_by_group(groups, proba, PROFILES), codes)
 
 

@@ -163,7 +163,7 @@ def test_what_is_asked_for_is_written_and_read(cells, tmp_path):
         assert list(adata.obs["my_pooled"].cat.categories) == ["a"]
         for column in ("my_safe", "my_pooled"):
             assert list(adata.obs[column].isna()) == [False] * 7 + [True]
-        assert list(adata.uns["my"]["reasons"]["reason"])[0] == "unlike the known types"
+        assert adata.uns["my"]["reasons"]["reason"].iloc[0] == "unlike the known types"
 
 
 def test_novel_groups_are_names_after_the_types(cells):
@@ -518,3 +518,37 @@ def test_an_evaluation_of_the_old_names_is_dropped(novel):
     novel.uns["my_evaluation"] = {}
     sctool.tl.rename_novel(novel, {"novel_1": "new"}, key="my")
     assert "my_evaluation" not in novel.uns
+
+
+@pytest.mark.parametrize("name", ["new", "a"])
+def test_renaming_reaches_every_verdict(name, novel):
+    table, colors = novel.uns["my"]["novel"], novel.uns["my_colors"]
+    write(
+        novel,
+        classes=["a", "b", "c"],
+        novel_classes=["novel_1", "novel_2"],
+        novel_table=table,
+        proba=novel.obsm["my_proba"],
+        novel=np.arange(8) >= 4,
+        everything=True,
+    )
+    novel.obs["my_pooled"] = pd.Categorical(["a"] * 4 + ["novel_1"] * 2 + ["novel_2", None])
+    sets = np.zeros((8, 5), dtype=bool)
+    sets[np.arange(8), [0, 0, 1, 1, 3, 3, 4, 4]] = True
+    novel.obsm["my_set"] = sets
+    novel.uns["my_colors"] = colors
+    sctool.tl.rename_novel(novel, {"novel_1": name}, key="my")
+    # the cell before the last was marked ambiguous
+    status = ["assigned"] * 6 + ["ambiguous", "novel"]
+    assert list(novel.obs["my_status"]) == status
+    assert list(novel.uns["my"]["reasons"].index) == list(novel.obs_names[6:])
+    reasons = ["probability 0.40", "unlike the known types"]
+    assert list(novel.uns["my"]["reasons"]["reason"]) == reasons
+    pooled = ["a"] * 4 + [name] * 2 + ["novel_2"]
+    assert list(novel.obs["my_pooled"][:7]) == pooled
+    assert novel.obs["my_pooled"].isna().tolist() == [False] * 7 + [True]
+    after, classes = novel.obsm["my_set"], list(novel.uns["my"]["classes"])
+    assert after.dtype == bool
+    named = [*["a"] * 2, *["b"] * 2, *[name] * 2, *["novel_2"] * 2]
+    assert [classes[i] for i in after.argmax(axis=1)] == named
+    assert (after.sum(axis=1) == 1).all()

@@ -81,7 +81,9 @@ def test_the_table_of_groups_against_pandas():
     cells = pd.DataFrame({"group": groups, "score": score, "status": status, "name": names})
     assert list(table.index) == ["10", "2", "x/y"]
     for group, of in cells.groupby("group", observed=True):
-        share = of["name"][of["name"] >= 0].map(dict(enumerate(CLASSES))).value_counts(normalize=True)
+        share = (
+            of["name"][of["name"] >= 0].map(dict(enumerate(CLASSES))).value_counts(normalize=True)
+        )
         row = table.loc[group]
         assert row["n_cells"] == len(of)
         assert (row["label"], row["second_label"]) == tuple(share.index[:2])
