@@ -70,9 +70,8 @@ def inputs(n: int = 12) -> torch.Tensor:
 # -- the vote ------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def test_the_vote_cell_by_cell():
-    module = copy.deepcopy(trained().module).eval()
+    module = copy.deepcopy(trained().module).eval().requires_grad_(False)
     module.temperature.fill_(2.0)
     module.weights.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
     x, k = inputs(), len(KNOWN)
