@@ -27,6 +27,7 @@ from synthetic import FAST, TYPES, simulate_joint, simulate_sides
 import sctool
 from sctool._batches import Cells
 from sctool._data import TrainingData
+from sctool._verdicts import STATUSES
 from sctool.model import METHODS, AnnotationModel
 
 pytestmark = pytest.mark.usefixtures("empty_cwd")
@@ -38,6 +39,8 @@ QUICK = FAST | {"max_epochs": 2}
 SIZES = 60, 80
 ORDER = ["Mono", "DC", "never", "CD4 T/NK", "B"]
 COLORS = ["#111111", "#222222", "#333333", "#444444", "#555555"]
+#: Slots that are written only with ``risk`` or ``groupby``.
+ASKED = {"obs": {"my_safe", "my_pooled"}, "obsm": {"my_set"}}
 
 
 def small_sides() -> tuple[ad.AnnData, ad.AnnData]:
@@ -377,13 +380,14 @@ def test_one_cell_more_than_full_batches(method, adata, ref):
 def test_the_slots_are_those_documented(method):
     slots = documented_slots("my")
     assert slots == {
-        "obs": {"my", "my_score", "my_novel_score", "my_novel"},
-        "obsm": {"X_my", "my_proba"},
+        "obs": {"my", "my_score", "my_novel_score", "my_novel", "my_status", *ASKED["obs"]},
+        "obsm": {"X_my", "my_proba", *ASKED["obsm"]},
         "uns": {"my", "my_colors"},
     }
     adata, _, (before, _), *_ = everything(method)
-    assert set(adata.obs) - {"my_novel"} == set(before.obs) | slots["obs"] - {"my_novel"}
-    assert set(adata.obsm) == set(before.obsm) | slots["obsm"]
+    optional = {"my_novel", *ASKED["obs"]}
+    assert set(adata.obs) - {"my_novel"} == set(before.obs) | slots["obs"] - optional
+    assert set(adata.obsm) == set(before.obsm) | slots["obsm"] - ASKED["obsm"]
     assert set(adata.uns) == set(before.uns) | slots["uns"]
     for slot in ("varm", "layers", "obsp", "varp"):
         assert set(getattr(adata, slot)) == set(getattr(before, slot))
@@ -412,13 +416,19 @@ def test_the_slots_are_those_documented(method):
     assert np.isfinite(embedding).all()
 
     uns = adata.uns["my"]
-    assert set(uns) == {"classes", "novel_classes", "novel", "params", "versions", "audit"}
+    told = {"audit", "alarms", "reasons"}
+    assert set(uns) == {"classes", "novel_classes", "novel", "params", "versions", *told}
     assert list(uns["novel"].columns) == ["n_cells", "nearest", "distance", "markers"]
     assert len(uns["novel"]) == len(uns["novel_classes"]) == 0
     assert list(uns["classes"]) == names
     assert {"sctool", "scvi-tools", "torch", "python"} <= set(uns["versions"])
     assert len(uns["audit"]) >= 2
-    assert all(isinstance(note, str) for note in uns["audit"])
+    assert all(isinstance(note, str) for slot in ("audit", "alarms") for note in uns[slot])
+    assert set(adata.obs["my_status"].cat.categories) <= set(STATUSES)
+    told = adata.obs["my_status"] != "assigned"
+    pd.testing.assert_series_equal(
+        uns["reasons"]["status"], adata.obs["my_status"][told].astype(object), check_names=False
+    )
 
 
 @every_method
@@ -649,10 +659,12 @@ def test_a_trained_model_refuses_arguments_of_training(method, given, adata):
 
 @every_method
 def test_a_trained_model_refuses_the_name_of_another_method(method, adata):
-    other = next(name for name in METHODS if name != method)
+    # "auto" is the default, which asks for nothing
+    other = next(name for name in METHODS if name not in ("auto", method))
     with pytest.raises(ValueError, match=rf"method='{other}', but ref is a trained"):
         annotate(adata, trained(method), other)
-    annotate(adata, trained(method), method)
+    for asked in ("auto", method):
+        annotate(adata, trained(method), asked)
 
 
 @every_method

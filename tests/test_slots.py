@@ -10,9 +10,25 @@ from synthetic import TYPES, simulate
 
 import sctool
 from sctool import _slots
+from sctool._verdicts import STATUSES
 
-RESULT = {"classes", "novel_classes", "novel", "params", "versions", "audit"}
-KEYS = {"my", "my_score", "my_novel", "my_novel_score"}
+RESULT = {"classes", "novel_classes", "novel", "params", "versions", "audit", "alarms", "reasons"}
+KEYS = {"my", "my_score", "my_novel", "my_novel_score", "my_status"}
+
+
+def verdicts(n: int, n_names: int, novel: np.ndarray, everything: bool = False) -> _slots.Verdicts:
+    """Verdicts on n cells, the second last being ambiguous; ``everything`` has those asked for."""
+    code = np.where(novel, 2, 0)
+    code[n - 2] = 1
+    reason = np.array(["", "probability 0.40", "unlike the known types"], dtype=object)[code]
+    sets, pooled = np.zeros((n, n_names), dtype=bool), np.zeros(n, dtype=int)
+    sets[:, 0] = sets[:, -1] = True
+    pooled[-1] = -1
+    safe = np.array(["a", *["unknown"] * (n - 2), None], dtype=object)
+    table = pd.DataFrame({"n_cells": [n], "label": ["a"]}, index=pd.Index(["0"], dtype=object))
+    asked = (sets, safe, pooled, table) if everything else (None,) * 4
+    status = pd.Categorical.from_codes(code, list(STATUSES))
+    return _slots.Verdicts(status, reason, *asked, ["genes: few"])
 
 
 def write(adata: ad.AnnData, **changes: object) -> ad.AnnData:
@@ -36,8 +52,11 @@ def write(adata: ad.AnnData, **changes: object) -> ad.AnnData:
         "params": {"method": "m"},
         "versions": {"sctool": "1"},
         "audit": ["one", "two"],
-    }
-    _slots.write_annotation(adata, "my", **(given | changes))
+    } | changes
+    novel = np.zeros(adata.n_obs, bool) if given["novel"] is None else given["novel"]
+    n_names = given["proba"].shape[1]
+    given["verdicts"] = verdicts(adata.n_obs, n_names, novel, given.pop("everything", False))
+    _slots.write_annotation(adata, "my", **given)
     return adata
 
 
@@ -122,6 +141,31 @@ def test_an_annotations_types(cells):
     assert "my_colors" not in cells.uns
 
 
+def test_a_status_has_a_reason_unless_the_cell_is_assigned(cells):
+    write(cells)
+    assert list(cells.obs["my_status"]) == ["novel", *["assigned"] * 5, "ambiguous", "assigned"]
+    assert list(cells.obs["my_status"].cat.categories) == ["assigned", "ambiguous", "novel"]
+    reasons = cells.uns["my"]["reasons"]
+    assert list(reasons.index) == [cells.obs_names[0], cells.obs_names[6]]
+    assert list(reasons["status"]) == ["novel", "ambiguous"]
+    assert list(reasons["reason"]) == ["unlike the known types", "probability 0.40"]
+    assert list(cells.uns["my"]["alarms"]) == ["genes: few"]
+
+
+def test_what_is_asked_for_is_written_and_read(cells, tmp_path):
+    write(cells, everything=True).write_h5ad(tmp_path / "cells.h5ad")
+    for adata in (cells, ad.read_h5ad(tmp_path / "cells.h5ad")):
+        assert set(adata.uns["my"]) == RESULT | {"groups"}
+        assert list(adata.uns["my"]["groups"]["label"]) == ["a"]
+        assert adata.obsm["my_set"].dtype == bool
+        assert adata.obsm["my_set"].shape == (8, 2)
+        assert list(adata.obs["my_safe"].cat.categories) == ["a", "unknown"]
+        assert list(adata.obs["my_pooled"].cat.categories) == ["a"]
+        for column in ("my_safe", "my_pooled"):
+            assert list(adata.obs[column].isna()) == [False] * 7 + [True]
+        assert adata.uns["my"]["reasons"]["reason"].iloc[0] == "unlike the known types"
+
+
 def test_novel_groups_are_names_after_the_types(cells):
     table = pd.DataFrame({"n_cells": [0]}, index=pd.Index(["novel_1"], dtype=object))
     count = {"n": 1, "low": 0, "high": 2}
@@ -168,8 +212,11 @@ def test_nothing_of_an_earlier_result_is_left(second, cells):
         novel_classes=["novel_1"],
         novel_table=table,
         n_novel={"n": 1},
+        everything=True,
     )
     cells.uns["my_evaluation"] = {"scores": pd.DataFrame({"value": [1.0]})}
+    assert {"my_safe", "my_pooled"} <= set(cells.obs)
+    assert "my_set" in cells.obsm
     if second == "annotation":
         write(cells, novel=None)
         assert set(cells.obs) == before["obs"] | KEYS - {"my_novel"}
@@ -471,3 +518,37 @@ def test_an_evaluation_of_the_old_names_is_dropped(novel):
     novel.uns["my_evaluation"] = {}
     sctool.tl.rename_novel(novel, {"novel_1": "new"}, key="my")
     assert "my_evaluation" not in novel.uns
+
+
+@pytest.mark.parametrize("name", ["new", "a"])
+def test_renaming_reaches_every_verdict(name, novel):
+    table, colors = novel.uns["my"]["novel"], novel.uns["my_colors"]
+    write(
+        novel,
+        classes=["a", "b", "c"],
+        novel_classes=["novel_1", "novel_2"],
+        novel_table=table,
+        proba=novel.obsm["my_proba"],
+        novel=np.arange(8) >= 4,
+        everything=True,
+    )
+    novel.obs["my_pooled"] = pd.Categorical(["a"] * 4 + ["novel_1"] * 2 + ["novel_2", None])
+    sets = np.zeros((8, 5), dtype=bool)
+    sets[np.arange(8), [0, 0, 1, 1, 3, 3, 4, 4]] = True
+    novel.obsm["my_set"] = sets
+    novel.uns["my_colors"] = colors
+    sctool.tl.rename_novel(novel, {"novel_1": name}, key="my")
+    # the cell before the last was marked ambiguous
+    status = ["assigned"] * 6 + ["ambiguous", "novel"]
+    assert list(novel.obs["my_status"]) == status
+    assert list(novel.uns["my"]["reasons"].index) == list(novel.obs_names[6:])
+    reasons = ["probability 0.40", "unlike the known types"]
+    assert list(novel.uns["my"]["reasons"]["reason"]) == reasons
+    pooled = ["a"] * 4 + [name] * 2 + ["novel_2"]
+    assert list(novel.obs["my_pooled"][:7]) == pooled
+    assert novel.obs["my_pooled"].isna().tolist() == [False] * 7 + [True]
+    after, classes = novel.obsm["my_set"], list(novel.uns["my"]["classes"])
+    assert after.dtype == bool
+    named = [*["a"] * 2, *["b"] * 2, *[name] * 2, *["novel_2"] * 2]
+    assert [classes[i] for i in after.argmax(axis=1)] == named
+    assert (after.sum(axis=1) == 1).all()

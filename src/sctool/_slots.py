@@ -74,8 +74,9 @@ def is_result(value: Any) -> bool:
 
 def columns(key: str) -> list[str]:
     """Names of the columns of ``obs`` that hold a result."""
-    annotation = [key, f"{key}_score", f"{key}_novel", f"{key}_novel_score"]
-    return [*annotation, f"{key}_given", f"{key}_suggested", f"{key}_suspect"]
+    annotation = ["score", "novel", "novel_score", "status", "safe", "pooled"]
+    check = ["given", "suggested", "suspect"]
+    return [key, *(f"{key}_{ending}" for ending in (*annotation, *check))]
 
 
 def arrays(key: str) -> list[str]:

@@ -444,10 +444,9 @@ def _judge(
 
     safe = specific = sets = None
     if risk is not None:
-        safe, sets = (
-            np.full(len(names), UNKNOWN, dtype=object),
-            np.zeros_like(prediction.proba, bool),
-        )
+        safe = np.full(len(names), UNKNOWN, dtype=object)
+        sets = np.zeros(prediction.proba.shape, dtype=bool)
+        specific = ~is_known
         sets[np.arange(len(names)), names] = seen & ~is_known
         hierarchy = tree(model.classes_) if tree is not None else model.hierarchy_
         if calibration is None or hierarchy is None:
@@ -461,7 +460,7 @@ def _judge(
                 known[is_known], calibration, risk
             )
             safe[is_known] = safe_names(known[is_known], calibration, hierarchy, risk)[0]
-        specific = np.isin(safe, model.classes_) | ~is_known
+            specific[is_known] = np.isin(safe[is_known], model.classes_)
         safe[~seen] = None
 
     code, reason = cell_status(

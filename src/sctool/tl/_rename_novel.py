@@ -37,8 +37,13 @@ def rename_novel(
         Total probability of the groups that have not been renamed; 1 - score if there are none.
     ``obs[f"{key}_novel"]`` : bool
         Cells in groups that have not been renamed.
+    ``obs[f"{key}_status"]``
+        Cells of renamed groups are "assigned" instead of "novel".
+    ``obs[f"{key}_pooled"]``, ``obsm[f"{key}_set"]``
+        With the new names, if they exist. ``obs[f"{key}_safe"]`` stays as it is.
     ``uns[key]``
-        ``novel_classes`` and ``novel`` without the renamed groups; ``audit`` with the renaming.
+        ``novel_classes`` and ``novel`` without the renamed groups; ``reasons`` without their cells;
+        ``audit`` with the renaming. ``groups`` and ``alarms`` stay as they are.
 
     Raises
     ------

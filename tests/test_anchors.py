@@ -1,0 +1,235 @@
+"""Evidence on groups: novel types are found under a shift, and a second batch is none."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn.metrics import roc_auc_score
+
+from sctool._data._features import normalize
+from sctool._neighbors import group_means
+from sctool._regression import regress
+from sctool.novelty import search
+from sctool.novelty._anchors import Groups, QueryGroups, group_query
+from sctool.novelty._n_types import TypeSeparation, learn_separation
+from sctool.novelty._query import judge_by_group, name_by_group
+
+N_GENES, N_TYPES, N_MARKERS = 300, 7, 10
+#: The last type is none of the reference's; the two before it are nearly alike.
+NOVEL, TWINS = 6, (4, 5)
+KNOWN = np.arange(NOVEL)
+
+
+def cells(types: np.ndarray, seed: int, shift: float | np.ndarray = 0.0) -> sp.csr_matrix:
+    """Return log1p CP10k of cells; ``shift`` scales the genes' log factors of an experiment."""
+    fixed = np.random.default_rng(7)
+    rate = np.tile(fixed.lognormal(0, 0.7, N_GENES), (N_TYPES, 1))
+    for i in range(N_TYPES):
+        like = TWINS[0] if i == TWINS[1] else i
+        rate[i, like * N_MARKERS : (like + 1) * N_MARKERS] *= 8
+    rate[TWINS[1], :3] *= 2
+    factor = fixed.standard_normal(N_GENES)
+    rng = np.random.default_rng(seed)
+    mean = rate[types] * np.exp(np.multiply.outer(np.broadcast_to(shift, len(types)), factor))
+    mean *= rng.lognormal(0, 0.3, (len(types), 1))
+    counts = rng.poisson(mean * rng.gamma(3, 1 / 3, mean.shape)).astype(np.float32)
+    return normalize(sp.csr_matrix(counts))
+
+
+@cache
+def reference() -> SimpleNamespace:
+    labels = np.tile(KNOWN, 60)
+    x = cells(labels, 0)
+    separation = learn_separation(x, labels, np.random.default_rng(0))
+    regression = regress(x, labels, 1.0, 200)[0]
+    profiles = group_means(x, labels)
+    return SimpleNamespace(
+        x=x, labels=labels, separation=separation, regression=regression, profiles=profiles
+    )
+
+
+def query(types: np.ndarray, shift: float | np.ndarray) -> SimpleNamespace:
+    ref, x = reference(), cells(types, 1, shift)
+    proba = ref.regression.predict_proba(x)
+    return SimpleNamespace(
+        x=x, types=types, proba=proba, groups=group_query(x, proba, ref.separation, 0)
+    )
+
+
+@cache
+def shifted() -> SimpleNamespace:
+    """60 cells of each type, the novel one among them, of another experiment."""
+    return query(np.tile(np.arange(N_TYPES), 60), 0.8)
+
+
+@cache
+def two_batches() -> SimpleNamespace:
+    """Known types alone, half of the cells of another experiment."""
+    return query(np.tile(KNOWN, 80), np.repeat([0.0, 0.8], 240))
+
+
+# -- evidence ------------------------------------------------------------------------------------
+
+
+def test_a_novel_type_is_ranked_first_under_a_shift():
+    q, novel = shifted(), shifted().types == NOVEL
+    auroc = roc_auc_score(novel, q.groups.evidence(reference().profiles))
+    assert auroc > 0.9
+    assert auroc >= roc_auc_score(novel, 1 - q.proba.max(axis=1))
+
+
+def test_judged_by_group_the_novel_type_is_found_and_known_ones_are_not():
+    q = shifted()
+    proba, _ = judge_by_group(q.groups, q.proba, reference().profiles, (0.0, 1.0))
+    assert (proba[q.types == NOVEL] > 0.5).mean() > 0.9
+    assert (proba[q.types != NOVEL] > 0.5).mean() < 0.1
+
+
+def test_the_sensitivity_is_high_for_a_type_apart_and_low_for_a_twin():
+    q = shifted()
+    _, found = judge_by_group(q.groups, q.proba, reference().profiles, (0.0, 1.0))
+    predicted = np.bincount(q.proba.argmax(axis=1), minlength=NOVEL)
+    assert set(found) == set(np.flatnonzero(predicted >= 50))
+    assert min(found[t] for t in found if t not in TWINS) > 0.8
+    assert all(found[t] < 0.5 for t in TWINS if t in found)
+    assert any(t in found for t in TWINS)
+
+
+def test_a_type_of_fewer_than_fifty_cells_has_no_sensitivity():
+    q = shifted()
+    few = SimpleNamespace(
+        main=Groups(q.groups.main.codes[:98], *(None,) * 3), evidence=lambda _: np.zeros(98)
+    )
+    few.main = Groups(few.main.codes, q.groups.main.means, q.groups.main.proba, None)
+    proba = np.eye(NOVEL)[np.repeat([0, 1, 2], [50, 48, 0])]
+    assert set(judge_by_group(few, proba, reference().profiles, (0.0, 1.0))[1]) <= {0}
+
+
+@pytest.mark.parametrize(("clear", "expected"), [(0.3, 0.3), (-4.0, 0.0), (9.0, 1.0)])
+def test_the_threshold_is_what_clear_cells_are_below_within_bounds(clear, expected):
+    codes = np.repeat([0, 1], [200, 10])
+    main = Groups(codes, np.eye(2), np.array([[0.9, 0.1], [0.5, 0.5]]), np.zeros((2, 2)))
+    groups = SimpleNamespace(main=main, evidence=lambda _: np.r_[np.full(200, clear), [5.0] * 10])
+    proba, found = judge_by_group(groups, main.proba[codes], np.eye(2), (0.0, 1.0))
+    assert found == {}  # of two types none can be hidden
+    np.testing.assert_allclose(np.log(proba / (1 - proba))[-1], 5 - expected, rtol=1e-6)
+
+
+# -- types of groups -----------------------------------------------------------------------------
+
+PROFILES = np.array([[4.0, 0, 0, 1], [0, 4.0, 0, 1], [0, 0, 4.0, 1]])
+#: A shift that makes every group look like the first type.
+MISLEADING = np.array([3, 0, 0, 0])
+
+
+def by_hand(means: np.ndarray, proba: np.ndarray, codes: np.ndarray | None = None) -> Groups:
+    codes = np.arange(len(means)) if codes is None else codes
+    apart = 1 - np.eye(len(means))
+    return Groups(codes, means, np.asarray(proba, dtype=float), apart)
+
+
+def test_a_group_misled_by_a_shift_has_the_type_of_its_profile():
+    groups = by_hand(PROFILES + MISLEADING, [[0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0, 0.4]])
+    np.testing.assert_array_equal(groups.types(PROFILES), [0, 1, 2])
+    sure = by_hand(groups.means, [[0.9, 0.1, 0], [0.7, 0.3, 0], [0.6, 0, 0.4]])
+    np.testing.assert_array_equal(sure.types(PROFILES), [0, 0, 2])
+
+
+def test_a_type_without_a_profile_is_left_out():
+    without = PROFILES.copy()
+    without[1] = np.nan
+    groups = by_hand(PROFILES, [[0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0, 0.9]])
+    assert list(groups.types(PROFILES)) == [0, 1, 2]
+    types = groups.types(without)
+    assert list(types[[0, 2]]) == [0, 2]
+    assert types[1] in (0, 2)
+    hidden, known = groups.evidence(without), groups.evidence(PROFILES)
+    assert np.isfinite(hidden).all()
+    assert hidden.argmax() == 1
+    assert hidden[1] > known[1] + 1
+
+
+def test_the_evidence_by_hand():
+    # groups 0 and 1 are of type 0; the shift is that of the anchors, 0, 2 and 3
+    shift = np.array([0, 0, 0, 1.0])
+    means = np.vstack([PROFILES[0], PROFILES[0] + [0, 0, 0, 2.0], PROFILES[1], PROFILES[2]]) + shift
+    proba = np.array([[0.9, 0.1, 0], [0.8, 0.1, 0.1], [0, 1, 0], [0, 0, 1]])
+    apart = np.full((4, 4), 0.25)
+    groups = Groups(np.arange(4), means, proba, apart)
+    # residuals beyond the shift: none of the anchors, 2 of group 1
+    logit = np.log((0.01 + 0.98 * 0.25) / (0.99 - 0.98 * 0.25))
+    expected = logit + np.log(np.array([1e-6, 4 + 1e-6, 1e-6, 1e-6]) / 1e-6)
+    np.testing.assert_allclose(groups.evidence(PROFILES), expected, rtol=1e-6)
+
+
+def test_a_rare_type_keeps_its_name_and_unsure_cells_have_that_of_their_group():
+    codes = np.repeat([0, 1], [5, 4])
+    proba = np.array([[0.9, 0.1]] * 3 + [[0.4, 0.6], [0.15, 0.85]] + [[0.3, 0.7]] * 4)
+    means = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    groups = Groups(codes, means, group_means(proba, codes), np.eye(2))
+    pure = Groups(codes, means, np.array([[0.75, 0.25], [0.3, 0.7]]), np.eye(2))
+    # 0.6 is overruled by the group, 0.85 is not
+    np.testing.assert_array_equal(name_by_group(pure, proba, means), [0] * 4 + [1] * 5)
+    # in a group that is of no clear type, each keeps its own
+    np.testing.assert_array_equal(name_by_group(groups, proba, means)[:5], [0, 0, 0, 1, 1])
+
+
+def test_a_group_that_a_shift_misleads_is_corrected():
+    proba = np.repeat([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.6, 0, 0.4]], 4, axis=0)
+    proba[4] = [0.9, 0.1, 0]  # sure of itself, but its group is another
+    codes = np.repeat([0, 1, 2], 4)
+    groups = Groups(codes, PROFILES + MISLEADING, group_means(proba, codes), np.eye(3))
+    np.testing.assert_array_equal(name_by_group(groups, proba, PROFILES), codes)
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+def test_a_second_batch_is_found_and_novel_types_are_none():
+    q = two_batches()
+    second = q.groups.second_batch(reference().profiles)
+    assert second is not None
+    planted = np.arange(len(q.types)) >= 240
+    assert max((second == planted).mean(), (second != planted).mean()) > 0.95
+    assert shifted().groups.second_batch(reference().profiles) is None
+
+
+def test_a_second_batch_is_judged_separately_and_is_not_novel():
+    q, ref = two_batches(), reference()
+    found = search(ref.x, ref.labels, q.x, q.proba, None, np.random.default_rng(0))
+    assert any("judged separately, as a second batch" in note for note in found.audit)
+    assert (found.names >= NOVEL).mean() < 0.05
+
+
+def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
+    q, ref = two_batches(), reference()
+    batches = np.repeat([3, 5], 240)
+    batches[:10] = 8
+    rng = np.random.default_rng(0)
+    found = search(ref.x, ref.labels, q.x, q.proba, None, rng, batches)
+    assert "novel: 2 batches judged separately" in found.audit
+    assert (found.names >= NOVEL).mean() < 0.05
+
+
+def test_where_nothing_is_sought_cells_are_named_alone():
+    q, ref = shifted(), reference()
+    closed = search(ref.x, ref.labels, q.x, q.proba, 0, np.random.default_rng(0))
+    assert closed.proba is None
+    assert closed.interval is None
+    assert closed.names.max() < NOVEL
+    few = search(ref.x, ref.labels, q.x[:199], q.proba[:199], None, np.random.default_rng(0))
+    assert few.proba is None
+    assert "199 cells are too few" in few.audit[0]
+    np.testing.assert_array_equal(few.names, q.proba[:199].argmax(axis=1))
+
+
+def test_neighbours_smooth_the_evidence():
+    ring = sp.csr_matrix(np.roll(np.eye(4), 1, axis=1))
+    groups = by_hand(np.ones((4, 3)), np.ones((4, 1)))
+    object.__setattr__(groups, "evidence", lambda _: np.array([8.0, 0, 0, 0]))
+    smooth = QueryGroups([groups] * 5, ring).evidence(PROFILES)
+    np.testing.assert_allclose(smooth, [2, 0, 2, 4])
+    np.testing.assert_allclose(smooth.sum(), 8)
+    assert TypeSeparation().model is None
