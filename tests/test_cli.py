@@ -136,7 +136,7 @@ def test_risk_levels_of_labels_and_clusters(files, capsys):
     adata, ref = simulate_sides()
     adata.obs["leiden"] = ["0", "1"] * (adata.n_obs // 2)
     adata.write_h5ad("query.h5ad")
-    ref.obs["lineage"] = ref.obs["cell_type"].astype(str).replace({name: "T" for name in TYPES[:2]})
+    ref.obs["lineage"] = ref.obs["cell_type"].astype(str).replace(dict.fromkeys(TYPES[:2], "T"))
     ref.write_h5ad("ref.h5ad")
     options = ["--labels-key", "lineage", "--labels-key", "cell_type", "--risk", 0.2]
     options += ["--groupby", "leiden", "--max-epochs", 2, "-q"]

@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--labels-key",
         action="append",
-        help="column of the reference's obs with the cell types (default: cell_type); several, from "
-        "coarse to fine, are a hierarchy for --risk",
+        help="column of the reference's obs with the cell types (default: cell_type); repeated, "
+        "from coarse to fine, they are a hierarchy",
     )
     annotate.add_argument("--method", default="auto", help=METHOD_HELP)
     annotate.add_argument("--preset", help="preset of the method, such as paper")
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--risk",
         type=float,
-        help="also name each cell as specifically as this risk of error allows, such as 0.05 (auto)",
+        help="also name each cell as specifically as this risk of error allows, such as 0.05",
     )
     annotate.add_argument(
         "--groupby", help="column of QUERY's obs with clusters, to describe and to pool names by"
