@@ -132,6 +132,33 @@ def test_every_option_reaches_the_function(files, capsys):
     assert "k_novel" not in out.obs
 
 
+def test_risk_levels_of_labels_and_clusters(files, capsys):
+    adata, ref = simulate_sides()
+    adata.obs["leiden"] = ["0", "1"] * (adata.n_obs // 2)
+    adata.write_h5ad("query.h5ad")
+    ref.obs["lineage"] = ref.obs["cell_type"].astype(str).replace(dict.fromkeys(TYPES[:2], "T"))
+    ref.write_h5ad("ref.h5ad")
+    options = ["--labels-key", "lineage", "--labels-key", "cell_type", "--risk", 0.2]
+    options += ["--groupby", "leiden", "--max-epochs", 2, "-q"]
+    assert run(*annotate(*options)) == 0
+    out = ad.read_h5ad("out.h5ad")
+    params = out.uns["sctool"]["params"]
+    assert list(params["labels_key"]) == ["lineage", "cell_type"]
+    assert (params["risk"], params["groupby"]) == (0.2, "leiden")
+    # the user's own names of groups, not those of a tree of profiles
+    assert set(out.obs["sctool_safe"]) <= {*TYPES, "T", "unknown"}
+    assert list(out.uns["sctool"]["groups"].index) == ["0", "1"]
+    assert set(out.obs["sctool_pooled"]) <= set(out.obs["sctool"])
+
+
+def test_alarms_are_printed_after_the_audit(files, capsys):
+    assert run(*annotate("--method", "logistic")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    last_note = max(i for i, line in enumerate(lines) if "genes: 300 are shared" in line)
+    alarm = "  alarm: genes: only 300 are shared: similar types may be confused"
+    assert lines.index(alarm) > last_note
+
+
 def test_existing_files_are_not_overwritten(files, capsys):
     (files / "model").mkdir()
     assert "'model' exists: pass --overwrite" in fails(
@@ -237,6 +264,13 @@ def test_what_cluster_refuses(options, message, files, capsys):
         (annotate("--method", "logistic", "--preset", "no"), "preset='no' is unknown"),
         (annotate("--novel", "some"), "novel='some': pass 'auto' or the number"),
         (annotate("--seed", "x"), "argument --seed: invalid int value: 'x'"),
+        (annotate("--risk", "5 %"), "argument --risk: invalid float value: '5 %'"),
+        (annotate("--risk", 0.05, "--method", "logistic"), "holds out no labelled cells"),
+        (annotate("--groupby", "leiden"), "groupby='leiden' is not in the query's obs"),
+        (
+            annotate("--labels-key", "lineage", "--labels-key", "cell_type"),
+            "labels_key='lineage' is not in the ref's obs",
+        ),
         (annotate("--batch-key", "donor"), "batch_key='donor' is not in the ref's obs"),
         (annotate("--layer", "counts"), "layer='counts' is not in the ref's layers"),
         (
@@ -381,9 +415,9 @@ def test_help_teaches(tmp_path):
 @pytest.mark.parametrize(
     ("command", "methods"),
     [
-        ("annotate", [*METHODS, "auto"]),
+        ("annotate", list(METHODS)),
         ("cluster", [*CLUSTER_METHODS, "leiden"]),
-        ("demo", [*METHODS, "auto"]),
+        ("demo", list(METHODS)),
     ],
     ids=["annotate", "cluster", "demo"],
 )
@@ -403,7 +437,7 @@ def test_help_names_the_methods_that_group_novel_cells(capsys):
     with pytest.raises(SystemExit):
         main(["annotate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "N: find N novel types (scdet, gate, sskm) (default: auto)" in text
+    assert "N: find N novel types (auto, scdet, gate, sskm) (default: auto)" in text
 
 
 @pytest.mark.parametrize("command", ["benchmark", "bench"])

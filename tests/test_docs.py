@@ -117,11 +117,14 @@ def page_data(tmp_path, monkeypatch) -> Iterator[dict[str, ad.AnnData]]:
     The query has a UMAP and neighbours of its own, which no page may replace.
     """
     monkeypatch.chdir(tmp_path)
-    adata, ref = simulate_sides(240)
+    adata, ref = simulate_sides(160)  # too few to be searched for novel types, which takes long
     adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2), dtype=np.float32)
     adata.uns["neighbors"] = {"params": {"n_neighbors": 15, "method": "mine"}}
     for side in (adata, ref):
         side.obs["donor"] = np.resize(["a", "b"], side.n_obs)
+    adata.obs["leiden"] = np.resize(["0", "1", "2"], adata.n_obs)
+    lymphoid = ref.obs["cell_type"].isin(["B", "CD4 T/NK"])
+    ref.obs["lineage"] = np.where(lymphoid, "lymphoid", "myeloid")
     other = simulate(60, seed=2)
     other.obs = other.obs.drop(columns="cell_type")
     for name, cells in {

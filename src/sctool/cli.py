@@ -31,7 +31,7 @@ examples:
 exit codes: 0 success, 2 invalid input or arguments, 130 interrupted"""
 
 
-METHOD_HELP = "{methods}, or auto (default: %(default)s)"
+METHOD_HELP = "{methods} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,8 +91,9 @@ def parser() -> argparse.ArgumentParser:
     )
     annotate.add_argument(
         "--labels-key",
-        default="cell_type",
-        help="column of the reference's obs with the cell types (default: %(default)s)",
+        action="append",
+        help="column of the reference's obs with the cell types (default: cell_type); repeated, "
+        "from coarse to fine, they are a hierarchy",
     )
     annotate.add_argument("--method", default="auto", help=METHOD_HELP)
     annotate.add_argument("--preset", help="preset of the method, such as paper")
@@ -108,6 +109,14 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: flag novel cells; 0: assume all types are known; N: find N novel types "
         "({grouping}) (default: %(default)s)",
+    )
+    annotate.add_argument(
+        "--risk",
+        type=float,
+        help="also name each cell as specifically as this risk of error allows, such as 0.05",
+    )
+    annotate.add_argument(
+        "--groupby", help="column of QUERY's obs with clusters, to describe and to pool names by"
     )
     annotate.add_argument(
         "--ignore-case",
@@ -238,14 +247,17 @@ def run_annotate(args: argparse.Namespace) -> int:
         raise ValueError("--save-model requires --ref: with --model nothing is trained.")
     _check_outputs(args)
     adata = _read_for(args, args.query)
+    levels = args.labels_key or ["cell_type"]
     model = tl.annotate(
         adata,
         _files.read(args.ref) if args.ref is not None else args.model,
-        labels_key=args.labels_key,
+        labels_key=levels if len(levels) > 1 else levels[0],
         method=args.method,
         batch_key=args.batch_key,
         layer=args.layer,
         novel=int(args.novel) if args.novel.isdigit() else args.novel,
+        risk=args.risk,
+        groupby=args.groupby,
         ignore_case=args.ignore_case,
         key_added=args.key_added,
         random_state=args.seed,
@@ -255,8 +267,7 @@ def run_annotate(args: argparse.Namespace) -> int:
     )
     _write(adata, model, args)
     key = args.key_added
-    for note in adata.uns[key]["audit"]:
-        print(f"  {note}")
+    _print_notes(adata.uns[key])
     novel = adata.obs.get(f"{key}_novel")
     counts = adata.obs[key].value_counts()
     width = max(len(str(name)) for name in counts.index)
@@ -269,6 +280,14 @@ def run_annotate(args: argparse.Namespace) -> int:
         print(f"  {name!s:<{width}}  {n:>7}{flagged}")
     print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
     return 0
+
+
+def _print_notes(result: dict[str, Any]) -> None:
+    """Print the audit of an annotation, then its alarms."""
+    for note in result["audit"]:
+        print(f"  {note}")
+    for alarm in result["alarms"]:
+        print(f"  alarm: {alarm}")
 
 
 def run_cluster(args: argparse.Namespace) -> int:
@@ -365,8 +384,7 @@ def run_demo(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     tl.annotate(adata, ref, method=args.method, random_state=args.seed)
     seconds = time.perf_counter() - start
-    for note in adata.uns["sctool"]["audit"]:
-        print(f"  {note}")
+    _print_notes(adata.uns["sctool"])
     truth, named = adata.obs["truth"].astype(str), adata.obs["sctool"].astype(str)
     seen = list(adata.uns["sctool"]["classes"])
     print(
