@@ -51,11 +51,14 @@ class AutoSettings(SCNYMSettings):
         learns from the query. The other regression uses all genes.
     adversary, mixmatch
         Whether the network with that part votes.
+    min_steps
+        Half as many as scNym's default: on no pair that chose settings did more help the vote.
     C, max_iter
         Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
     """
 
     n_novel: int | None = None
+    min_steps: int = 200
     C: float = 1.0
     max_iter: int = 500
 

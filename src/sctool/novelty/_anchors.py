@@ -24,6 +24,8 @@ RESOLUTIONS = (1.0, 2.0, 3.0, 4.0, 6.0)
 MAIN = 3.0
 #: Groups whose mean probability of a type is at least this are of that type.
 SURE = 0.7
+#: With fewer anchors than this, the shift cannot be told from what the types deviate.
+FEW_ANCHORS = 3
 #: Rounds in which the shift of the query and the anchors are estimated in turn.
 ROUNDS = 3
 #: Rounds in which the evidence of a cell is averaged with that of its neighbours.
@@ -82,8 +84,9 @@ class Groups:
         """Evidence that each group is novel, (n_groups,).
 
         The log odds that the group and its anchor are of different types, plus the logarithm of how
-        much further the group is from its type than anchors usually are. The second term also
-        concerns anchors: a novel type may be the only group that resembles a type.
+        much further the group is from its type than anchors usually are, if there are at least
+        three. The second term also concerns anchors: a novel type may be the only group that
+        resembles a type.
 
         Parameters
         ----------
@@ -102,11 +105,12 @@ class Groups:
             anchors = list(best.values())
             # The median over types: a type that the query lacks does not distort the shift.
             shift = np.median(residual[anchors], axis=0)
-        distance = ((residual - shift) ** 2).sum(axis=1) + 1e-6
         apart = self.apart[np.arange(len(types)), [best[t] for t in types]]
-        return logit(MARGIN + (1 - 2 * MARGIN) * apart) + np.log(
-            distance / np.median(distance[anchors])
-        )
+        log_odds = logit(MARGIN + (1 - 2 * MARGIN) * apart)
+        if len(anchors) < FEW_ANCHORS:  # the shift would be that of the anchors themselves
+            return log_odds
+        distance = ((residual - shift) ** 2).sum(axis=1) + 1e-6
+        return log_odds + np.log(distance / np.median(distance[anchors]))
 
 
 @dataclass(frozen=True)

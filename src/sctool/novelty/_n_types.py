@@ -74,7 +74,7 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
     Group of each cell, (n_cells,).
     """
     z = principal_components(x, N_COMPONENTS, seed)
-    codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed), RESOLUTION, seed)
+    codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed, "umap"), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
     rows = list(pairwise(x.indptr))

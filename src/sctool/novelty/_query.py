@@ -27,9 +27,9 @@ from sctool.novelty._n_types import (
 THRESHOLD = 0.5
 #: The share ``CLEAR`` of the cells in groups of clear type is below the threshold on the evidence
 #: on groups, as far as these bounds allow: how far types lie apart depends on the depth of the
-#: query. With fewer labelled cells than ``FEW_CELLS`` the separation of types is learnt less well,
-#: and the threshold is ``OF_FEW``.
-CLEAR, LOWEST, HIGHEST, FEW_CELLS, OF_FEW = 0.99, 0.0, 1.0, 500, 2.5
+#: query. With fewer labelled cells than ``FEW_CELLS``, or fewer types than ``FEW_TYPES``, the
+#: separation of types is learnt less well, and the threshold is ``OF_FEW``.
+CLEAR, LOWEST, HIGHEST, FEW_CELLS, FEW_TYPES, OF_FEW = 0.99, 0.0, 1.0, 500, 3, 2.5
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
 OWN = 0.8
@@ -101,7 +101,8 @@ def search(
     if n_novel == 0:
         return QueryNovelty(None, name_by_group(whole.main, proba, profiles))
     parts, audit = _parts(whole, profiles, batches)
-    bounds = (OF_FEW, OF_FEW) if len(labels) < FEW_CELLS else (LOWEST, HIGHEST)
+    few = len(labels) < FEW_CELLS or len(profiles) < FEW_TYPES
+    bounds = (OF_FEW, OF_FEW) if few else (LOWEST, HIGHEST)
 
     learnt = None
     found, known_as = np.zeros(x.shape[0]), np.zeros(x.shape[0], dtype=np.int64)
