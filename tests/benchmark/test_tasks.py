@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
-from sctool_benchmark import Method, load_suite, shipped_suites, split
+from sctool_benchmark import Method, Split, load_suite, shipped_suites, split
 from sctool_benchmark._ablations import ABLATIONS
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
@@ -200,17 +200,19 @@ def test_masked_takes_out_a_type_that_the_query_lacks() -> None:
 @pytest.mark.parametrize("kind", ["pair", "masked", "intra"])
 def test_references_and_queries_are_cut(kind: str) -> None:
     adata, masked = make_adata(split=True), ["DC"] if kind == "masked" else []
-    whole, cut, other = (
-        split(adata, make_task(kind, masked=masked, **entries), seed)
-        for entries, seed in (({}, 0), (cuts := {"max_per_type": 5, "max_query": 20}, 0), (cuts, 1))
-    )
+
+    def parts(seed: int = 0, **cuts: int) -> Split:
+        return split(adata, make_task(kind, masked=masked, **cuts), seed)
+
+    whole, cut = parts(), parts(max_per_type=5, max_query=20)
     assert (cut.reference.obs["cell_type"].value_counts() == 5).all()
     assert cut.seen == whole.seen
     assert cut.query.n_obs == len(cut.truth) == 20
     assert set(cut.reference.obs_names) < set(whole.reference.obs_names)
     assert set(cut.query.obs_names) < set(whole.query.obs_names)
+    other = parts(seed=1, max_per_type=5, max_query=20)
     assert set(other.query.obs_names) != set(cut.query.obs_names)
-    kept = split(adata, make_task(kind, masked=masked, max_per_type=100, max_query=1000), 0)
+    kept = parts(max_per_type=100, max_query=1000)
     assert kept.reference.obs_names.equals(whole.reference.obs_names)
     assert kept.query.obs_names.equals(whole.query.obs_names)
 
