@@ -10,9 +10,12 @@ from anndata import AnnData
 from torch import Tensor
 
 from sctool import losses
+from sctool._batches import Cells, stratified_holdout
 from sctool._data import TrainingData
+from sctool._regression import regress, set_linear
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model import SCDET, AnnotationModel, ContrastiveClassifier
+from sctool.model._auto import AutoClassifier, AutoSettings
 from sctool.model._base import Prediction
 from sctool.model._contrastive import ContrastiveSettings
 from sctool.model._scdet import SCDETModule, SCDETPlan, SCDETSettings, shares
@@ -266,9 +269,38 @@ class ContrastiveAblation(ContrastiveClassifier):
         return downsample_counts(x, batch["size"], depth, self.features_.target_sum)
 
 
+# -- auto: the mean that it must not fall below ----------------------------------------------------
+
+
+class MeanOfThree(AutoClassifier):
+    """A regression on all genes and scNym's two halves, whose probabilities are averaged.
+
+    There is no search for novel types, and each model has the same weight.
+    """
+
+    PRESETS: ClassVar[dict[str, Any]] = {"default": AutoSettings()}
+
+    def _train(self, options: TrainOptions) -> None:
+        s, cells = self.settings_, self._training_cells()
+        label = cells.arrays["label"]
+        labelled, query = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
+        train, held_out = (labelled[i] for i in stratified_holdout(label[labelled], s.validation))
+        variable = Cells(cells.x[:, self.variable_], cells.arrays)
+        networks = self._train_networks(variable, (train, held_out), query, options)
+        linear, notes = regress(cells.x[labelled], label[labelled], s.C, s.max_iter)
+        self.audit_ += notes
+        self._build()
+        for part, network in networks.items():
+            self.module.networks[part].load_state_dict(network.state_dict())
+        set_linear(self.module.linear, linear)
+        # the second linear model, which learns from the query, has no vote
+        self.module.weights.copy_(torch.tensor([1.0, 0.0, 1.0, 1.0]) / 3)
+
+
 #: Name of each ablation, as `methods.toml` has it, to its model.
 ABLATIONS: dict[str, type[AnnotationModel]] = {
     "scdet-ablation": SCDETAblation,
     "scdet-search-alone": SCDETSearch,
     "contrastive-ablation": ContrastiveAblation,
+    "auto-mean": MeanOfThree,
 }

@@ -44,7 +44,8 @@ class Task:
             ``obs["split"]`` of the data says ``"reference"`` or ``"query"``.
         ``"masked"``
             A pair, some types of which are taken out of the reference: the types named in
-            `masked`, or `n_masked` types drawn from those that both sides hold.
+            `masked`, which the query may lack, or `n_masked` types drawn from those that both
+            sides hold.
         ``"intra"``
             A share `hidden` of the types is drawn, and one type at least seen, and one hidden
             unless the share is 0;
@@ -83,6 +84,10 @@ class Task:
     n_rare
         Of an intra task: seed ``s`` cuts the labelled cells of the ``s``-th seen type, of those
         with twice as many and 20 more, to this number; the others join the query.
+    max_per_type
+        At most so many cells of each type, drawn at random, stay in the reference; 0 keeps all.
+    max_query
+        At most so many cells, drawn at random, stay in the query; 0 keeps all.
     n_cells
         Draw this many cells with replacement first, to see what size costs; the counts in X are
         thinned, so that no two cells are alike.
@@ -110,6 +115,8 @@ class Task:
     n_labelled: int = 0
     all_labelled: bool = False
     n_rare: int = 0
+    max_per_type: int = 0
+    max_query: int = 0
     n_cells: int = 0
     n_types: int = 0
     folds: int = 5
@@ -465,6 +472,10 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
             masked = _masked(labels[in_reference], labels[in_query], task, seed)
             in_reference &= ~labels.isin(masked).to_numpy()
     in_reference &= labels.notna().to_numpy()
+    if task.max_per_type:
+        in_reference = _at_most(task.max_per_type, in_reference, labels, seed)
+    if task.max_query:
+        in_query = _at_most(task.max_query, in_query, pd.Series("", labels.index), seed)
     if not (in_query.any() and (in_reference.any() or task.kind == "cluster")):
         raise ValueError(f"task {task.name!r} leaves the reference or the query without cells")
 
@@ -520,16 +531,16 @@ def _bare(part: ad.AnnData, task: Task) -> ad.AnnData:
 
 
 def _masked(reference: pd.Series, query: pd.Series, task: Task, seed: int) -> list[str]:
-    """Return the types to take out of the reference, of those that both sides hold."""
+    """Return the types to take out of the reference."""
     shared = sorted(set(reference.dropna()) & set(query.dropna()))
-    n_masked = len(task.masked) or task.n_masked
-    if n_masked >= len(shared) or not set(task.masked) <= set(shared):
+    drawn = np.random.default_rng(seed).permutation(shared)[: task.n_masked].tolist()
+    masked = task.masked or drawn
+    if set(shared) <= set(masked) or not set(masked) <= set(reference):
         raise ValueError(
-            f"task {task.name!r} masks {task.masked or n_masked}, but must leave one of the "
-            f"types that reference and query share: {shared}"
+            f"task {task.name!r} masks {masked}: these must be types of the reference, and must "
+            f"leave one of the types that reference and query share: {shared}"
         )
-    drawn = np.random.default_rng(seed).permutation(shared)[:n_masked]
-    return task.masked or drawn.tolist()
+    return masked
 
 
 def _labelled(
@@ -581,6 +592,13 @@ def _labelled(
     if task.all_labelled:
         reference = labels.isin(seen).to_numpy() & ~query
     return reference, query, rare
+
+
+def _at_most(n: int, cells: np.ndarray, groups: pd.Series, seed: int) -> np.ndarray:
+    """Return a mask of at most ``n`` cells of each group, drawn from those of a mask."""
+    drawn = groups.reset_index(drop=True)[cells].sample(frac=1, random_state=seed)
+    first = drawn.groupby(drawn, observed=True).head(n)
+    return np.isin(np.arange(len(cells)), first.index)
 
 
 def _held_out(obs: pd.DataFrame, labels: pd.Series, task: Task, seed: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from sctool_benchmark._ablations import (
     ABLATIONS,
     ContrastiveAblation,
     ContrastiveAblationSettings,
+    MeanOfThree,
     SCDETAblation,
     SCDETAblationModule,
     SCDETAblationPlan,
@@ -451,12 +452,32 @@ def test_the_circles_settings_are_those_of_the_default_preset():
     assert set(ablation) - set(ours) == {"thinning"}
 
 
+# -- auto: the mean that it must not fall below ----------------------------------------------------
+
+
+def test_the_mean_of_three_is_of_a_regression_and_two_networks():
+    joint = simulate_joint()
+    MeanOfThree.setup_anndata(joint, "cell_type", unlabeled_category="Unknown")
+    model = MeanOfThree(joint)
+    model.train(**FAST)
+    x = torch.from_numpy(model._cells.x.toarray())
+    with torch.no_grad():
+        linear, adapted, *networks = model.module.eval().votes(x)[0].numpy()
+    proba = model.predict_proba().to_numpy()
+    assert len(networks) == 2
+    np.testing.assert_allclose(proba, (linear + sum(networks)) / 3, atol=1e-5)
+    assert abs(adapted - proba).max() > 0.01
+    np.testing.assert_allclose(model.novel_score(), 1 - proba.max(axis=1), atol=1e-5)
+    assert model.is_novel() is None
+
+
 # -- in suites -----------------------------------------------------------------------------------
 
 SUITES = {
     "scdet_ablation": "scdet-ablation",
     "scdet_readings": "scdet-ablation",
     "contrastive": "contrastive-ablation",
+    "never_harm": "auto-mean",
 }
 VARIANTS = sorted(name for name, m in known_methods().items() if m.method in ABLATIONS)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
-from sctool_benchmark import Method, load_suite, shipped_suites, split
+from sctool_benchmark import Method, Split, load_suite, shipped_suites, split
 from sctool_benchmark._ablations import ABLATIONS
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
@@ -189,6 +189,34 @@ def test_masked_takes_the_named_types_out_of_the_reference() -> None:
     assert len(drawn.novel) == 2
 
 
+def test_masked_takes_out_a_type_that_the_query_lacks() -> None:
+    adata = make_adata(split=True)
+    adata = adata[~((adata.obs["split"] == "query") & (adata.obs["cell_type"] == "B").to_numpy())]
+    parts = split(adata.copy(), make_task("masked", masked=["B", "DC"]), 0)
+    assert parts.seen == ["CD4 T/NK", "Mono"]
+    assert parts.novel == ["DC"]
+
+
+@pytest.mark.parametrize("kind", ["pair", "masked", "intra"])
+def test_references_and_queries_are_cut(kind: str) -> None:
+    adata, masked = make_adata(split=True), ["DC"] if kind == "masked" else []
+
+    def parts(seed: int = 0, **cuts: int) -> Split:
+        return split(adata, make_task(kind, masked=masked, **cuts), seed)
+
+    whole, cut = parts(), parts(max_per_type=5, max_query=20)
+    assert (cut.reference.obs["cell_type"].value_counts() == 5).all()
+    assert cut.seen == whole.seen
+    assert cut.query.n_obs == len(cut.truth) == 20
+    assert set(cut.reference.obs_names) < set(whole.reference.obs_names)
+    assert set(cut.query.obs_names) < set(whole.query.obs_names)
+    other = parts(seed=1, max_per_type=5, max_query=20)
+    assert set(other.query.obs_names) != set(cut.query.obs_names)
+    kept = parts(max_per_type=100, max_query=1000)
+    assert kept.reference.obs_names.equals(whole.reference.obs_names)
+    assert kept.query.obs_names.equals(whole.query.obs_names)
+
+
 @pytest.mark.parametrize("entries", [{"masked": ["nothing"]}, {"n_masked": 4}], ids=str)
 def test_masked_must_leave_a_shared_type(entries: dict) -> None:
     with pytest.raises(ValueError, match="must leave one of the types"):
@@ -240,6 +268,7 @@ def test_shipped_suites_parse() -> None:
     clusters |= {"clustering_cost": 3}
     settings = {"simple": 6, "scarce": 6, "unbalanced": 6, "rare": 6, "rare_more": 18}
     settings |= {"scarce_ceiling": 6, "donors": 1}
+    settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 
