@@ -31,8 +31,8 @@ EXPECTED, THRESHOLD = 0.05, 0.5
 #: Doublets are sought among at most this many cells at a time: the search for neighbours is
 #: exact, and its cost grows with the square of this number.
 PART = 4000
-#: Minimum number of cells in a part, of a type's cells in it, and of genes that vary among them, for
-#: doublets to be simulated.
+#: Minimum number of cells in a part, of a type's cells in it, and of genes that vary among them,
+#: for doublets to be simulated.
 MIN_CELLS, MIN_OF_TYPE, MIN_GENES = 50, 10, 10
 #: Number of highly variable genes, and of principal components (scrublet's default).
 N_GENES, N_COMPONENTS = 2000, 30
