@@ -67,7 +67,7 @@ def shifted() -> SimpleNamespace:
 @cache
 def two_batches() -> SimpleNamespace:
     """Known types alone, half of the cells of another experiment."""
-    return query(np.tile(KNOWN, 80), np.repeat([0.0, 0.8], 240))
+    return query(np.tile(KNOWN, 80), np.repeat([0.0, 1.5], 240))
 
 
 # -- evidence ------------------------------------------------------------------------------------
