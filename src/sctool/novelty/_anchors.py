@@ -155,8 +155,8 @@ class QueryGroups:
 
         Parameters
         ----------
-        apart
-            Result of :meth:`separation`.
+        profiles
+            See :meth:`Groups.types`.
         """
         g = self.main
         n = np.bincount(g.codes)
