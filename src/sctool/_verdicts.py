@@ -197,8 +197,8 @@ def alarm_shares(
     for t in map(int, np.flatnonzero(unlikely)):
         also = "" if corrected is None else f"; {corrected[t]:.1%} after correction for confusions"
         notes.append(
-            f"shares: {classes[t]!r} are {share[t]:.1%} of the query and {usual[t]:.1%} of the "
-            f"reference{also}: check their markers"
+            f"shares: {classes[t]!r} are {share[t]:.1%} of the query's known cells and "
+            f"{usual[t]:.1%} of the reference{also}: check their markers"
         )
     return notes
 

@@ -339,6 +339,10 @@ def _tree(
         def build(types: list[str]) -> Hierarchy:
             return Hierarchy.from_levels(types, labels)[0]
 
+    elif len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: ref is a trained model, which has no columns; pass hierarchy."
+        )
     else:
         return None
     if model is not None:
@@ -484,7 +488,9 @@ def _judge(
     if result.by_group is not None:
         both = is_known & (result.by_group >= 0) & (result.by_group < n_known)
         alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
-    alarms += alarm_sensitivity(model.sensitivity_) + alarm_programmes(result.novel_table)
+    if result.labels is not None:  # measured on the cells of training
+        alarms += alarm_sensitivity(model.sensitivity_)
+    alarms += alarm_programmes(result.novel_table)
     for alarm in alarms:
         logger.warning("%s.", alarm)
     return _slots.Verdicts(status, reason, sets, safe, pooled, groups, alarms)
