@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from sctool._data._features import normalize, variable_genes
 from sctool._neighbors import group_means
@@ -230,6 +231,8 @@ def _scrublet(
     """Log odds of scrublet's score, of cells and of simulated doublets (log1p values)."""
     import scanpy as sc
 
+    varying = mean_variance_axis(x, axis=0)[1] > 0  # scrublet divides by standard deviations
+    x, mixed = x[:, varying], mixed[:, varying]
     cells = AnnData(x.astype(np.float64))
     doublets = AnnData(mixed.astype(np.float64), obsm={"doublet_parents": parents})
     with warnings.catch_warnings():
