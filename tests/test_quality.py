@@ -95,6 +95,15 @@ def test_batches_are_judged_apart_and_small_ones_not_at_all():
     assert "20 cells not judged" in result.audit[1]
 
 
+def test_a_gene_that_only_one_batch_expresses_is_no_obstacle():
+    counts, types = cells(400)
+    batch = np.arange(400) % 2
+    counts[batch == 1, :5] = 0
+    result = find_doublets(sp.csr_matrix(counts), proba_of(types), True, batch)
+    assert result.judged.all()
+    assert result.found.mean() < 0.1
+
+
 @pytest.mark.parametrize(("n", "n_types"), [(20, 4), (200, 1), (1, 1)])
 def test_few_cells_or_one_type_are_not_judged(n, n_types):
     counts, types = cells(n, n_types=n_types)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -59,9 +61,12 @@ def describe(
             ),
             var=pd.DataFrame(index=genes),
         )
-        sc.tl.rank_genes_groups(
-            cells, "name", groups=testable, reference="rest", method="t-test", n_genes=N_MARKERS
-        )
+        with warnings.catch_warnings():
+            # Raised by scanpy about groups of one cell, which are not tested.
+            warnings.filterwarnings("ignore", "Group counts matches dof")
+            sc.tl.rank_genes_groups(
+                cells, "name", groups=testable, reference="rest", method="t-test", n_genes=N_MARKERS
+            )
         for name in testable:
             markers = cells.uns["rank_genes_groups"]["names"][name]
             table.loc[name, "markers"] = ", ".join(map(str, markers))
