@@ -53,6 +53,12 @@ def annotated(
         novel_score=proba[:, len(SEEN) :].sum(axis=1) if novel else 1 - proba.max(axis=1),
         novel=np.isin(pred, novel) if flags else None,
         unseen=np.zeros(len(pred), dtype=bool),
+        verdicts=_slots.Verdicts(
+            pd.Categorical(["assigned"] * len(pred)),
+            np.full(len(pred), "", dtype=object),
+            *(None,) * 4,
+            alarms=[],
+        ),
         params={},
         versions={},
         audit=[],
