@@ -54,7 +54,10 @@ def annotated(
         novel=np.isin(pred, novel) if flags else None,
         unseen=np.zeros(len(pred), dtype=bool),
         verdicts=_slots.Verdicts(
-            pd.Categorical(["assigned"] * len(pred)), np.full(len(pred), ""), *(None,) * 4, []
+            pd.Categorical(["assigned"] * len(pred)),
+            np.full(len(pred), "", dtype=object),
+            *(None,) * 4,
+            alarms=[],
         ),
         params={},
         versions={},

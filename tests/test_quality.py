@@ -41,16 +41,6 @@ def planted(n: int = 500, n_doublets: int = 30) -> tuple[sp.csr_matrix, np.ndarr
     return sp.csr_matrix(np.vstack([counts, sums])), np.r_[types, types[a]], pair
 
 
-def test_a_gene_that_only_one_batch_expresses_is_no_obstacle():
-    counts, types = cells(240, n_types=N_TYPES - 1)
-    batch = np.repeat(["one", "two"], 120)
-    counts[:120, :5] = 0
-    counts[120:, 5] = 1
-    result = find_doublets(sp.csr_matrix(counts), proba_of(types), True, batch)
-    assert result.judged.all()
-    assert result.found.mean() < 0.1
-
-
 def test_cells_that_are_all_alike_are_not_judged():
     x = sp.csr_matrix(np.tile(np.arange(1, 41, dtype=np.float32), (60, 1)))
     result = find_doublets(x, proba_of(np.arange(60) % 2), True)

@@ -306,10 +306,11 @@ def test_the_search_alone_is_what_the_network_would_start_from(monkeypatch):
     assert model.names_ == [*TYPES, "novel_1", "novel_2"]
     assert model.n_novel_ == {"n": 2, "low": 2, "high": 3}
     assert "novel: found" in model.audit_
-    proba = model.predict_cells(indices=query).proba
+    prediction = model.predict_cells(indices=query)
+    proba = prediction.proba
     np.testing.assert_array_equal(proba.argmax(axis=1), NAMES)
-    np.testing.assert_array_equal(model._is_novel(proba), NAMES > 3)
-    order = model._novel_score(proba).argsort()
+    np.testing.assert_array_equal(model._is_novel(prediction), NAMES > 3)
+    order = model._novel_score(prediction).argsort()
     np.testing.assert_array_equal(order, evidence.argsort())
     # labelled cells keep their labels
     every = model.predict_cells().proba
@@ -333,21 +334,21 @@ def test_where_nothing_is_novel_the_search_still_ranks(monkeypatch):
     names = NAMES % 4
     evidence = search_says(names, 0, monkeypatch)
     model = searched(simulate_joint())
-    proba = model.predict_cells(indices=np.arange(120, 200)).proba
+    prediction = model.predict_cells(indices=np.arange(120, 200))
     assert model.names_ == TYPES
-    np.testing.assert_array_equal(proba.argmax(axis=1), names)
-    np.testing.assert_array_equal(model._novel_score(proba).argsort(), evidence.argsort())
+    np.testing.assert_array_equal(prediction.proba.argmax(axis=1), names)
+    np.testing.assert_array_equal(model._novel_score(prediction).argsort(), evidence.argsort())
 
 
 def test_where_nothing_is_sought_the_search_is_a_regression(monkeypatch):
     monkeypatch.delattr(novelty, "find")
     joint = simulate_joint()
     model = searched(joint, n_novel=0)
-    proba = model.predict_cells(indices=np.arange(120, 200)).proba
+    prediction = model.predict_cells(indices=np.arange(120, 200))
     x = model._cells.x
     expected = novelty.known_types(x[:120], model._cells.arrays["label"][:120], x[120:])
-    np.testing.assert_array_equal(proba.argmax(axis=1), expected)
-    assert model._is_novel(proba) is None
+    np.testing.assert_array_equal(prediction.proba.argmax(axis=1), expected)
+    assert model._is_novel(prediction) is None
 
 
 def test_named_with_certainty_by_hand():
