@@ -464,7 +464,7 @@ def test_the_mean_of_three_is_of_a_regression_and_two_networks():
     x = torch.from_numpy(model._cells.x.toarray())
     with torch.no_grad():
         linear, adapted, *networks = model.module.eval().votes(x)[0].numpy()
-    proba = model.predict_proba().to_numpy()
+    proba = model.predict(soft=True).to_numpy()
     assert len(networks) == 2
     np.testing.assert_allclose(proba, (linear + sum(networks)) / 3, atol=1e-5)
     assert abs(adapted - proba).max() > 0.01
