@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sctool._data._features import normalize
 from sctool._neighbors import group_means
 from sctool._regression import regress
-from sctool.novelty import search
+from sctool.novelty import _cells, search
 from sctool.novelty._anchors import Groups, QueryGroups, group_query
 from sctool.novelty._n_types import TypeSeparation, learn_separation
 from sctool.novelty._query import judge_by_group, name_by_group
@@ -187,22 +187,50 @@ def test_a_group_that_a_shift_misleads_is_corrected():
 # -- batches -------------------------------------------------------------------------------------
 
 
+def of_groups(means: np.ndarray, types: list[int]) -> QueryGroups:
+    """Twenty cells of each group, all of them surely of these types."""
+    codes = np.repeat(np.arange(len(means)), 20)
+    groups = Groups(codes, means, np.eye(3)[types], 1 - np.eye(len(means)))
+    return QueryGroups([groups] * 5, sp.identity(len(codes), format="csr"))
+
+
 def test_a_second_batch_is_found_and_novel_types_are_none():
-    q = two_batches()
-    second = q.groups.second_batch(reference().profiles)
-    assert second is not None
-    planted = np.arange(len(q.types)) >= 240
-    assert max((second == planted).mean(), (second != planted).mean()) > 0.95
+    profiles = np.hstack([PROFILES, np.zeros((3, 3))])
+    shift = np.array([0, 0, 0, 5.0, 5.0, 5.0, 5.0])
+    two = of_groups(np.vstack([profiles, profiles + shift]), [0, 1, 2, 0, 1, 2])
+    second = two.second_batch(profiles)
+    np.testing.assert_array_equal(second, np.arange(120) >= 60)
+    # three novel types, each nearest to the first type but for a gene of its own
+    own = 5 * np.eye(7)[[4, 5, 6]]
+    assert (
+        of_groups(np.vstack([profiles, profiles[0] + own]), [0, 1, 2, 0, 0, 0]).second_batch(
+            profiles
+        )
+        is None
+    )
+    # a second batch with two types could as well be two novel ones
+    few = of_groups(np.vstack([profiles, (profiles + shift)[:2]]), [0, 1, 2, 0, 1])
+    assert few.second_batch(profiles) is None
     assert shifted().groups.second_batch(reference().profiles) is None
 
 
-def test_a_second_batch_is_judged_separately_and_is_not_novel():
+@pytest.fixture
+def _by_group_alone(monkeypatch):
+    """Judge batches that mix with the reference by group as well, which takes less time."""
+    monkeypatch.setattr(_cells, "learn", lambda *args: None)
+
+
+@pytest.mark.usefixtures("_by_group_alone")
+def test_a_second_batch_is_judged_separately_and_is_not_novel(monkeypatch):
     q, ref = two_batches(), reference()
+    second = np.arange(len(q.types)) >= 240
+    monkeypatch.setattr(QueryGroups, "second_batch", lambda *args: second)
     found = search(ref.x, ref.labels, q.x, q.proba, None, np.random.default_rng(0))
     assert any("judged separately, as a second batch" in note for note in found.audit)
     assert (found.names >= NOVEL).mean() < 0.05
 
 
+@pytest.mark.usefixtures("_by_group_alone")
 def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     q, ref = two_batches(), reference()
     batches = np.repeat([3, 5], 240)

@@ -18,6 +18,8 @@ from sctool.model import (
     SCDET,
     SCNYM,
     SSKM,
+    AutoClassifier,
+    AutoSettings,
     CellModel,
     CICLSettings,
     ContrastiveClassifier,
@@ -34,6 +36,7 @@ from sctool.model import (
 )
 
 OF_MODEL: dict[type[CellModel], type[Settings]] = {
+    AutoClassifier: AutoSettings,
     LogisticClassifier: LogisticSettings,
     SCNYM: SCNYMSettings,
     SCDET: SCDETSettings,

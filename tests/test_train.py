@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("empty_cwd")
 
 #: Models that are trained by steps, with settings by which they are; all others are solved.
 BY_STEPS = {
+    "auto": {"n_novel": 0},
     "scnym": {"confidence": 0.0},
     "scdet": {"n_novel": 0},
     "contrastive": {"component": "mlp"},

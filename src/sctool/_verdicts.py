@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from sctool._data import _genes
 from sctool._quality import REASONS, Doublets, LowQuality
 
 STATUSES = ("assigned", "ambiguous", "novel", "doublet", "low_quality")
@@ -38,9 +39,9 @@ N_MARKERS, MATCHES = 20, 4
 #: A type's share of the query is unlikely if it is this many times that of the reference, and at
 #: least ``LARGE_SHARE`` of the query.
 UNLIKELY_RATIO, LARGE_SHARE = 10, 0.05
-#: Alarms: sensitivity and number of shared genes below these; share of cells whose group has
-#: another name, and loss of the mean score relative to the held-out cells, above these.
-LOW_SENSITIVITY, FEW_GENES, MANY_DISAGREE, LOST_SCORE = 0.5, 1000, 0.15, 0.1
+#: Alarms: sensitivity below this; share of cells whose group has another name, and loss of the mean
+#: score relative to the held-out cells, above these.
+LOW_SENSITIVITY, MANY_DISAGREE, LOST_SCORE = 0.5, 0.15, 0.1
 
 
 # -- status --------------------------------------------------------------------------------------
@@ -268,6 +269,6 @@ def alarm_shift(score: np.ndarray, held_out: np.ndarray) -> list[str]:
 
 def alarm_genes(n_shared: int) -> list[str]:
     """Too few shared genes."""
-    if n_shared >= FEW_GENES:
+    if n_shared >= _genes.FEW_SHARED:
         return []
     return [f"genes: only {n_shared} are shared: similar types may be confused"]
