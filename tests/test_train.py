@@ -136,7 +136,7 @@ def test_arguments_of_the_trainer_reach_it(method):
     model.train(**(FAST | {"max_epochs": 2}), callbacks=[counter], gradient_clip_val=0.5)
     assert model.trainer.gradient_clip_val == 0.5
     # of each stage
-    assert counter.epochs == 2 * {"scdae": 3}.get(method, 1)
+    assert counter.epochs == 2 * {"scdae": 3, "auto": 2}.get(method, 1)
     assert model.is_trained_
     assert not model.module.training
 
