@@ -57,6 +57,15 @@ def test_sets_and_safe_names_at_a_risk():
     assert adata.uns["my"]["params"]["risk"] == 0.1
 
 
+def test_a_trained_model_takes_a_risk_of_any_type_of_number():
+    adata, model = annotated()
+    again = sctool.tl.annotate(adata, model, risk=np.float32(0.1), key_added="again", copy=True)
+    assert (again.obsm["again_set"].sum(axis=1) >= 1).all()
+    closed = sctool.tl.annotate(adata, model, novel=0, key_added="again", copy=True)
+    assert "again_novel" not in closed.obs
+    assert "novel" not in set(closed.obs["again_status"])
+
+
 def test_clusters_are_described_and_their_names_pooled():
     adata = annotated()[0]
     table = adata.uns["my"]["groups"]

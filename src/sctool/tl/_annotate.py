@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ def _trained_model(ref: Any) -> AnnotationModel:
 def _check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
     if risk is None:
         return
-    if not isinstance(risk, float) or not 0 < risk < 1:
+    if not isinstance(risk, Real) or not 0 < risk < 1:
         raise ValueError(f"risk={risk!r} must lie between 0 and 1, for example 0.05.")
     if not issubclass(cls, AutoClassifier):
         raise ValueError(
@@ -361,7 +362,8 @@ def _predict(
     prediction.audit.extend(model._note_reuse(novel))
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
-    return _Result(model, prediction, model._is_novel(prediction), table)
+    flags = None if novel == 0 else model._is_novel(prediction)
+    return _Result(model, prediction, flags, table)
 
 
 def _train_and_predict(
