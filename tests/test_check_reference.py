@@ -99,7 +99,7 @@ def test_what_cannot_be_judged_is_left_out_and_said():
     x[0] = 0
     ref.X = x
     result = checked(ref)
-    unjudged = labels.isna().to_numpy()
+    unjudged = labels.isna().to_numpy().copy()
     unjudged[[0, dc[0]]] = True
     assert (result.obs[f"{KEY}_given"].isna() == unjudged).all()
     assert result.obs[f"{KEY}_suggested"][unjudged].isna().all()
