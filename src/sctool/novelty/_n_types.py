@@ -59,7 +59,7 @@ def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
     return codes
 
 
-def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
+def small_groups(x: sp.csr_matrix, seed: int, n: int = 1, weights: str = "gauss") -> np.ndarray:
     """Cluster cells into groups finer than types.
 
     Parameters
@@ -68,13 +68,15 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1) -> np.ndarray:
         Cells, log1p CP10k, CSR (n_cells, n_genes).
     n
         Minimum number of groups, if there are as many distinct cells.
+    weights
+        Weights of the neighbour graph: "gauss" or "umap".
 
     Returns
     -------
     Group of each cell, (n_cells,).
     """
     z = principal_components(x, N_COMPONENTS, seed)
-    codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed, "umap"), RESOLUTION, seed)
+    codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed, weights), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
     rows = list(pairwise(x.indptr))
@@ -117,10 +119,13 @@ class TypeSeparation:
         types; None if there was nothing to learn from: groups are then compared by correlation.
     off
         True number of types divided by the estimated number, for each episode.
+    weights
+        Weights of the graphs whose small groups it was learnt from, see :func:`small_groups`.
     """
 
     model: Pipeline | None = None
     off: tuple[float, ...] = (0.5, 1.0, 2.0)
+    weights: str = "gauss"
 
     def distance(self, x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
         """Distance of each pair of groups, (n_groups, n_groups); above 0.5: different types."""
@@ -145,7 +150,7 @@ class TypeSeparation:
 
 
 def learn_separation(
-    x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator
+    x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, weights: str = "gauss"
 ) -> TypeSeparation:
     """Learn the separation of types from random subsets of the types of the reference.
 
@@ -155,6 +160,8 @@ def learn_separation(
         Reference, log1p CP10k, CSR (n_cells, n_genes).
     labels
         Its type codes from 0.
+    weights
+        Weights of the graphs of its small groups: "gauss", or "umap", which takes less time.
     """
     n_types = labels.max() + 1
     episodes, values, two, weight = [], [], [], []
@@ -167,7 +174,7 @@ def learn_separation(
             continue
         # enough groups that some pairs are of the same type
         n = 2 * len(np.unique(labels[cells]))
-        codes = small_groups(x[cells], int(rng.integers(2**31)), n)
+        codes = small_groups(x[cells], int(rng.integers(2**31)), n, weights)
         episodes.append((cells, codes))
         if codes.max() == 0:
             continue
@@ -180,14 +187,14 @@ def learn_separation(
         two.append(alike[clear] < TWO)
         weight.append(np.sqrt(size[first] * size[second])[clear])
     if not two or len(np.unique(np.concatenate(two))) < 2:
-        return TypeSeparation()
+        return TypeSeparation(weights=weights)
     y, w = np.concatenate(two), np.concatenate(weight)
     w *= len(w) / 2 / np.where(y, w[y].sum(), w[~y].sum())  # pairs of the same type are rare
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3))
     model.fit(np.concatenate(values), y, logisticregression__sample_weight=w)
     found = [TypeSeparation(model).types(x[cells], codes).max() + 1 for cells, codes in episodes]
     true = [len(np.unique(labels[cells])) for cells, _ in episodes]
-    return TypeSeparation(model, tuple(np.array(true) / np.array(found)))
+    return TypeSeparation(model, tuple(np.array(true) / np.array(found)), weights)
 
 
 def number_range(n: int, off: tuple[float, ...]) -> tuple[int, int]:
@@ -221,7 +228,7 @@ def split_into_types(
     if n_cells < MIN_CELLS or n == 1:
         low, high = (1, max(n, 1)) if n else number_range(1, separation.off)
         return np.zeros(n_cells, dtype=int), low, high
-    groups = small_groups(x, seed, n or 1)
+    groups = small_groups(x, seed, n or 1, separation.weights)
     codes = order_by_size(separation.types(x, groups, n and min(n, int(groups.max()) + 1)))
     found = int(codes.max()) + 1
     return codes, *((found, found) if n else number_range(found, separation.off))

@@ -96,7 +96,7 @@ def search(
     if why := _cells.unsearchable(x):
         return QueryNovelty(None, proba.argmax(axis=1), audit=[f"novel: not searched for: {why}"])
     profiles = group_means(x_ref, labels)
-    separation = TypeSeparation() if n_novel == 0 else learn_separation(x_ref, labels, rng)
+    separation = TypeSeparation() if n_novel == 0 else learn_separation(x_ref, labels, rng, "umap")
     whole = group_query(x, proba, separation, int(rng.integers(2**31)))
     if n_novel == 0:
         return QueryNovelty(None, name_by_group(whole.main, proba, profiles))
