@@ -57,6 +57,23 @@ def test_sets_and_safe_names_at_a_risk():
     assert adata.uns["my"]["params"]["risk"] == 0.1
 
 
+def test_cells_outside_the_coarser_type_of_their_own_are_noted():
+    adata, ref = sides()
+    lineage = ref.obs["lineage"].astype(str).to_numpy()
+    lineage[np.flatnonzero(ref.obs["cell_type"] == "B")[0]] = "myeloid"
+    ref.obs["lineage"] = lineage
+    levels = ["lineage", "cell_type"]
+    result = sctool.tl.annotate(adata, ref, labels_key=levels, novel=0, **LINEAR, copy=True)
+    notes = [note for note in result.uns["sctool"]["audit"] if note.startswith("hierarchy")]
+    assert len(notes) == 1
+    assert "'B' lies in 'lymphoid'" in notes[0]
+
+
+def test_a_trained_model_has_no_columns_of_coarser_types():
+    with pytest.raises(ValueError, match="pass hierarchy"):
+        sctool.tl.annotate(sides()[0], annotated()[1], labels_key=["lineage", "cell_type"])
+
+
 def test_a_trained_model_takes_a_risk_of_any_type_of_number():
     adata, model = annotated()
     again = sctool.tl.annotate(adata, model, risk=np.float32(0.1), key_added="again", copy=True)

@@ -157,9 +157,7 @@ def label_shift(proba: np.ndarray, calibration: Calibration) -> np.ndarray:
     towards 1 the more, the fewer cells there are (Azizzadenesheli et al. 2019).
 
     Cells of types that the calibration does not hold, and shifts of expression, bias the weights:
-    leave novel cells out. On resampled real cells (four data sets, shares changed up to fivefold)
-    this kept the error at the risk; expectation maximisation (Saerens et al. 2002) was less stable
-    in either direction with the few cells that calibration has.
+    leave novel cells out.
 
     Parameters
     ----------
@@ -194,11 +192,9 @@ def prediction_sets(
     cells of each type that has enough calibration cells; see :func:`thresholds`.
 
     A type is in the set if its probability reaches the type's threshold (least ambiguous sets,
-    Sadinle, Lei & Wasserman 2019). At equal coverage these were the smallest: 2.00 types per cell
-    at a risk of 0.05 and 1.56 at 0.10, against 2.09 and 1.62 of adaptive sets without the type's
-    own probability and 5.4 and 4.4 with it (Romano, Sesia & Candès 2020; not randomised, so that
-    the same cells have the same sets). Regularised adaptive sets were as small (1.91 and 1.57),
-    but have two settings of their own.
+    Sadinle, Lei & Wasserman 2019). At equal coverage they are small, and the same cells have the
+    same sets; adaptive sets (Romano, Sesia & Candès 2020) need randomisation to be as small, and
+    regularised ones have two settings of their own.
 
     The most probable type is always in the set. This can only raise the coverage; a set that would
     be empty is that of an atypical cell, which is for novelty and the safe name to judge.
@@ -379,9 +375,8 @@ class Hierarchy:
     def from_profiles(cls, types: Sequence[str], profiles: np.ndarray) -> Hierarchy:
         """Learn a hierarchy from the reference: join the most similar types, step by step.
 
-        Average linkage of correlation distances. Inner nodes are called by their members. Trees of
-        the types that a model confuses, out of fold, were no more specific (0.857 and 0.916 at
-        risks of 0.05 and 0.10, against 0.871 and 0.925) and cost further fits.
+        Average linkage of correlation distances. Inner nodes are called by their members. A tree
+        of the types that a model confuses would cost further fits.
 
         Parameters
         ----------
@@ -467,16 +462,16 @@ def safe_names(
     that keeps to the risk (conformal risk control, Angelopoulos et al. 2022, with the error of the
     *name* as the loss; it equals split-conformal prediction with the probability of the largest
     node on the way that misses the type as its score). The lowest node around a prediction set
-    keeps to the risk as well, but contains more than the set does: its error was 0.035 at a risk of
-    0.05, and its specificity 0.835 against 0.871 here, both without ``by_confidence``.
+    keeps to the risk as well, but contains more than the set does, and is less specific than need
+    be.
 
     Thresholds ``by_confidence`` come from the calibration cells in the same band of the highest
     probability (:data:`BANDS`; Mondrian categories, Vovk et al. 2005). With one threshold for all
     cells, those that are easy pay for those that are not: where the labels are right often enough,
     each cell has the name of a type, also one of a probability of 0.4; and a query with more of
-    such cells than the reference breaks the risk. Bands cost a specificity of 0.84 instead of 0.87
-    at a risk of 0.05 where nothing shifts. Across five pairs of data sets the error was 0.06
-    instead of 0.14 in the mean. Thresholds by type cost more and held less (0.74, 0.08).
+    such cells than the reference breaks the risk. Bands make names less
+    specific where nothing shifts, and keep closer to the risk where the query has more of the cells
+    that are difficult.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class AutoSettings(SCNYMSettings):
     adversary, mixmatch
         Whether the network with that part votes.
     min_steps
-        Half as many as scNym's default: on no pair that chose settings did more help the vote.
+        Half as many as scNym's default, because two networks are trained.
     C, max_iter
         Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
     """

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +10,12 @@ from anndata import AnnData
 
 from sctool import _data, _slots, novelty
 from sctool._docs import docs
-from sctool._quality import Doublets, LowQuality, find_doublets, find_low_quality
-from sctool._sets import UNKNOWN, Hierarchy, label_shift, prediction_sets, safe_names
+from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
-from sctool._verdicts import (
-    STATUSES,
-    alarm_agreement,
-    alarm_genes,
-    alarm_programmes,
-    alarm_sensitivity,
-    alarm_shares,
-    alarm_shift,
-    cell_status,
-    describe_groups,
-    pool_names,
-)
-from sctool.model import METHODS, AnnotationModel, AutoClassifier, Prediction, load
+from sctool.model import METHODS, AnnotationModel, load
 from sctool.model._base import expand
 from sctool.model._saving import versions
-
-logger = logging.getLogger("sctool")
+from sctool.tl._judge import Result, check_risk, find_tree, judge
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -218,17 +201,19 @@ def annotate(
         "model_kwargs": model_kwargs,
         "train_kwargs": train_kwargs,
     }
-    model = None if isinstance(ref, AnnData) else _trained_model(ref)
-    _check_risk(risk, METHODS[method] if model is None else type(model))
-    tree = _tree(ref, levels, hierarchy, model)
     if isinstance(ref, AnnData):
+        check_risk(risk, METHODS[method])
+        tree, notes = find_tree(ref, levels, hierarchy)
         result = _train_and_predict(adata, ref, METHODS[method], levels[-1], clusters, params)
     else:
-        assert model is not None
-        _refuse_training_arguments(model, method, batch_key, model_kwargs, train_kwargs)
-        result = _predict(adata, model, layer, novel)
+        trained = _trained_model(ref)
+        check_risk(risk, type(trained))
+        tree, notes = find_tree(trained, levels, hierarchy)
+        _refuse_training_arguments(trained, method, batch_key, model_kwargs, train_kwargs)
+        result = _predict(adata, trained, layer, novel)
     model, prediction = result.model, result.prediction
-    verdicts = _judge(result, clusters, risk, tree)
+    prediction.audit.extend(notes)
+    verdicts = judge(result, clusters, risk, tree)
 
     target = _slots.writable(adata, copy)
     registered = {cls: name for name, cls in METHODS.items()}
@@ -257,38 +242,6 @@ def annotate(
     return _slots.returned(target, model, copy, return_model)
 
 
-@dataclass
-class _Result:
-    """The prediction for all cells of the query, and what only training can tell about them.
-
-    Attributes
-    ----------
-    novel
-        Whether cells are called novel, (n_cells,); None if that is not judged.
-    novel_table, group_table
-        Descriptions of the novel groups and of the user's clusters.
-    doublets, low_quality
-        Evidence on the cells.
-    labels
-        Codes of the labelled cells' types.
-    by_group
-        Codes of the types that groups of cells have, (n_cells,), of methods that group them.
-    n_shared
-        Number of shared genes.
-    """
-
-    model: AnnotationModel
-    prediction: Prediction
-    novel: np.ndarray | None
-    novel_table: pd.DataFrame
-    group_table: pd.DataFrame | None = None
-    doublets: Doublets | None = None
-    low_quality: LowQuality | None = None
-    labels: np.ndarray | None = None
-    by_group: np.ndarray | None = None
-    n_shared: int | None = None
-
-
 def _trained_model(ref: Any) -> AnnotationModel:
     """A trained model, loaded if a path is given."""
     model = load(ref) if isinstance(ref, str | Path) else ref
@@ -299,71 +252,14 @@ def _trained_model(ref: Any) -> AnnotationModel:
     return model
 
 
-def _check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
-    if risk is None:
-        return
-    if not isinstance(risk, Real) or not 0 < risk < 1:
-        raise ValueError(f"risk={risk!r} must lie between 0 and 1, for example 0.05.")
-    if not issubclass(cls, AutoClassifier):
-        raise ValueError(
-            f"risk={risk!r}: {cls.__name__} holds out no labelled cells to measure a risk on; use "
-            "method='auto', or its model."
-        )
-
-
-def _tree(
-    ref: Any,
-    levels: list[str],
-    hierarchy: Mapping[str, str] | None,
-    model: AnnotationModel | None,
-) -> Callable[[list[str]], Hierarchy] | None:
-    """How to build the user's hierarchy of some types; None if there is none.
-
-    Built once before training, so that what is wrong with it is said at once.
-    """
-    build: Callable[[list[str]], Hierarchy]
-    if hierarchy is not None:
-        if len(levels) > 1:
-            raise ValueError("hierarchy and several labels_key were given: pass one of them.")
-        parents = dict(hierarchy)
-
-        def build(types: list[str]) -> Hierarchy:
-            return Hierarchy.from_parents(types, parents)
-
-    elif len(levels) > 1 and isinstance(ref, AnnData):
-        columns = {
-            level: _data.clean_labels(_data.obs_column(ref, level, "labels_key", "ref"))
-            for level in levels
-        }
-        labels = pd.DataFrame({k: v.astype(object) for k, v in columns.items()})
-
-        def build(types: list[str]) -> Hierarchy:
-            return Hierarchy.from_levels(types, labels)[0]
-
-    elif len(levels) > 1:
-        raise ValueError(
-            f"labels_key={levels!r}: ref is a trained model, which has no columns; pass hierarchy."
-        )
-    else:
-        return None
-    if model is not None:
-        build(model.classes_)
-    else:
-        values = _data.obs_column(ref, levels[-1], "labels_key", "ref")
-        build(list(map(str, _data.clean_labels(values).categories)))
-    return build
-
-
-def _predict(
-    adata: AnnData, model: AnnotationModel, layer: str | None, novel: str | int
-) -> _Result:
+def _predict(adata: AnnData, model: AnnotationModel, layer: str | None, novel: str | int) -> Result:
     """Apply a trained model."""
     prediction = model.predict_cells(adata, layer)
     prediction.audit.extend(model._note_reuse(novel))
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
     flags = None if novel == 0 else model._is_novel(prediction)
-    return _Result(model, prediction, flags, table)
+    return Result(model, prediction, flags, table)
 
 
 def _train_and_predict(
@@ -373,7 +269,7 @@ def _train_and_predict(
     labels_key: str,
     clusters: pd.Categorical | None,
     params: dict[str, Any],
-) -> _Result:
+) -> Result:
     """Train a model, which is returned without its cells, and apply it to the query."""
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
@@ -412,7 +308,7 @@ def _train_and_predict(
         group_table = novelty.describe(*described, of_cell, ids, *reference)
     by_group = model.names_by_group_
     model._release()
-    return _Result(
+    return Result(
         model,
         prediction.expand(kept),
         None if novel is None else expand(novel, kept),
@@ -424,78 +320,6 @@ def _train_and_predict(
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
     )
-
-
-def _judge(
-    result: _Result,
-    clusters: pd.Categorical | None,
-    risk: float | None,
-    tree: Callable[[list[str]], Hierarchy] | None,
-) -> _slots.Verdicts:
-    """Status, safe names, pooled names and alarms."""
-    model, prediction = result.model, result.prediction
-    seen, n_known = ~prediction.unseen, len(model.classes_)
-    names = np.where(seen, prediction.proba.argmax(axis=1), -1)
-    score = prediction.proba.max(axis=1)
-    is_known = seen & (names < n_known)
-    known = prediction.proba[:, :n_known].astype(float)
-    known /= np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
-    calibration = model.calibration_
-    corrected = None
-    alarms: list[str] = []
-    if calibration is not None and is_known.any():
-        weights = label_shift(known[is_known], calibration)
-        usual = np.bincount(calibration.codes, minlength=n_known) / len(calibration.codes)
-        corrected = weights * usual
-
-    safe = specific = sets = None
-    if risk is not None:
-        safe = np.full(len(names), UNKNOWN, dtype=object)
-        sets = np.zeros(prediction.proba.shape, dtype=bool)
-        specific = ~is_known
-        sets[np.arange(len(names)), names] = seen & ~is_known
-        hierarchy = tree(model.classes_) if tree is not None else model.hierarchy_
-        if calibration is None or hierarchy is None:
-            sets[is_known, :n_known] = True
-            alarms.append(
-                "risk: no name is safe, because "
-                + ("a type is called 'unknown'" if calibration else "no cell could be held out")
-            )
-        elif is_known.any():
-            sets[np.ix_(is_known, np.arange(n_known))] = prediction_sets(
-                known[is_known], calibration, risk
-            )
-            safe[is_known] = safe_names(known[is_known], calibration, hierarchy, risk)[0]
-            specific[is_known] = np.isin(safe[is_known], model.classes_)
-        safe[~seen] = None
-
-    code, reason = cell_status(
-        score, result.novel, safe, specific, result.doublets, result.low_quality, model.classes_
-    )
-    status = pd.Categorical.from_codes(np.where(seen, code, -1), list(STATUSES))
-    pooled = groups = None
-    if clusters is not None:
-        pooled = np.where(clusters.codes < 0, names, pool_names(names, clusters.codes))
-        novel_score = model._novel_score(prediction)
-        groups = describe_groups(clusters, names, model.names_, novel_score, code)
-        if result.group_table is not None:
-            groups = groups.join(result.group_table.drop(columns="n_cells"))
-
-    if result.n_shared is not None:
-        alarms += alarm_genes(result.n_shared)
-    if calibration is not None:
-        alarms += alarm_shift(known[is_known].max(axis=1), calibration.proba.max(axis=1))
-    if result.labels is not None:
-        alarms += alarm_shares(names[is_known], result.labels, corrected, model.classes_)
-    if result.by_group is not None:
-        both = is_known & (result.by_group >= 0) & (result.by_group < n_known)
-        alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
-    if result.labels is not None:  # measured on the cells of training
-        alarms += alarm_sensitivity(model.sensitivity_)
-    alarms += alarm_programmes(result.novel_table)
-    for alarm in alarms:
-        logger.warning("%s.", alarm)
-    return _slots.Verdicts(status, reason, sets, safe, pooled, groups, alarms)
 
 
 def _refuse_training_arguments(

@@ -1,0 +1,183 @@
+"""What an annotation says beyond the most probable type: status, safe and pooled names, alarms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from sctool import _data, _slots
+from sctool._quality import Doublets, LowQuality
+from sctool._sets import UNKNOWN, Hierarchy, label_shift, prediction_sets, safe_names
+from sctool._verdicts import (
+    STATUSES,
+    alarm_agreement,
+    alarm_genes,
+    alarm_programmes,
+    alarm_sensitivity,
+    alarm_shares,
+    alarm_shift,
+    cell_status,
+    describe_groups,
+    pool_names,
+)
+from sctool.model import AnnotationModel, AutoClassifier, Prediction
+
+logger = logging.getLogger("sctool")
+
+
+@dataclass
+class Result:
+    """The prediction for all cells of the query, and what only training can tell about them.
+
+    Attributes
+    ----------
+    novel
+        Whether cells are called novel, (n_cells,); None if that is not judged.
+    novel_table, group_table
+        Descriptions of the novel groups and of the user's clusters.
+    doublets, low_quality
+        Evidence on the cells.
+    labels
+        Codes of the labelled cells' types.
+    by_group
+        Codes of the types that groups of cells have, (n_cells,), of methods that group them.
+    n_shared
+        Number of shared genes.
+    """
+
+    model: AnnotationModel
+    prediction: Prediction
+    novel: np.ndarray | None
+    novel_table: pd.DataFrame
+    group_table: pd.DataFrame | None = None
+    doublets: Doublets | None = None
+    low_quality: LowQuality | None = None
+    labels: np.ndarray | None = None
+    by_group: np.ndarray | None = None
+    n_shared: int | None = None
+
+
+def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
+    if risk is None:
+        return
+    if not isinstance(risk, Real) or not 0 < risk < 1:
+        raise ValueError(f"risk={risk!r} must lie between 0 and 1, for example 0.05.")
+    if not issubclass(cls, AutoClassifier):
+        raise ValueError(
+            f"risk={risk!r}: {cls.__name__} holds out no labelled cells to measure a risk on; use "
+            "method='auto', or its model."
+        )
+
+
+def find_tree(
+    ref: AnnData | AnnotationModel, levels: list[str], hierarchy: Mapping[str, str] | None
+) -> tuple[Callable[[list[str]], Hierarchy] | None, list[str]]:
+    """How to build the user's hierarchy of some types, None if there is none; and audit notes.
+
+    Built once before training, so that what is wrong with it is said at once; the model may have
+    fewer types.
+    """
+    if hierarchy is not None and len(levels) > 1:
+        raise ValueError("hierarchy and several labels_key were given: pass one of them.")
+    if hierarchy is None and len(levels) == 1:
+        return None, []
+    if not isinstance(ref, AnnData):
+        if hierarchy is None:
+            raise ValueError(
+                f"labels_key={levels!r}: ref is a trained model, which has no columns; pass "
+                "hierarchy."
+            )
+        types, labels = ref.classes_, pd.DataFrame()
+    else:
+        columns = {
+            level: _data.clean_labels(_data.obs_column(ref, level, "labels_key", "ref"))
+            for level in levels
+        }
+        types = list(map(str, columns[levels[-1]].categories))
+        labels = pd.DataFrame({name: v.astype(object) for name, v in columns.items()})
+
+    def build(types: list[str]) -> tuple[Hierarchy, list[str]]:
+        if hierarchy is not None:
+            return Hierarchy.from_parents(types, hierarchy), []
+        return Hierarchy.from_levels(types, labels)
+
+    _, notes = build(types)
+    return lambda types: build(types)[0], notes
+
+
+def judge(
+    result: Result,
+    clusters: pd.Categorical | None,
+    risk: float | None,
+    tree: Callable[[list[str]], Hierarchy] | None,
+) -> _slots.Verdicts:
+    """Status, safe names, pooled names and alarms."""
+    model, prediction = result.model, result.prediction
+    seen, n_known = ~prediction.unseen, len(model.classes_)
+    names = np.where(seen, prediction.proba.argmax(axis=1), -1)
+    score = prediction.proba.max(axis=1)
+    is_known = seen & (names < n_known)
+    known = prediction.proba[:, :n_known].astype(float)
+    known /= np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
+    calibration = model.calibration_
+    corrected = None
+    alarms: list[str] = []
+    if calibration is not None and is_known.any():
+        weights = label_shift(known[is_known], calibration)
+        usual = np.bincount(calibration.codes, minlength=n_known) / len(calibration.codes)
+        corrected = weights * usual
+
+    safe = specific = sets = None
+    if risk is not None:
+        safe = np.full(len(names), UNKNOWN, dtype=object)
+        sets = np.zeros(prediction.proba.shape, dtype=bool)
+        specific = ~is_known
+        sets[np.arange(len(names)), names] = seen & ~is_known
+        hierarchy = tree(model.classes_) if tree is not None else model.hierarchy_
+        if calibration is None or hierarchy is None:
+            sets[is_known, :n_known] = True
+            alarms.append(
+                "risk: no name is safe, because "
+                + ("a type is called 'unknown'" if calibration else "no cell could be held out")
+            )
+        elif is_known.any():
+            sets[np.ix_(is_known, np.arange(n_known))] = prediction_sets(
+                known[is_known], calibration, risk
+            )
+            safe[is_known] = safe_names(known[is_known], calibration, hierarchy, risk)[0]
+            specific[is_known] = np.isin(safe[is_known], model.classes_)
+        safe[~seen] = None
+
+    code, reason = cell_status(
+        score, result.novel, safe, specific, result.doublets, result.low_quality, model.classes_
+    )
+    status = pd.Categorical.from_codes(np.where(seen, code, -1), list(STATUSES))
+    pooled = groups = None
+    if clusters is not None:
+        pooled = np.where(clusters.codes < 0, names, pool_names(names, clusters.codes))
+        novel_score = model._novel_score(prediction)
+        groups = describe_groups(clusters, names, model.names_, novel_score, code)
+        if result.group_table is not None:
+            groups = groups.join(result.group_table.drop(columns="n_cells"))
+
+    if result.n_shared is not None:
+        alarms += alarm_genes(result.n_shared)
+    if calibration is not None:
+        alarms += alarm_shift(known[is_known].max(axis=1), calibration.proba.max(axis=1))
+    if result.labels is not None:
+        alarms += alarm_shares(names[is_known], result.labels, corrected, model.classes_)
+    if result.by_group is not None:
+        both = is_known & (result.by_group >= 0) & (result.by_group < n_known)
+        alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
+    if result.labels is not None:  # measured on the cells of training
+        alarms += alarm_sensitivity(model.sensitivity_)
+    alarms += alarm_programmes(result.novel_table)
+    for alarm in alarms:
+        logger.warning("%s.", alarm)
+    return _slots.Verdicts(status, reason, sets, safe, pooled, groups, alarms)
