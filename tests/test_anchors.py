@@ -54,7 +54,7 @@ def query(types: np.ndarray, shift: float | np.ndarray) -> SimpleNamespace:
     ref, x = reference(), cells(types, 1, shift)
     proba = ref.regression.predict_proba(x)
     return SimpleNamespace(
-        x=x, types=types, proba=proba, groups=group_query(x, proba, ref.separation, 0)
+        x=x, types=types, proba=proba, groups=group_query(x, proba, [ref.separation], 0)
     )
 
 
@@ -82,14 +82,14 @@ def test_a_novel_type_is_ranked_first_under_a_shift():
 
 def test_judged_by_group_the_novel_type_is_found_and_known_ones_are_not():
     q = shifted()
-    proba, _ = judge_by_group(q.groups, q.proba, reference().profiles, (0.0, 1.0))
+    proba, _ = judge_by_group(q.groups, q.proba, reference().profiles)
     assert (proba[q.types == NOVEL] > 0.5).mean() > 0.9
     assert (proba[q.types != NOVEL] > 0.5).mean() < 0.1
 
 
 def test_the_sensitivity_is_high_for_a_type_apart_and_low_for_a_twin():
     q = shifted()
-    _, found = judge_by_group(q.groups, q.proba, reference().profiles, (0.0, 1.0))
+    _, found = judge_by_group(q.groups, q.proba, reference().profiles)
     predicted = np.bincount(q.proba.argmax(axis=1), minlength=NOVEL)
     assert set(found) == set(np.flatnonzero(predicted >= 50))
     assert min(found[t] for t in found if t not in TWINS) > 0.8
@@ -104,17 +104,28 @@ def test_a_type_of_fewer_than_fifty_cells_has_no_sensitivity():
     )
     few.main = Groups(few.main.codes, q.groups.main.means, q.groups.main.proba, None)
     proba = np.eye(NOVEL)[np.repeat([0, 1, 2], [50, 48, 0])]
-    assert set(judge_by_group(few, proba, reference().profiles, (0.0, 1.0))[1]) <= {0}
+    assert set(judge_by_group(few, proba, reference().profiles)[1]) <= {0}
 
 
-@pytest.mark.parametrize(("clear", "expected"), [(0.3, 0.3), (-4.0, 0.0), (9.0, 1.0)])
-def test_the_threshold_is_what_clear_cells_are_below_within_bounds(clear, expected):
+def test_the_threshold_on_the_evidence_and_two_types_of_which_none_can_be_hidden():
     codes = np.repeat([0, 1], [200, 10])
     main = Groups(codes, np.eye(2), np.array([[0.9, 0.1], [0.5, 0.5]]), np.zeros((2, 2)))
-    groups = SimpleNamespace(main=main, evidence=lambda _: np.r_[np.full(200, clear), [5.0] * 10])
-    proba, found = judge_by_group(groups, main.proba[codes], np.eye(2), (0.0, 1.0))
-    assert found == {}  # of two types none can be hidden
-    np.testing.assert_allclose(np.log(proba / (1 - proba))[-1], 5 - expected, rtol=1e-6)
+    groups = SimpleNamespace(main=main, evidence=lambda _: np.r_[np.full(200, 0.3), [5.0] * 10])
+    proba, found = judge_by_group(groups, main.proba[codes], np.eye(2))
+    assert found == {}
+    np.testing.assert_allclose(np.log(proba / (1 - proba))[[0, -1]], [0.3 - 1, 5 - 1], rtol=1e-6)
+
+
+def test_what_several_separations_say_is_averaged_as_log_odds():
+    x, proba = shifted().x[:200], shifted().proba[:200]
+    of = {
+        p: SimpleNamespace(distance=lambda x, codes, p=p: np.full((codes.max() + 1,) * 2, p))
+        for p in (0.5, 0.9)
+    }
+    groups = group_query(x, proba, [of[0.5], of[0.9]], 0)
+    both, one = groups.main.apart, group_query(x, proba, [of[0.9]], 0).main.apart
+    odds = np.log(both / (1 - both)), np.log(one / (1 - one))
+    np.testing.assert_allclose(odds[0], odds[1] / 2)
 
 
 # -- types of groups -----------------------------------------------------------------------------
@@ -190,27 +201,25 @@ def test_a_group_that_a_shift_misleads_is_corrected():
 def of_groups(means: np.ndarray, types: list[int]) -> QueryGroups:
     """Twenty cells of each group, all of them surely of these types."""
     codes = np.repeat(np.arange(len(means)), 20)
-    groups = Groups(codes, means, np.eye(3)[types], 1 - np.eye(len(means)))
+    groups = Groups(codes, means, np.eye(6)[types], 1 - np.eye(len(means)))
     return QueryGroups([groups] * 5, sp.identity(len(codes), format="csr"))
 
 
 def test_a_second_batch_is_found_and_novel_types_are_none():
-    profiles = np.hstack([PROFILES, np.zeros((3, 3))])
-    shift = np.array([0, 0, 0, 5.0, 5.0, 5.0, 5.0])
-    two = of_groups(np.vstack([profiles, profiles + shift]), [0, 1, 2, 0, 1, 2])
-    second = two.second_batch(profiles)
-    np.testing.assert_array_equal(second, np.arange(120) >= 60)
-    # three novel types, each nearest to the first type but for a gene of its own
-    own = 5 * np.eye(7)[[4, 5, 6]]
-    assert (
-        of_groups(np.vstack([profiles, profiles[0] + own]), [0, 1, 2, 0, 0, 0]).second_batch(
-            profiles
-        )
-        is None
-    )
-    # a second batch with two types could as well be two novel ones
-    few = of_groups(np.vstack([profiles, (profiles + shift)[:2]]), [0, 1, 2, 0, 1])
-    assert few.second_batch(profiles) is None
+    profiles = np.hstack([4 * np.eye(6), np.zeros((6, 4))])
+    first, shift = [0, 1, 2, 3, 4], np.r_[np.zeros(6), np.full(4, 5.0)]
+
+    def second(types: list[int]) -> np.ndarray | None:
+        means = np.vstack([profiles[first], profiles[types] + shift])
+        return of_groups(means, first + types).second_batch(profiles)
+
+    np.testing.assert_array_equal(second([0, 1, 2, 3]), np.arange(180) >= 100)
+    # with few types in common, the groups could as well be novel types
+    assert second([0, 1, 2, 5]) is None
+    assert second([0, 1]) is None
+    # four novel types, each nearest to the first type but for a gene of its own
+    own = np.vstack([profiles[first], profiles[0] + 5 * np.eye(10)[6:]])
+    assert of_groups(own, [*first, 0, 0, 0, 0]).second_batch(profiles) is None
     assert shifted().groups.second_batch(reference().profiles) is None
 
 

@@ -5,6 +5,7 @@ still without the networks.
 """
 
 import copy
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ def planted(*args: Any) -> QueryNovelty:
     names = np.array([0, 1, 3, 2])[truth]
     novel = names == len(KNOWN)
     found = {"n": 1, "low": 1, "high": 2}
-    return QueryNovelty(np.where(novel, 0.9, 0.1), names, found, {0: 0.9, 2: 0.4}, ["planted"])
+    return QueryNovelty(np.where(novel, 0.9, 0.1), names, 0.0, found, {0: 0.9, 2: 0.4}, ["planted"])
 
 
 def fit(adata: ad.AnnData, ref: ad.AnnData, **settings: Any) -> AutoClassifier:
@@ -117,7 +118,7 @@ def test_networks_may_be_left_out(parts, embedding):
     assert z.shape == (3, embedding)
 
 
-def weigh(share: float, *networks: np.ndarray) -> np.ndarray:
+def weigh(few: bool, mixed: float, *networks: np.ndarray) -> np.ndarray:
     """Weights of two linear models that are right of 100 cells of four types, and of networks."""
     sure = 0.05 + 0.8 * np.eye(4)
     truth = np.arange(100) % 4
@@ -128,16 +129,18 @@ def weigh(share: float, *networks: np.ndarray) -> np.ndarray:
     model = object.__new__(AutoClassifier)
     object.__setattr__(model, "module", module)
     cells = Cells(sp.csr_matrix(np.arange(100.0)[:, None]), {})
-    model._weigh(cells, np.arange(100), share)
+    model._weigh(cells, np.arange(100), few, mixed)
     return module.weights.numpy()
 
 
 def test_networks_that_agree_share_what_the_linear_models_leave():
     right = (0.04 + 0.84 * np.eye(4))[np.arange(100) % 4]
-    np.testing.assert_allclose(weigh(1 / 2, right, right), [0.25] * 4)
-    np.testing.assert_allclose(weigh(1 / 3, right, right), [1 / 6, 1 / 6, 1 / 3, 1 / 3], rtol=1e-6)
-    np.testing.assert_allclose(weigh(1 / 3, right), [1 / 6, 1 / 6, 2 / 3], rtol=1e-6)
-    np.testing.assert_allclose(weigh(1 / 3), [0.5, 0.5])
+    np.testing.assert_allclose(weigh(True, 0, right, right), [0.25] * 4)
+    np.testing.assert_allclose(
+        weigh(False, 0, right, right), [1 / 6, 1 / 6, 1 / 3, 1 / 3], rtol=1e-6
+    )
+    np.testing.assert_allclose(weigh(False, 0, right), [1 / 6, 1 / 6, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(weigh(False, 0), [0.5, 0.5])
 
 
 def test_a_network_that_collapses_has_less_weight():
@@ -145,21 +148,28 @@ def test_a_network_that_collapses_has_less_weight():
     collapsed = np.tile([0.7, 0.1, 0.1, 0.1], (100, 1))
     # it agrees with the others on the quarter of the cells that are of its one type
     expected = np.array([1 / 4, 1 / 4, 1 / 4, 1 / 4 / 16])
-    found = weigh(1 / 2, right, collapsed)
+    found = weigh(True, 0, right, collapsed)
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
-    assert weigh(1 / 2, collapsed, right)[2] == pytest.approx(found[3])
+    assert weigh(True, 0, collapsed, right)[2] == pytest.approx(found[3])
 
 
-@pytest.mark.parametrize(("few", "share"), [(500, 1 / 2), (162, 1 / 3)])
-def test_the_share_of_the_linear_models_follows_the_labelled_cells(few, share, monkeypatch):
-    shares = []
+def test_where_query_and_reference_mix_nothing_is_learnt_from_the_query():
+    right = (0.04 + 0.84 * np.eye(4))[np.arange(100) % 4]
+    for few in (True, False):
+        np.testing.assert_allclose(weigh(few, 1, right, right), [0.6, 0, 0.2, 0.2], rtol=1e-6)
+        half = (weigh(few, 1, right, right) + weigh(few, 0, right, right)) / 2
+        np.testing.assert_allclose(weigh(few, 0.5, right, right), half, rtol=1e-6)
+        np.testing.assert_allclose(weigh(few, 1), [1, 0])
+
+
+@pytest.mark.parametrize("few", [500, 162])
+def test_the_weights_follow_the_labelled_cells_and_what_was_found(few, monkeypatch):
+    seen = []
     monkeypatch.setattr(_auto, "FEW_CELLS", few)
-    monkeypatch.setattr(AutoClassifier, "_weigh", lambda self, cells, i, s: shares.append(s))
+    monkeypatch.setattr(novelty, "search", lambda *args: replace(planted(*args), mixed=0.25))
+    monkeypatch.setattr(AutoClassifier, "_weigh", lambda self, cells, i, *said: seen.append(said))
     fit(*hidden(20), **LINEAR)  # 162 of the 180 labelled cells are for training
-    assert shares == [share]
-
-
-# -- calibration ---------------------------------------------------------------------------------
+    assert seen == [(few == 500, 0.25)]
 
 
 def test_cells_for_calibration_are_held_out(monkeypatch):

@@ -29,9 +29,12 @@ from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
 from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
 
-#: Share of the linear models in the vote, for references of fewer and of more cells than these: the
-#: networks need many.
+#: Share of the two linear models in the vote, for references of fewer and of more cells than these:
+#: the networks need many.
 FEW_CELLS, SHARE_OF_FEW, SHARE = 500, 1 / 2, 1 / 3
+#: Share of the regression on all genes where query and reference mix. There is nothing to adapt to,
+#: so the one that learns from the query has none.
+SHARE_OF_MIXED = 0.6
 #: Probabilities of novelty are kept this far from 0 and 1, so that their logits are finite.
 MARGIN = 0.02
 #: Maximum number of held-out cells that are kept with the model.
@@ -218,12 +221,13 @@ class AutoClassifier(OpenWorldModel):
         linear, notes = regress(cells.x[train], label[train], s.C, max_iter)
         first, _ = regress(variable.x[train], label[train], s.C, max_iter)
         self.audit_ += notes
-        names, novel_score = label.copy(), np.zeros(len(label))
+        names, novel_score, mixed = label.copy(), np.zeros(len(label)), 0.0
         if len(unlabelled):
             proba = linear.predict_proba(cells.x[unlabelled])
             proba = (proba + first.predict_proba(variable.x[unlabelled])) / 2
             found = self._search(variable, train, unlabelled, proba, options)
             names[unlabelled] = self.names_by_group_ = found.names
+            mixed = found.mixed
             if found.proba is not None:
                 novel_score[unlabelled] = found.proba
 
@@ -242,7 +246,7 @@ class AutoClassifier(OpenWorldModel):
         self.audit_ += notes
         set_linear(module.adapted, adapted)
         self._set_novelty(variable.x[learnt], novel_score[learnt])
-        self._weigh(cells, known if len(known) else train, SHARE_OF_FEW if few else SHARE)
+        self._weigh(cells, known if len(known) else train, few, mixed)
         self._calibrate(cells, held_out)
         if UNKNOWN not in self.classes_:
             profiles = group_means(variable.x[train], label[train])
@@ -297,16 +301,20 @@ class AutoClassifier(OpenWorldModel):
         return networks
 
     @torch.no_grad()
-    def _weigh(self, cells: Cells, indices: np.ndarray, share: float) -> None:
+    def _weigh(self, cells: Cells, indices: np.ndarray, few: bool, mixed: float) -> None:
         """Set the weights of the voters.
 
-        The linear models have ``share``, the networks the rest, by the square of their agreement
-        with the others: adaptation may go wrong, most of all to a query with many novel cells.
+        The networks share what the linear models leave by the square of their agreement with the
+        others: adaptation may go wrong, most of all to a query with many novel cells.
 
         Parameters
         ----------
         indices
             Positions of the cells on which agreement is measured.
+        few
+            Whether there are few labelled cells.
+        mixed
+            Share of the query's cells that mix with the reference.
         """
         module = self.module.eval()
         some = np.sort(numpy_generator().permutation(indices)[:MAX_CALIBRATION])
@@ -319,8 +327,10 @@ class AutoClassifier(OpenWorldModel):
             same = networks[i].argmax(dim=1) == others.argmax(dim=1)
             agreement.append(float(same.float().mean()))
         relative = np.square(agreement) / max(np.square(agreement).max(initial=0), 1e-6)
-        each = (1 - share) / max(len(networks), 1)
-        weights = np.concatenate([np.full(2, share / 2), each * relative])
+        apart = np.full(2, (SHARE_OF_FEW if few else SHARE) / 2)
+        of_linear = (1 - mixed) * apart + mixed * np.array([SHARE_OF_MIXED, 0])
+        each = (1 - of_linear.sum()) / max(len(networks), 1)
+        weights = np.concatenate([of_linear, each * relative])
         module.weights.copy_(torch.from_numpy(weights / weights.sum()))
 
     @torch.no_grad()

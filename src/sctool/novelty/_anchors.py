@@ -8,11 +8,12 @@ Another group is novel as far as it differs from this anchor as two types of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from sctool._neighbors import group_means, leiden, neighbor_graph, principal_components
 from sctool.novelty._n_types import TypeSeparation
@@ -31,11 +32,16 @@ ROUNDS = 3
 #: Rounds in which the evidence of a cell is averaged with that of its neighbours.
 SMOOTHING = 2
 #: Groups with more evidence than this may belong to a second batch if their profiles, centred among
-#: themselves, correlate by ``ALIKE`` with at least ``SEVERAL`` known types. Smaller groups than
-#: ``MIN_GROUP`` are ignored.
-SUSPECT, ALIKE, SEVERAL, MIN_GROUP = 0.5, 0.5, 3, 15
+#: themselves, correlate by ``ALIKE`` with at least ``SEVERAL`` known types. The batches must have
+#: ``COMMON`` types in common. Smaller groups than ``MIN_GROUP`` are ignored.
+SUSPECT, ALIKE, SEVERAL, COMMON, MIN_GROUP = -1.5, 0.5, 3, 4, 15
 #: Keeps the log odds finite.
 MARGIN = 0.01
+
+
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    """Log odds of probabilities, kept finite."""
+    return logit(MARGIN + (1 - 2 * MARGIN) * p)
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,7 @@ class Groups:
             anchors = list(best.values())
             # The median over types: a type that the query lacks does not distort the shift.
             shift = np.median(residual[anchors], axis=0)
-        apart = self.apart[np.arange(len(types)), [best[t] for t in types]]
-        log_odds = logit(MARGIN + (1 - 2 * MARGIN) * apart)
+        log_odds = _log_odds(self.apart[np.arange(len(types)), [best[t] for t in types]])
         if len(anchors) < FEW_ANCHORS:  # the shift would be that of the anchors themselves
             return log_odds
         distance = ((residual - shift) ** 2).sum(axis=1) + 1e-6
@@ -170,7 +175,8 @@ class QueryGroups:
         if len(np.unique(matched)) < SEVERAL:
             return None
         # Groups of a batch have in common by what they deviate from their types.
-        residual = g.means - profiles[g.types(profiles)]
+        types, large = g.types(profiles), n >= MIN_GROUP
+        residual = g.means - profiles[types]
         second = np.isin(np.arange(len(n)), suspects)
         for _ in range(ROUNDS):
             if second.all() or not second.any():
@@ -178,11 +184,12 @@ class QueryGroups:
             first_shift, second_shift = (np.median(residual[s], axis=0) for s in (~second, second))
             to_first = ((residual - first_shift) ** 2).sum(axis=1)
             second = ((residual - second_shift) ** 2).sum(axis=1) < to_first
-        return second[g.codes]
+        in_both = np.intersect1d(types[second & large], types[~second & large])
+        return second[g.codes] if len(in_both) >= COMMON else None
 
 
 def group_query(
-    x: sp.csr_matrix, proba: np.ndarray, separation: TypeSeparation, seed: int
+    x: sp.csr_matrix, proba: np.ndarray, separations: Sequence[TypeSeparation], seed: int
 ) -> QueryGroups:
     """Group the cells of a query.
 
@@ -192,8 +199,8 @@ def group_query(
         Query, log1p CP10k, CSR (n_cells, n_genes).
     proba
         Probabilities of the known types, (n_cells, n_types).
-    separation
-        Learnt from the reference.
+    separations
+        Of types. The log odds that two groups are of different types are averaged over them.
     """
     z = principal_components(x, N_COMPONENTS, seed)
     # UMAP weights: an anchor of a few cells must form its own group.
@@ -201,14 +208,8 @@ def group_query(
     groups = []
     for i, resolution in enumerate(RESOLUTIONS):
         codes = leiden(graph, resolution, seed + i)
-        groups.append(
-            Groups(
-                codes,
-                group_means(x, codes),
-                group_means(proba, codes),
-                separation.distance(x, codes),
-            )
-        )
+        apart = expit(np.mean([_log_odds(s.distance(x, codes)) for s in separations], axis=0))
+        groups.append(Groups(codes, group_means(x, codes), group_means(proba, codes), apart))
     weights = graph.obsp["connectivities"]
     total = np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-9)
     return QueryGroups(groups, sp.csr_matrix(sp.diags(1 / total) @ weights))

@@ -59,7 +59,13 @@ def split_largest(z: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
     return codes
 
 
-def small_groups(x: sp.csr_matrix, seed: int, n: int = 1, weights: str = "gauss") -> np.ndarray:
+def small_groups(
+    x: sp.csr_matrix,
+    seed: int,
+    n: int = 1,
+    weights: str = "gauss",
+    z: np.ndarray | None = None,
+) -> np.ndarray:
     """Cluster cells into groups finer than types.
 
     Parameters
@@ -70,12 +76,14 @@ def small_groups(x: sp.csr_matrix, seed: int, n: int = 1, weights: str = "gauss"
         Minimum number of groups, if there are as many distinct cells.
     weights
         Weights of the neighbour graph: "gauss" or "umap".
+    z
+        Principal components, (n_cells, n_components); None computes them.
 
     Returns
     -------
     Group of each cell, (n_cells,).
     """
-    z = principal_components(x, N_COMPONENTS, seed)
+    z = principal_components(x, N_COMPONENTS, seed) if z is None else z
     codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed, weights), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
@@ -161,9 +169,13 @@ def learn_separation(
     labels
         Its type codes from 0.
     weights
-        Weights of the graphs of its small groups: "gauss", or "umap", which takes less time.
+        Weights of the graphs of its small groups: "gauss", or "umap", which takes less time. With
+        the latter the subsets share the principal components of all cells.
     """
     n_types = labels.max() + 1
+    z = None
+    if weights == "umap":
+        z = principal_components(x, N_COMPONENTS, int(rng.integers(2**31)))
     episodes, values, two, weight = [], [], [], []
     for _ in range(EPISODES):
         share = rng.uniform(0.4, 1.0)
@@ -174,7 +186,8 @@ def learn_separation(
             continue
         # enough groups that some pairs are of the same type
         n = 2 * len(np.unique(labels[cells]))
-        codes = small_groups(x[cells], int(rng.integers(2**31)), n, weights)
+        of_cells = None if z is None else z[cells]
+        codes = small_groups(x[cells], int(rng.integers(2**31)), n, weights, of_cells)
         episodes.append((cells, codes))
         if codes.max() == 0:
             continue

@@ -25,11 +25,8 @@ from sctool.novelty._n_types import (
 
 #: Cells with a higher probability are novel.
 THRESHOLD = 0.5
-#: The share ``CLEAR`` of the cells in groups of clear type is below the threshold on the evidence
-#: on groups, as far as these bounds allow: how far types lie apart depends on the depth of the
-#: query. With fewer labelled cells than ``FEW_CELLS``, or fewer types than ``FEW_TYPES``, the
-#: separation of types is learnt less well, and the threshold is ``OF_FEW``.
-CLEAR, LOWEST, HIGHEST, FEW_CELLS, FEW_TYPES, OF_FEW = 0.99, 0.0, 1.0, 500, 3, 2.5
+#: Threshold on the evidence on groups.
+ENOUGH = 1.0
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
 OWN = 0.8
@@ -48,6 +45,8 @@ class QueryNovelty:
         ``audit`` gives the reason.
     names
         Type code assigned to each cell, (n_cells,): known types, then novel ones by size.
+    mixed
+        Share of the cells that mix with the reference.
     interval
         Number of novel types "n" and its interval, "low" to "high"; None if it was given.
     sensitivity
@@ -59,6 +58,7 @@ class QueryNovelty:
 
     proba: np.ndarray | None
     names: np.ndarray
+    mixed: float = 0.0
     interval: dict[str, int] | None = None
     sensitivity: dict[int, float] = field(default_factory=dict)
     audit: list[str] = field(default_factory=list)
@@ -96,24 +96,28 @@ def search(
     if why := _cells.unsearchable(x):
         return QueryNovelty(None, proba.argmax(axis=1), audit=[f"novel: not searched for: {why}"])
     profiles = group_means(x_ref, labels)
-    separation = TypeSeparation() if n_novel == 0 else learn_separation(x_ref, labels, rng, "umap")
-    whole = group_query(x, proba, separation, int(rng.integers(2**31)))
     if n_novel == 0:
+        whole = group_query(x, proba, [TypeSeparation()], int(rng.integers(2**31)))
         return QueryNovelty(None, name_by_group(whole.main, proba, profiles))
+    # How far types lie apart depends on the depth of the data and on their technology, so it is
+    # learnt from the query as well, with the types that the regressions predict.
+    separation = learn_separation(x_ref, labels, rng, "umap")
+    predicted = np.unique(proba.argmax(axis=1), return_inverse=True)[1]
+    separations = [separation, learn_separation(x, predicted, rng, "umap")]
+    whole = group_query(x, proba, separations, int(rng.integers(2**31)))
     parts, audit = _parts(whole, profiles, batches)
-    few = len(labels) < FEW_CELLS or len(profiles) < FEW_TYPES
-    bounds = (OF_FEW, OF_FEW) if few else (LOWEST, HIGHEST)
 
     learnt = None
     found, known_as = np.zeros(x.shape[0]), np.zeros(x.shape[0], dtype=np.int64)
     sensitivity: dict[int, float] = {}
-    n_by_cell = 0
+    n_mixed = n_by_cell = 0
     for part in parts:
         seed = int(rng.integers(2**31))
-        groups = whole if part.all() else group_query(x[part], proba[part], separation, seed)
+        groups = whole if part.all() else group_query(x[part], proba[part], separations, seed)
         known_as[part] = name_by_group(groups.main, proba[part], profiles)
-        found[part], shares = judge_by_group(groups, proba[part], profiles, bounds)
+        found[part], shares = judge_by_group(groups, proba[part], profiles)
         around = _cells.neighborhood_composition(x_ref, labels, x[part], seed)
+        n_mixed += int(part.sum()) if around.mixed else 0
         if around.mixed and learnt is None:
             learnt = _cells.learn(x_ref, labels, rng, progress)
         if around.mixed and learnt is not None:
@@ -140,7 +144,7 @@ def search(
         n, low, high = 0, 0, 1
         audit.append("novel: number of types: 0; no novel cells were found")
     interval = None if n_novel else {"n": n, "low": low, "high": high}
-    return QueryNovelty(found, names, interval, sensitivity, audit)
+    return QueryNovelty(found, names, n_mixed / len(found), interval, sensitivity, audit)
 
 
 def name_by_group(groups: Groups, proba: np.ndarray, profiles: np.ndarray) -> np.ndarray:
@@ -161,11 +165,9 @@ def name_by_group(groups: Groups, proba: np.ndarray, profiles: np.ndarray) -> np
 
 
 def judge_by_group(
-    groups: QueryGroups, proba: np.ndarray, profiles: np.ndarray, bounds: tuple[float, float]
+    groups: QueryGroups, proba: np.ndarray, profiles: np.ndarray
 ) -> tuple[np.ndarray, dict[int, float]]:
     """Probability that each cell is novel, and how sensitive it is.
-
-    The evidence is compared with a threshold that nearly all cells of clear type are below.
 
     Parameters
     ----------
@@ -173,20 +175,13 @@ def judge_by_group(
         The cells in groups, and their probabilities of the known types, (n_cells, n_types).
     profiles
         Mean log1p CP10k of the known types, (n_types, n_genes).
-    bounds
-        Of the threshold.
 
     Returns
     -------
     Probabilities, (n_cells,); and by code of each known type that is predicted for at least 50
     cells, the share of these cells that would be found novel if the reference lacked the type.
     """
-    codes = groups.main.codes
     evidence = groups.evidence(profiles)
-    clear = (groups.main.proba.max(axis=1) >= SURE)[codes]
-    threshold = bounds[1]
-    if clear.any():
-        threshold = float(np.clip(np.quantile(evidence[clear], CLEAR), *bounds))
     predicted = proba.argmax(axis=1)
     types, n = np.unique(predicted, return_counts=True)
     found_if_hidden = {}
@@ -194,8 +189,8 @@ def judge_by_group(
         without = profiles.copy()
         without[t] = np.nan
         hidden = groups.evidence(without)[predicted == t]
-        found_if_hidden[int(t)] = float((hidden > threshold).mean())
-    return expit(evidence - threshold), found_if_hidden
+        found_if_hidden[int(t)] = float((hidden > ENOUGH).mean())
+    return expit(evidence - ENOUGH), found_if_hidden
 
 
 def _parts(
