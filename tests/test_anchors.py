@@ -4,14 +4,13 @@ from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
 from sctool._data._features import normalize
 from sctool._neighbors import group_means
 from sctool._regression import regress
-from sctool.novelty import _cells, search
+from sctool.novelty import _cells, _query, search
 from sctool.novelty._anchors import Groups, QueryGroups, group_query
 from sctool.novelty._n_types import TypeSeparation, learn_separation
 from sctool.novelty._query import judge_by_group, name_by_group
@@ -223,13 +222,6 @@ def test_a_second_batch_is_found_and_novel_types_are_none():
     assert shifted().groups.second_batch(reference().profiles) is None
 
 
-@pytest.fixture
-def _by_group_alone(monkeypatch):
-    """Judge batches that mix with the reference by group as well, which takes less time."""
-    monkeypatch.setattr(_cells, "learn", lambda *args: None)
-
-
-@pytest.mark.usefixtures("_by_group_alone")
 def test_a_second_batch_is_judged_separately_and_is_not_novel(monkeypatch):
     q, ref = two_batches(), reference()
     second = np.arange(len(q.types)) >= 240
@@ -239,7 +231,6 @@ def test_a_second_batch_is_judged_separately_and_is_not_novel(monkeypatch):
     assert (found.names >= NOVEL).mean() < 0.05
 
 
-@pytest.mark.usefixtures("_by_group_alone")
 def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     q, ref = two_batches(), reference()
     batches = np.repeat([3, 5], 240)
@@ -248,6 +239,22 @@ def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     found = search(ref.x, ref.labels, q.x, q.proba, None, rng, batches)
     assert "novel: 2 batches judged separately" in found.audit
     assert (found.names >= NOVEL).mean() < 0.05
+
+
+def test_of_a_small_reference_that_mixes_with_the_query_no_cell_is_judged_by_neighbours(
+    monkeypatch,
+):
+    ref, x = reference(), cells(np.tile(KNOWN, 60), 1)
+    proba = ref.regression.predict_proba(x)
+    learnt = SimpleNamespace(predict_proba=lambda e: np.tile([0.0, 1.0], (len(e), 1)))
+    monkeypatch.setattr(_cells, "learn", lambda *args: learnt)  # finds every cell novel
+    found = search(ref.x, ref.labels, x, proba, None, np.random.default_rng(0))
+    assert found.mixed == 1
+    assert (found.names >= NOVEL).mean() < 0.05
+    assert any("too small to judge them by cell" in note for note in found.audit)
+    monkeypatch.setattr(_query, "MIN_LABELLED", 300)
+    found = search(ref.x, ref.labels, x, proba, None, np.random.default_rng(0))
+    assert (found.proba >= 0.5).all()
 
 
 def test_where_nothing_is_sought_cells_are_named_alone():

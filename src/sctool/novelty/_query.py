@@ -1,7 +1,7 @@
 """Search a query for novel cells, batch by batch, each by the evidence that suits it.
 
-Every batch is judged by group (``_anchors.py``), and a batch that mixes with the reference also by
-cell (``_cells.py``), with equal weight. ``docs/methods/auto.md`` describes the algorithm.
+Every batch is judged by group (``_anchors.py``), and a batch that mixes with a large reference also
+by cell (``_cells.py``), with equal weight. ``docs/methods/auto.md`` describes the algorithm.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from sctool.novelty._n_types import (
 THRESHOLD = 0.5
 #: Threshold on the evidence on groups.
 ENOUGH = 1.0
+#: Minimum number of labelled cells to judge by cell: the neighbourhoods of a large query contain too
+#: few cells of a small reference to tell known cells from novel ones.
+MIN_LABELLED = 500
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
 OWN = 0.8
@@ -118,15 +121,15 @@ def search(
         found[part], shares = judge_by_group(groups, proba[part], profiles)
         around = _cells.neighborhood_composition(x_ref, labels, x[part], seed)
         n_mixed += int(part.sum()) if around.mixed else 0
-        if around.mixed and learnt is None:
+        by_cell = around.mixed and len(labels) >= MIN_LABELLED
+        if by_cell and learnt is None:
             learnt = _cells.learn(x_ref, labels, rng, progress)
-        if around.mixed and learnt is not None:
-            by_cell = learnt.predict_proba(around.evidence)[:, 1]
-            found[part] = (found[part] + by_cell) / 2
+        if by_cell and learnt is not None:
+            found[part] = (found[part] + learnt.predict_proba(around.evidence)[:, 1]) / 2
             n_by_cell += int(part.sum())
         else:
             sensitivity = shares | sensitivity  # of types in several parts, that of the largest
-    audit += _how_judged(n_by_cell, len(found))
+    audit += _how_judged(len(found), n_mixed, n_by_cell)
 
     novel = found > THRESHOLD
     if n_novel and novel.sum() < n_novel:
@@ -217,16 +220,21 @@ def _parts(
     return sorted([second, ~second], key=np.sum, reverse=True), [note]
 
 
-def _how_judged(n_by_cell: int, n: int) -> list[str]:
-    """Audit notes on the number of cells judged by cell and by group."""
+def _how_judged(n: int, n_mixed: int, n_by_cell: int) -> list[str]:
+    """Audit notes on how many of the cells were judged by cell and by group."""
     notes = []
     if n_by_cell:
         notes.append(
             f"novel: {n_by_cell} cells judged by cell and group, for they mix with the reference"
         )
-    if n > n_by_cell:
+    if n_mixed > n_by_cell:
         notes.append(
-            f"novel: {n - n_by_cell} cells judged by group, for a batch effect separates them from "
+            f"novel: {n_mixed - n_by_cell} cells judged by group; they mix with the reference, but "
+            "it is too small to judge them by cell"
+        )
+    if n > n_mixed:
+        notes.append(
+            f"novel: {n - n_mixed} cells judged by group, for a batch effect separates them from "
             "the reference"
         )
     return notes
