@@ -27,8 +27,8 @@ from sctool.novelty._n_types import (
 THRESHOLD = 0.5
 #: Threshold on the evidence on groups.
 ENOUGH = 1.0
-#: Minimum number of labelled cells to judge by cell: the neighbourhoods of a large query contain too
-#: few cells of a small reference to tell known cells from novel ones.
+#: Minimum number of labelled cells to judge by cell: of a smaller reference, neighbourhoods in a
+#: large query contain too few cells to tell known cells from novel ones.
 MIN_LABELLED = 500
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
