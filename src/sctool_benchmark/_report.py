@@ -212,8 +212,8 @@ def _rejection(frame: pd.DataFrame) -> Iterator[str]:
     """Yield one row per method, group of data and risk: what two ways to reject leave."""
     yield "Partial: names along a hierarchy, as specific as the risk allows. Full: the name of a"
     yield "type or none, by the score, with the threshold at which as many names are wrong as of"
-    yield "the partial ones. Specificity is the mean share of the other types that a name rules out."
-    yield "Mean over the tasks of the means over the seeds.\n"
+    yield "the partial ones. Specificity is the mean share of the other types that a name rules"
+    yield "out. Mean over the tasks of the means over the seeds.\n"
     columns = ["error", "specificity", "named", "unknown", "rejection"]
     means = _by_risk(frame).groupby(["tuned", "task", "method", "risk"])[columns].mean()
     rows = []
