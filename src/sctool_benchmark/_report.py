@@ -78,7 +78,7 @@ def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
 
 def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterator[str]:
     """Yield the lines of the report: one block per protocol, then how it was made."""
-    short = CLUSTERS if (frame["kind"] == "cluster").all() else SHORT
+    short: tuple[str, ...] = CLUSTERS if (frame["kind"] == "cluster").all() else SHORT
     frame = frame.assign(**frame.reindex(columns=list(short)).astype(float))
     # What no run has, because no task asks for it, would be an empty column.
     short = tuple(name for name in short if frame[name].notna().any())
