@@ -12,7 +12,7 @@ import sctool
 from sctool import novelty
 from sctool._quality import Doublets, LowQuality
 from sctool._verdicts import STATUSES
-from sctool.model import AutoClassifier
+from sctool.model import AutoClassifier, load
 from sctool.novelty import QueryNovelty
 from sctool.tl import _annotate
 
@@ -70,7 +70,7 @@ def test_cells_outside_the_coarser_type_of_their_own_are_noted():
 
 
 def test_a_trained_model_has_no_columns_of_coarser_types():
-    with pytest.raises(ValueError, match="pass hierarchy"):
+    with pytest.raises(ValueError, match=r"Leave labels_key out .* or pass hierarchy"):
         sctool.tl.annotate(sides()[0], annotated()[1], labels_key=["lineage", "cell_type"])
 
 
@@ -118,11 +118,43 @@ def test_a_hierarchy_that_is_given_is_that_of_the_columns():
     expected, model = annotated()
     result = sctool.tl.annotate(sides()[0], model, hierarchy=PARENTS, risk=0.1, copy=True)
     assert list(result.obs["sctool_safe"]) == list(expected.obs["my_safe"])
-    # the model's own tree, whose groups have the names of their members, gives sets as well
-    learnt = sctool.tl.annotate(sides()[0], model, risk=0.1, copy=True)
-    np.testing.assert_array_equal(learnt.obsm["sctool_set"], expected.obsm["my_set"])
-    assert not set(learnt.obs["sctool_safe"]) & set(PARENTS.values())
-    assert set(learnt.obs["sctool_safe"]) <= set(model.hierarchy_.names)
+
+
+def test_the_hierarchy_of_training_is_kept_with_the_model(tmp_path):
+    expected, model = annotated()
+    assert set(model.hierarchy_.names) == {"unknown", *TYPES, *PARENTS.values()}
+    model.save(tmp_path / "model")
+    saved = load(tmp_path / "model")
+    assert list(saved.hierarchy_.names) == list(model.hierarchy_.names)
+    again = sctool.tl.annotate(sides()[0], saved, risk=0.1, copy=True)
+    assert list(again.obs["sctool_safe"]) == list(expected.obs["my_safe"])
+    # another one holds for one call
+    other = {"B": "blood", "Mono": "blood"}
+    sctool.tl.annotate(sides()[0], model, hierarchy=other, risk=0.1, copy=True)
+    assert "blood" not in model.hierarchy_.names
+
+
+def test_without_a_hierarchy_the_model_keeps_the_tree_that_it_has_learnt():
+    adata, ref = sides()
+    model = sctool.tl.annotate(adata, ref, **LINEAR, return_model=True)
+    assert not set(model.hierarchy_.names) & set(PARENTS.values())
+    inner = set(model.hierarchy_.names) - {"unknown", *TYPES}
+    assert inner
+    assert all(" / " in name for name in inner)
+
+
+@pytest.mark.parametrize(("n", "told"), [(1, True), (9, True), (10, False)])
+@pytest.mark.parametrize("method", ["auto", "logistic"])
+def test_a_type_with_too_few_labelled_cells_is_told_of(method, n, told):
+    adata, ref = sides()
+    of_type = np.flatnonzero(ref.obs["cell_type"] == "DC")
+    ref = ref[np.setdiff1d(np.arange(ref.n_obs), of_type[n:])].copy()
+    kwargs = {**LINEAR, "method": "auto"} if method == "auto" else {"method": method}
+    sctool.tl.annotate(adata, ref, **kwargs)
+    for slot in ("audit", "alarms"):
+        notes = [note for note in adata.uns["sctool"][slot] if note.startswith("labels:")]
+        assert len(notes) == told
+        assert all(f"the types 'DC' ({n}):" in note for note in notes)
 
 
 def test_nothing_is_written_that_was_not_asked_for():

@@ -10,6 +10,7 @@ from sctool._verdicts import (
     STATUSES,
     alarm_agreement,
     alarm_genes,
+    alarm_labels,
     alarm_programmes,
     alarm_sensitivity,
     alarm_shares,
@@ -178,3 +179,10 @@ def test_a_score_below_that_of_held_out_cells():
 def test_few_shared_genes():
     assert alarm_genes(500) == []
     assert alarm_genes(499) == ["genes: only 499 are shared: similar types may be confused"]
+
+
+def test_types_with_too_few_labelled_cells():
+    (note,) = alarm_labels(np.repeat([0, 1], [10, 9]), CLASSES)
+    assert "'NK' (9), 'T' (0)" in note
+    assert "'B'" not in note
+    assert alarm_labels(np.repeat([0, 1, 2], 10), CLASSES) == []

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sctool._data import _genes
+from sctool._label_errors import MIN_CELLS
 from sctool._quality import REASONS, Doublets, LowQuality
 
 STATUSES = ("assigned", "ambiguous", "novel", "doublet", "low_quality")
@@ -264,6 +265,24 @@ def alarm_shift(score: np.ndarray, held_out: np.ndarray) -> list[str]:
         f"shift: the mean score is {score.mean():.2f}, but {held_out.mean():.2f} for held-out "
         "cells of the reference: query and reference differ, and names err more often than the "
         "reference suggests"
+    ]
+
+
+def alarm_labels(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Types with too few labelled cells to learn.
+
+    Parameters
+    ----------
+    labels
+        Codes of the labelled cells' types, (n_labelled,).
+    """
+    n = np.bincount(labels, minlength=len(classes))
+    few = [f"{classes[t]!r} ({n[t]})" for t in map(int, np.flatnonzero(n < MIN_CELLS))]
+    if not few:
+        return []
+    return [
+        f"labels: too few labelled cells, fewer than {MIN_CELLS}, to learn the types "
+        f"{', '.join(few)}: their cells may bear another name or be called novel"
     ]
 
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.neighbors import NearestNeighbors
 
+from sctool._sets import Hierarchy
 from sctool.metrics import (
     _called,
     _member,
@@ -165,6 +166,70 @@ def seen_novel_curve(
         seen_accuracy=(right.sum() - n_called_novel(right)) / (is_seen.sum() or np.nan),
         novel_recall=n_called_novel(~is_seen) / ((~is_seen).sum() or np.nan),
     )
+
+
+# -- Names that hold at a risk of error ------------------------------------------------------------
+
+
+def safe_name_scores(
+    y_true: ArrayLike,
+    safe: ArrayLike,
+    sets: ArrayLike,
+    y_pred: ArrayLike,
+    score: ArrayLike,
+    hierarchy: Hierarchy,
+    classes: Collection[str],
+) -> dict[str, float]:
+    """Return what names along a hierarchy, and sets of types, say and how often they are wrong.
+
+    Parameters
+    ----------
+    y_true : array-like of str, shape (n_cells,)
+        True types, all of them known ones.
+    safe : array-like of str, shape (n_cells,)
+        Names of nodes of the hierarchy; "unknown", its root, is never wrong.
+    sets : array-like of bool, shape (n_cells, n_classes)
+        Possible types.
+    y_pred, score : array-like, shape (n_cells,)
+        Most probable name, and its probability.
+    hierarchy : Hierarchy
+        Of the known types.
+    classes : collection of str
+        The known types, in the order of the columns of `sets`.
+
+    Returns
+    -------
+    dict of str to float
+        ``error``, the share of cells whose safe name does not hold their type; ``specificity``,
+        the mean share of the other types that it rules out; ``named`` and ``unknown``, the shares
+        of cells with the name of a type and with none; ``missed``, the share of sets without the
+        true type; ``set_size``, their mean size; and ``rejection``, the mean specificity if cells
+        have the name of a type from the highest score on, and no name below, until as many are
+        wrong. Predicted names that are no known type are rejected first. NaN without cells.
+    """
+    truth, found = _pair(y_true, safe)
+    pred = _names(y_pred, "y_pred")
+    possible = np.asarray(sets, dtype=bool)
+    place = {str(name): i for i, name in enumerate(classes)}
+    node = {str(name): i for i, name in enumerate(hierarchy.names)}
+    own = np.array([place[name] for name in truth], dtype=np.intp)
+    at = np.array([node[name] for name in found], dtype=np.intp)
+    wrong, specificity = ~hierarchy.members[at, own], hierarchy.specificity[at]
+
+    known = _member(pred, classes)
+    order = np.argsort(-_numbers(score, "score")[known], kind="stable")
+    n_wrong = np.cumsum((pred != truth)[known][order])
+    n_named = np.searchsorted(n_wrong, wrong.sum(), side="right")
+    values = {
+        "error": wrong,
+        "specificity": specificity,
+        "named": specificity == 1,
+        "unknown": specificity == 0,
+        "missed": ~possible[np.arange(own.size), own],
+        "set_size": possible.sum(axis=1),
+    }
+    scores = {name: _share(value.sum(), own.size) for name, value in values.items()}
+    return scores | {"rejection": _share(n_named, own.size)}
 
 
 # -- Mixing of batches ---------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 from scipy.stats import ttest_rel
 
+from sctool_benchmark._figures import plot_rejection
+
 SHORT = (
     "seen_accuracy",
     "seen_unflagged",
@@ -21,7 +23,15 @@ SHORT = (
     "false_novel",
     "ece",
     "rare_recall",
+    "rare_precision",
+    "rare_auprc",
     "others_accuracy",
+    "doublet_novel",
+    "doublet_found",
+    "thinned_novel",
+    "thinned_found",
+    "others_doublet",
+    "others_low_quality",
     "mixing",
     "seconds",
     "peak_rss_gb",
@@ -42,10 +52,13 @@ DIGITS = {"seconds": 1, "peak_rss_gb": 2, "n_types": 0} | {
     f"n_clusters_{name}": 1 for name in ("n", "low", "high")
 }
 CURVE = "seen_at_recall."
+SAFE = "safe_at."
+#: Risks of the table by task; the others are of the curve alone.
+SAFE_RISKS = ("0.05", "0.1")
 
 
 def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``results.csv`` and ``table.md``.
+    """Write ``results.csv``, ``table.md`` and, of names at a risk of error, ``rejection.png``.
 
     Parameters
     ----------
@@ -59,12 +72,16 @@ def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
     frame = pd.json_normalize([{k: v for k, v in row.items() if k != "auprc"} for row in rows])
     frame.convert_dtypes().to_csv(out / "results.csv", index=False)
     (out / "table.md").write_text("\n".join(_report(frame, by_type)) + "\n", encoding="utf-8")
+    if frame.filter(like=SAFE).notna().any(axis=None):
+        plot_rejection(_by_risk(frame), out / "rejection.png")
 
 
 def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterator[str]:
     """Yield the lines of the report: one block per protocol, then how it was made."""
-    short = CLUSTERS if (frame["kind"] == "cluster").all() else SHORT
+    short: tuple[str, ...] = CLUSTERS if (frame["kind"] == "cluster").all() else SHORT
     frame = frame.assign(**frame.reindex(columns=list(short)).astype(float))
+    # What no run has, because no task asks for it, would be an empty column.
+    short = tuple(name for name in short if frame[name].notna().any())
     yield "# Benchmark"
     for protocol in sorted(frame["protocol"].unique()):
         runs = frame[frame["protocol"] == protocol]
@@ -83,6 +100,11 @@ def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterat
         if runs.filter(like=CURVE).notna().any(axis=None):
             yield "\n### Seen accuracy against novel recall\n"
             yield from _curves(runs)
+        if runs.filter(like=SAFE).notna().any(axis=None):
+            yield "\n### Names and sets at a risk of error\n"
+            yield from _safe(runs)
+            yield "\n### Partial against full rejection\n"
+            yield from _rejection(runs)
         if "novel_types_n" in runs and runs["novel_types_n"].notna().any():
             yield "\n### Number of novel types\n"
             yield from _numbers(runs[runs["novel_types_n"].notna()])
@@ -149,6 +171,57 @@ def _curves(frame: pd.DataFrame) -> Iterator[str]:
         tasks = runs.groupby("task")[columns].mean()
         rows.append([method, len(tasks), *(_number(tasks[name].mean(), name) for name in columns)])
     yield from _table(["method", "tasks", *(c.removeprefix(CURVE) for c in columns)], rows)
+
+
+def _by_risk(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per run and risk, from columns such as ``safe_at.0.05.error``."""
+    index = ["task", "tuned", "method", "protocol", "seed"]
+    long = frame.melt(index, list(frame.filter(like=SAFE).columns)).dropna(subset="value")
+    parts = long["variable"].str.removeprefix(SAFE).str.rsplit(".", n=1)
+    long = long.assign(risk=parts.str[0], measure=parts.str[1], value=long["value"].astype(float))
+    return long.pivot(index=[*index, "risk"], columns="measure", values="value").reset_index()
+
+
+def _group(tuned: bool) -> str:
+    return "data that may choose settings" if tuned else "other data"
+
+
+def _safe(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per task, method and risk, and one per group of data."""
+    yield "On cells of known types: the share whose safe name is wrong, and how far it exceeds the"
+    yield "risk; the mean share of the other types that the name rules out; the shares of cells"
+    yield "named by a type, and not at all; the share of sets without the true type; their size.\n"
+    runs = _by_risk(frame)
+    runs = runs[runs["risk"].isin(SAFE_RISKS)]
+    columns = ["error", "specificity", "named", "unknown", "missed", "set_size"]
+    rows = []
+    for (task, method, risk), some in runs.groupby(["task", "method", "risk"], sort=False):
+        excess = f"{some['error'].mean() - float(risk):+.3f}"
+        error, *others = (_mean_sd(some[name]) for name in columns)
+        rows.append([task, method, len(some), risk, error, excess, *others])
+    means = runs.groupby(["tuned", "task", "method", "risk"])[columns].mean()
+    for (tuned, method, risk), some in means.groupby(["tuned", "method", "risk"]):
+        excess = f"{some['error'].mean() - float(risk):+.3f}"
+        error, *others = (_number(some[name].mean(), name) for name in columns)
+        title = f"mean of {len(some)} tasks on {_group(tuned)}"
+        rows.append([title, method, "", risk, error, excess, *others])
+    yield from _table(["task", "method", "runs", "risk", "error", "excess", *columns[1:]], rows)
+
+
+def _rejection(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one row per method, group of data and risk: what two ways to reject leave."""
+    yield "Partial: names along a hierarchy, as specific as the risk allows. Full: the name of a"
+    yield "type or none, by the score, with the threshold at which as many names are wrong as of"
+    yield "the partial ones. Specificity is the mean share of the other types that a name rules"
+    yield "out. Mean over the tasks of the means over the seeds.\n"
+    columns = ["error", "specificity", "named", "unknown", "rejection"]
+    means = _by_risk(frame).groupby(["tuned", "task", "method", "risk"])[columns].mean()
+    rows = []
+    for (tuned, method, risk), some in means.groupby(["tuned", "method", "risk"]):
+        values = (_number(some[name].mean(), name) for name in columns)
+        rows.append([_group(tuned), method, len(some), risk, *values])
+    titles = ["error", "specificity, partial", "named", "unknown", "specificity, full"]
+    yield from _table(["data", "method", "tasks", "risk", *titles], rows)
 
 
 def _numbers(frame: pd.DataFrame) -> Iterator[str]:

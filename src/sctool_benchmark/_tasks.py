@@ -16,6 +16,8 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
+from sctool_benchmark._planted import plant
+
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
 PROTOCOLS = ("blind", "paper")
 KINDS = ("pair", "masked", "intra", "cv", "cluster")
@@ -84,10 +86,21 @@ class Task:
     n_rare
         Of an intra task: seed ``s`` cuts the labelled cells of the ``s``-th seen type, of those
         with twice as many and 20 more, to this number; the others join the query.
+    rare_share
+        With `n_rare`: cells of that type leave the query, drawn at random, until they are this
+        share of it (one cell at least).
     max_per_type
         At most so many cells of each type, drawn at random, stay in the reference; 0 keeps all.
     max_query
         At most so many cells, drawn at random, stay in the query; 0 keeps all.
+    doublets
+        Doublets are added to the query, this share of its cells: the sum of the counts of two of
+        its cells of different types.
+    thinned
+        This share of the query's cells keeps 10 to 20 % of its counts. Planted cells, doublets and
+        thinned ones, are scored apart.
+    safe
+        Names and sets at several risks of error are scored as well, of a method that has them.
     n_cells
         Draw this many cells with replacement first, to see what size costs; the counts in X are
         thinned, so that no two cells are alike.
@@ -115,8 +128,12 @@ class Task:
     n_labelled: int = 0
     all_labelled: bool = False
     n_rare: int = 0
+    rare_share: float = 0.0
     max_per_type: int = 0
     max_query: int = 0
+    doublets: float = 0.0
+    thinned: float = 0.0
+    safe: bool = False
     n_cells: int = 0
     n_types: int = 0
     folds: int = 5
@@ -139,6 +156,8 @@ class Task:
                 f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled, all_labelled and "
                 "n_rare are for 'intra'"
             )
+        if self.rare_share and not (self.n_rare and self.rare_share < 1):
+            raise ValueError(f"task {self.name!r}: rare_share is below 1, and goes with n_rare")
         if self.n_types and not self.n_cells:
             raise ValueError(f"task {self.name!r}: n_types goes with n_cells")
 
@@ -232,13 +251,16 @@ class Suite:
 class Split:
     """A reference with labels, a query without, and the truth that no method sees.
 
-    ``rare`` is the type whose labelled cells were cut, if one was.
+    ``rare`` is the type whose labelled cells were cut, if one was. ``planted`` says what each cell
+    of the query was made, "" or "doublet" or "thinned", (n_cells,), if any was; the truth of
+    planted cells is missing.
     """
 
     reference: ad.AnnData
     query: ad.AnnData
     truth: pd.Series
     rare: str | None = None
+    planted: np.ndarray | None = None
 
     @property
     def seen(self) -> list[str]:
@@ -476,12 +498,20 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
         in_reference = _at_most(task.max_per_type, in_reference, labels, seed)
     if task.max_query:
         in_query = _at_most(task.max_query, in_query, pd.Series("", labels.index), seed)
+    if rare is not None and task.rare_share:
+        of_rare = in_query & (labels == rare).to_numpy()
+        n_others = int(in_query.sum() - of_rare.sum())
+        n = max(1, round(n_others * task.rare_share / (1 - task.rare_share)))
+        in_query &= ~of_rare | _at_most(n, of_rare, labels, seed)
     if not (in_query.any() and (in_reference.any() or task.kind == "cluster")):
         raise ValueError(f"task {task.name!r} leaves the reference or the query without cells")
 
     reference, query = (_bare(adata[cells], task) for cells in (in_reference, in_query))
     reference.obs[LABELS] = pd.Categorical(labels[in_reference])
-    return Split(reference, query, labels[in_query], rare)
+    truth, planted = labels[in_query], None
+    if task.doublets or task.thinned:
+        query, truth, planted = plant(query, truth, task.doublets, task.thinned, seed)
+    return Split(reference, query, truth, rare, planted)
 
 
 def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:

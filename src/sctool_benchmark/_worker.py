@@ -26,6 +26,7 @@ from sctool_benchmark._metrics import (
     entropy_of_batch_mixing,
     novel_accuracy_hungarian,
     overall_accuracy_hungarian,
+    safe_name_scores,
     seen_novel_curve,
     seen_unflagged,
 )
@@ -47,6 +48,8 @@ PACKAGES = ("sctool-annotate", "torch", "scvi-tools", "anndata", "scanpy", "scik
 KEY = "sctool"
 #: Shares of the novel cells that are to be found, at which seen accuracy is recorded.
 RECALLS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)
+#: Risks of error at which cells are named, of tasks that ask for it.
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -122,13 +125,38 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
         auprc = metrics.per_type_auprc(truth[seen], cells["proba"][seen], np.asarray(classes, str))
     if parts.rare is not None:
         own, right = truth == parts.rare, prediction == truth
-        scores |= {"rare_recall": right[own].mean(), "others_accuracy": right[~own].mean()}
+        called = prediction == parts.rare
+        scores |= {
+            "rare_share": own.mean(),
+            "rare_recall": right[own].mean(),
+            # (0 if no cell bears the name, so that methods are compared over the same runs)
+            "rare_precision": own[called].mean() if called.any() else 0.0,
+            "rare_auprc": auprc.get(parts.rare, math.nan),
+            "others_accuracy": right[~own].mean(),
+        }
+    if parts.planted is not None:
+        scores |= _planted_scores(parts.planted, answer["status"])
+    scores |= answer.get("safe", {})
     return {
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
         "auprc": {name: value for name, value in auprc.items() if math.isfinite(value)},
         # What was estimated, if anything was.
         **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
     }
+
+
+def _planted_scores(planted: np.ndarray, status: pd.Series) -> dict[str, float]:
+    """Return what planted cells are taken for, and how many of the others are taken for such."""
+    given = np.asarray(status, dtype=str)
+    scores: dict[str, float] = {}
+    for kind, found in (("doublet", "doublet"), ("thinned", "low_quality")):
+        cells = planted == kind
+        if cells.any():
+            scores[f"{kind}_novel"] = (given[cells] == "novel").mean()
+            scores[f"{kind}_found"] = (given[cells] == found).mean()
+            scores[f"{kind}_assigned"] = (given[cells] == "assigned").mean()
+        scores[f"others_{found}"] = (given[planted == ""] == found).mean()
+    return scores
 
 
 def _at_recalls(
@@ -242,7 +270,10 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
     sides = np.repeat(["reference", "query"], [len(part) for part in z])
     mixing = entropy_of_batch_mixing(np.concatenate(z), sides)
     history = model.history or {}
+    if task.safe:
+        answer["safe"] = _at_risks(parts, model, task.layer)
     return answer | {
+        "status": query.obs.get(f"{KEY}_status"),
         "mixing": mixing,
         "novel_score": query.obs.get(f"{KEY}_novel_score"),
         "proba": query.obsm.get(f"{KEY}_proba"),
@@ -252,6 +283,36 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
         "seconds": seconds,
         "peak_rss_gb": peak,
     }
+
+
+def _at_risks(parts: Split, model: "AnnotationModel", layer: str | None) -> dict[str, float]:
+    """Return how names and sets at each risk are, of the cells of known types.
+
+    The trained model names the query once more for each risk, without training.
+    """
+    from sctool import tl
+
+    if model.hierarchy_ is None or model.calibration_ is None:
+        return {}
+    query, seen = parts.query, parts.truth.isin(parts.seen).to_numpy()
+    scores: dict[str, float] = {}
+    for risk in RISKS:
+        tl.annotate(query, model, layer=layer, risk=risk, key_added="safe")
+        names, safe = (
+            query.obs[column].astype(object).fillna("unknown")[seen]
+            for column in ("safe", "safe_safe")
+        )
+        found = safe_name_scores(
+            parts.truth[seen],
+            safe,
+            query.obsm["safe_set"][seen],
+            names,
+            query.obs["safe_score"][seen],
+            model.hierarchy_,
+            model.classes_,
+        )
+        scores |= {f"safe_at.{risk}.{name}": value for name, value in found.items()}
+    return scores
 
 
 def _tell_oracle(model_kwargs: dict[str, Any], parts: Split) -> int:

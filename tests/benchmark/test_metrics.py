@@ -8,10 +8,12 @@ from named import PRED, SEEN, TRUE, best_by_brute_force, random_case
 from sklearn.metrics import auc, roc_auc_score
 
 from sctool import metrics
+from sctool._sets import Hierarchy
 from sctool_benchmark._metrics import (
     entropy_of_batch_mixing,
     novel_accuracy_hungarian,
     overall_accuracy_hungarian,
+    safe_name_scores,
     seen_novel_curve,
     seen_unflagged,
 )
@@ -254,3 +256,34 @@ def test_refuses(function, arguments, message):
 def test_no_neighbours_and_no_cells_are_refused(option):
     with pytest.raises(ValueError, match="at least 1"):
         entropy_of_batch_mixing(np.ones((2, 2)), ["1", "2"], **{option: 0})
+
+
+# -- Names at a risk of error --------------------------------------------------------------------
+
+
+def test_names_and_sets_at_a_risk_by_hand():
+    types = ["B", "NK", "T"]
+    tree = Hierarchy.from_parents(types, {"NK": "NK or T", "T": "NK or T"})
+    truth = ["B", "NK", "NK", "T", "T"]
+    safe = ["B", "NK or T", "B", "unknown", "NK"]  # right, right, wrong, right, wrong
+    sets = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [0, 1, 0]], dtype=bool)
+    pred = ["B", "NK", "B", "novel_1", "NK"]
+    scores = safe_name_scores(truth, safe, sets, pred, [0.9, 0.8, 0.7, 0.99, 0.6], tree, types)
+    assert scores == pytest.approx(
+        {
+            "error": 2 / 5,
+            "specificity": (1 + 0.5 + 1 + 0 + 1) / 5,
+            "named": 3 / 5,
+            "unknown": 1 / 5,
+            "missed": 2 / 5,
+            "set_size": 8 / 5,
+            "rejection": 4 / 5,  # all but the novel cell, with the same two errors
+        }
+    )
+    # one error less is allowed: the least certain of the two is not named
+    safe[4] = "unknown"
+    scores = safe_name_scores(truth, safe, sets, pred, [0.9, 0.8, 0.7, 0.99, 0.6], tree, types)
+    assert scores["error"] == 1 / 5
+    assert scores["rejection"] == 3 / 5
+    empty = safe_name_scores([], [], np.zeros((0, 3)), [], [], tree, types)
+    assert all(math.isnan(value) for value in empty.values())

@@ -107,3 +107,49 @@ def test_a_method_is_compared_with_its_base_type_by_type(tmp_path: Path) -> None
     assert f"\n| m | b | 4 | 0.525 | +0.125 | {t:.1f} | " in table(tmp_path, rows)
     alone = [one for one in rows if one["method"] == "m"]
     assert "AUPRC" not in table(tmp_path, alone)
+
+
+def test_names_at_a_risk_and_what_two_ways_to_reject_leave(tmp_path: Path) -> None:
+    rows = []
+    for task, seed, tuned, errors in (
+        ("a", 0, True, (0.04, 0.10)),
+        ("a", 1, True, (0.08, 0.10)),
+        ("b", 0, True, (0.02, 0.10)),
+        ("c", 0, False, (0.05, 0.20)),
+    ):
+        entries = {
+            f"safe_at.{risk}.{name}": value
+            for risk, error in zip((0.05, 0.1), errors, strict=True)
+            for name, value in {
+                "error": error,
+                "specificity": 0.8,
+                "named": 0.7,
+                "unknown": 0.1,
+                "missed": 0.03,
+                "set_size": 1.5,
+                "rejection": 0.6,
+            }.items()
+        }
+        entries |= {"safe_at.0.3.error": 0.4, "safe_at.0.3.specificity": 0.9}
+        rows.append(row("m", task, seed, tuned=tuned, seen_accuracy=0.9, **entries))
+    text = table(tmp_path, rows)
+    spread = "0.800 ± 0.000 | 0.700 ± 0.000 | 0.100 ± 0.000 | 0.030 ± 0.000 | 1.500 ± 0.000"
+    assert f"| a | m | 2 | 0.05 | 0.060 ± 0.028 | +0.010 | {spread} |" in text
+    others = "0.800 | 0.700 | 0.100 | 0.030 | 1.500"
+    # the mean of 0.06 and 0.02, and not of the three runs
+    title = "mean of 2 tasks on data that may choose settings"
+    assert f"| {title} | m |  | 0.05 | 0.040 | -0.010 | {others} |" in text
+    assert f"| mean of 1 tasks on other data | m |  | 0.1 | 0.200 | +0.100 | {others} |" in text
+    assert (
+        "| data that may choose settings | m | 2 | 0.1 | 0.100 | 0.800 | 0.700 | 0.100 | 0.600 |"
+        in text
+    )
+    assert "| other data | m | 1 | 0.3 | 0.400 | 0.900 | - | - | - |" in text
+    assert (tmp_path / "rejection.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_columns_that_no_run_has_are_left_out(tmp_path: Path) -> None:
+    text = table(tmp_path, [row("m", "a", 0, seen_accuracy=0.9, seconds=2.0), row("k", "a", 0)])
+    assert "| task | method | runs | seen_accuracy | seconds |" in text
+    assert not (tmp_path / "rejection.png").exists()
+    assert "### Names and sets" not in text

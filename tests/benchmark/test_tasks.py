@@ -268,7 +268,8 @@ def test_shipped_suites_parse() -> None:
     clusters |= {"clustering_cost": 3}
     settings = {"simple": 6, "scarce": 6, "unbalanced": 6, "rare": 6, "rare_more": 18}
     settings |= {"scarce_ceiling": 6, "donors": 1}
-    settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1}
+    settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1, "planted": 21}
+    settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 
@@ -397,3 +398,66 @@ def test_the_data_folder_may_lie_beside_the_repository(
     data.touch()
     monkeypatch.chdir(tmp_path / "project" / "docs")
     assert locate(make_task("pair")) == str(data)
+
+
+# -- Rare and planted cells ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.2])
+def test_a_rare_type_has_its_share_of_the_query(share: float) -> None:
+    adata = make_adata()
+    rules = {"hidden": 0.0, "labelled": 0.3, "n_rare": 3, "max_query": 70}
+    adata = ad.AnnData(np.tile(adata.X, (3, 1)), pd.concat([adata.obs] * 3))
+    adata.obs_names_make_unique()
+    parts = split(adata, make_task("intra", rare_share=share, **rules), 1)
+    whole = split(adata, make_task("intra", **rules), 1)
+    own, n = (parts.truth == parts.rare).sum(), parts.query.n_obs
+    assert own == max(1, round(share / (1 - share) * (n - own)))
+    assert parts.reference.obs_names.equals(whole.reference.obs_names)
+    others = whole.truth[whole.truth != whole.rare].index
+    assert set(parts.truth[parts.truth != parts.rare].index) == set(others)
+    assert set(parts.query.obs_names) < set(whole.query.obs_names)
+    with pytest.raises(ValueError, match="goes with n_rare"):
+        make_task("intra", rare_share=share)
+
+
+def test_doublets_are_sums_of_two_types_and_thinned_cells_keep_a_part() -> None:
+    adata = make_adata(split=True)
+    rules = {"doublets": 0.2, "thinned": 0.1}
+    parts, whole = (split(adata, make_task("pair", **r), 4) for r in (rules, {}))
+    assert parts.planted is not None
+    assert whole.planted is None
+    kinds = pd.Series(parts.planted).value_counts()
+    assert (kinds["doublet"], kinds["thinned"], kinds[""]) == (12, 6, 54)
+    assert parts.query.n_obs == len(parts.truth) == 72
+    assert parts.truth[parts.planted != ""].isna().all()
+    assert parts.query.obs_names.is_unique
+    assert parts.reference.obs_names.equals(whole.reference.obs_names)
+
+    x, before = parts.query.X.toarray(), whole.query.X
+    thinned, kept = (parts.planted[:60] == kind for kind in ("thinned", ""))
+    np.testing.assert_array_equal(x[:60][kept], before[kept])
+    share = x[:60][thinned].sum(axis=1) / before[thinned].sum(axis=1)
+    assert ((share > 0.02) & (share < 0.35)).all()
+    assert share.mean() == pytest.approx(0.15, abs=0.06)
+    sources = np.flatnonzero(kept & whole.truth.notna().to_numpy())
+    types = whole.truth.to_numpy()
+    for doublet in x[parts.planted == "doublet"]:
+        pairs = [
+            (types[i], types[j])
+            for i in sources
+            for j in sources
+            if np.array_equal(before[i] + before[j], doublet)
+        ]
+        assert pairs
+        assert all(one != other for one, other in pairs)
+
+    again = split(adata, make_task("pair", **rules), 4)
+    np.testing.assert_array_equal(again.query.X.toarray(), x)
+
+
+def test_only_counts_can_be_planted() -> None:
+    adata = make_adata(split=True)
+    adata.X = adata.X / 3
+    with pytest.raises(ValueError, match="X must hold counts"):
+        split(adata, make_task("pair", doublets=0.1), 0)

@@ -51,6 +51,70 @@ def test_the_recall_of_the_rare_type_is_scored_apart(suite: Path) -> None:
     row = _worker.work(job)  # which calls every cell "B", the rare type
     assert row["rare_recall"] == 1
     assert row["others_accuracy"] == 0
+    assert 0 < row["rare_precision"] == row["rare_share"] < 1
+    assert row["rare_auprc"] is None  # without probabilities
+
+
+def test_the_rare_type_may_be_missed() -> None:
+    adata = make_adata()
+    parts = split(adata, make_task("intra", hidden=0.0, labelled=0.9, n_rare=3), 0)
+    rare = parts.truth == parts.rare
+    others = [name for name in TYPES if name != parts.rare]
+    answer = {"prediction": parts.truth.where(~rare, others[0]).fillna("DC")}
+    answer |= {
+        "classes": TYPES,
+        "proba": np.eye(4)[parts.truth.map(TYPES.index, "ignore").fillna(0).astype(int)],
+    }
+    scores = _worker._scores(parts, answer)
+    assert scores["rare_recall"] == scores["rare_precision"] == 0
+    assert scores["rare_auprc"] == 1
+    assert scores["others_accuracy"] == 1
+
+
+def test_planted_cells_are_scored_by_their_status_and_by_nothing_else() -> None:
+    rules = {"doublets": 0.2, "thinned": 0.1}
+    parts = split(make_adata(split=True), make_task("pair", **rules), 0)
+    status = np.full(parts.query.n_obs, "assigned", dtype=object)
+    doublet, thinned = (np.flatnonzero(parts.planted == k) for k in ("doublet", "thinned"))
+    status[doublet[:3]], status[doublet[3]] = "doublet", "novel"
+    status[thinned[0]], status[thinned[1:3]] = "low_quality", "novel"
+    status[np.flatnonzero(parts.planted == "")[:27]] = "doublet"
+    answer = {"prediction": parts.truth.fillna("B"), "status": pd.Series(status)}
+    scores = _worker._scores(parts, answer)
+    assert scores["seen_accuracy"] == 1
+    assert scores["doublet_found"] == pytest.approx(3 / 12)
+    assert scores["doublet_novel"] == pytest.approx(1 / 12)
+    assert scores["doublet_assigned"] == pytest.approx(8 / 12)
+    assert scores["thinned_found"] == pytest.approx(1 / 6)
+    assert scores["thinned_novel"] == pytest.approx(2 / 6)
+    assert scores["others_doublet"] == 0.5
+    assert scores["others_low_quality"] == 0
+
+
+def test_names_at_each_risk_come_from_the_call_that_users_make() -> None:
+    adata = make_adata(split=True)
+    parts = split(adata, make_task("masked", masked=["B"]), 0)
+    kwargs = {"adversary": False, "mixmatch": False}
+    job = {"seed": 0, "protocol": "blind"}
+    task = make_task("masked", masked=["B"], safe=True)
+    method = Method(name="m", method="auto", model_kwargs=kwargs)
+    rng = np.random.default_rng(0)
+    genes = [f"g{i}" for i in range(300)]
+    for side in ("reference", "query"):
+        part = getattr(parts, side)
+        x = np.hstack([part.X, rng.poisson(2, (part.n_obs, 290))]).astype(np.float32)
+        object.__setattr__(parts, side, ad.AnnData(x, part.obs, pd.DataFrame(index=genes)))
+    answer = _worker._annotate(parts, task, method, job)
+    scores = _worker._scores(parts, answer)
+    for risk in _worker.RISKS:
+        found = {n: scores[f"safe_at.{risk}.{n}"] for n in ("error", "named", "unknown", "missed")}
+        assert all(0 <= value <= 1 for value in found.values())
+        assert found["named"] + found["unknown"] <= 1
+    # a risk that so few cells cannot support leaves no name, and all types possible
+    assert scores["safe_at.0.01.unknown"] == 1
+    assert scores["safe_at.0.01.error"] == 0
+    assert scores["safe_at.0.01.set_size"] == 3
+    assert scores["safe_at.0.3.named"] > 0.5
 
 
 def test_groups_are_scored_strictly_and_by_any_matching() -> None:

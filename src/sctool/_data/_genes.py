@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Minimum number of shared genes, and the number below which a warning is given.
+#: Minimum number of shared genes, and the number below which there is an alarm.
 MIN_SHARED, FEW_SHARED = 200, 500
 #: What a gene is called in ``var["feature_types"]``, first by 10x Genomics; case is ignored.
 GENE = ("gene expression", "gene_expression", "gene", "gex", "rna")

@@ -174,10 +174,6 @@ def join(
         raise ValueError(too_few(len(shared), sides["ref"].var, sides["query"].var, ignore_case))
     n_ref, n_query = (len(expression.var) for expression in sides.values())
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
-    if len(shared) < _genes.FEW_SHARED:
-        logger.warning(
-            "Only %d genes are shared; similar cell types may not be distinguishable.", len(shared)
-        )
 
     blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():

@@ -81,7 +81,8 @@ def annotate(
         holds for cells like those of the reference; under a shift it is approximate.
     hierarchy
         Groups of types for ``risk``, as ``{child: parent}``, of any depth. Default: the columns of
-        ``labels_key``, or a tree learnt from the profiles of the types.
+        ``labels_key``, or a tree learnt from the profiles of the types. The model keeps it, also
+        in a file, unless another is given when the model is used.
     groupby
         Column of ``adata.obs`` with clusters, such as "leiden", to describe and to pool names by.
     ignore_case
@@ -205,6 +206,8 @@ def annotate(
         check_risk(risk, METHODS[method])
         tree, notes = find_tree(ref, levels, hierarchy)
         result = _train_and_predict(adata, ref, METHODS[method], levels[-1], clusters, params)
+        if tree is not None:  # in place of the one learnt, and saved with the model
+            result.model.hierarchy_ = tree(result.model.classes_)
     else:
         trained = _trained_model(ref)
         check_risk(risk, type(trained))

@@ -18,6 +18,7 @@ from sctool._verdicts import (
     STATUSES,
     alarm_agreement,
     alarm_genes,
+    alarm_labels,
     alarm_programmes,
     alarm_sensitivity,
     alarm_shares,
@@ -81,7 +82,7 @@ def find_tree(
     """How to build the user's hierarchy of some types, None if there is none; and audit notes.
 
     Built once before training, so that what is wrong with it is said at once; the model may have
-    fewer types.
+    fewer types. A trained model keeps the hierarchy that it was trained with.
     """
     if hierarchy is not None and len(levels) > 1:
         raise ValueError("hierarchy and several labels_key were given: pass one of them.")
@@ -90,8 +91,8 @@ def find_tree(
     if not isinstance(ref, AnnData):
         if hierarchy is None:
             raise ValueError(
-                f"labels_key={levels!r}: ref is a trained model, which has no columns; pass "
-                "hierarchy."
+                f"labels_key={levels!r}: ref is a trained model, which has no columns. Leave "
+                "labels_key out to use the hierarchy that it was trained with, or pass hierarchy."
             )
         types, labels = ref.classes_, pd.DataFrame()
     else:
@@ -171,6 +172,9 @@ def judge(
     if calibration is not None:
         alarms += alarm_shift(known[is_known].max(axis=1), calibration.proba.max(axis=1))
     if result.labels is not None:
+        few = alarm_labels(result.labels, model.classes_)
+        prediction.audit.extend(few)
+        alarms += few
         alarms += alarm_shares(names[is_known], result.labels, corrected, model.classes_)
     if result.by_group is not None:
         both = is_known & (result.by_group >= 0) & (result.by_group < n_known)
