@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 FLOORS = [
     ["_docs", "_files", "_progress", "_sets", "_slots", "datasets", "losses", "metrics", "nn"],
     ["_batches", "_data", "_neighbors", "_regression"],
-    ["_label_errors", "_quality", "_train", "novelty"],
+    ["_label_errors", "_quality", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],
     ["pl", "tl"],
     ["cli"],
