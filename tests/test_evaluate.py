@@ -252,7 +252,7 @@ def unnamed(adata: ad.AnnData, key: str = "sctool", cells: slice = slice(0, 0)) 
     return adata
 
 
-@pytest.mark.parametrize("called", [None, "unassigned", "nan"])
+@pytest.mark.parametrize("called", [None, "unassigned"])
 def test_cells_without_a_predicted_name_are_wrong(called):
     # the first was right; the sixth was wrong, the seventh, of X, in the group of its type
     cells = [0, 5, 6]

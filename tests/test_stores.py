@@ -1,5 +1,6 @@
 """Cells in stores and containers that other packages read: the labels are those of plain cells."""
 
+import warnings
 from collections.abc import Iterator
 
 import anndata as ad
@@ -43,8 +44,13 @@ def zarr_format(request) -> Iterator[int]:
     zarr = pytest.importorskip("zarr")
     if request.param == 3 and int(zarr.__version__.split(".")[0]) < 3:
         pytest.skip("this zarr writes format 2 alone")
-    with ad.settings.override(zarr_write_format=request.param):
-        yield request.param
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # anndata will write format 3 alone
+        ad.settings.zarr_write_format, before = request.param, ad.settings.zarr_write_format
+    yield request.param
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ad.settings.zarr_write_format = before
 
 
 def written(adata: ad.AnnData, path, zarr_format: int) -> ad.AnnData:
