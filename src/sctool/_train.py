@@ -205,11 +205,7 @@ def _outside_slurm() -> Iterator[None]:
 def _warn_of_busy_waiting() -> None:
     """Say once in a process why training may be slow on cores that other programs use."""
     # Importing sctool sets it, unless torch was loaded before.
-    if (
-        "OMP_WAIT_POLICY" in os.environ
-        or torch.get_num_threads() == 1
-        or torch.cuda.is_available()
-    ):
+    if "OMP_WAIT_POLICY" in os.environ or torch.get_num_threads() == 1 or torch.cuda.is_available():
         return
     logger.warning(
         "torch was imported before sctool, so its threads wait actively: if other programs use the "
