@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from make_fixture import FIXTURES
+from make_fixture import BY_NEWER, FIXTURES
 from synthetic import FAST, TYPES, simulate_joint, simulate_sides
 
 import sctool
@@ -308,10 +308,12 @@ def test_settings_of_another_version_are_filled_in_and_left_out(saved):
 
 
 @pytest.mark.parametrize(
-    ("format", "path"), FIXTURES.items(), ids=[f"format-{i}" for i in FIXTURES]
+    ("format", "path"),
+    [*FIXTURES.items(), (2, BY_NEWER)],
+    ids=[*(f"format-{i}" for i in FIXTURES), "by-newer-packages"],
 )
 def test_a_model_saved_under_another_python_predicts_the_same(format, path):
-    # written by make_fixture.py, under Python 3.11, by the version that had this format
+    # written by make_fixture.py, by the version that had this format: under Python 3.11, or 3.13
     assert json.loads((path / "model.json").read_text(encoding="utf-8"))["format"] == format
     assert sum(p.stat().st_size for p in path.iterdir()) < 200_000
     query, expected = np.load(path / "query.npz"), np.load(path / "expected.npz")
@@ -484,6 +486,11 @@ def test_a_model_of_format_1_is_saved_in_the_present_one(saved, tmp_path):
 
 def test_there_is_a_committed_model_of_every_format():
     assert list(FIXTURES) == list(range(1, FORMAT + 1))
+    by = [json.loads((path / "model.json").read_text())["versions"] for path in FIXTURES.values()]
+    assert all(v["python"].startswith("3.11.") and v["scvi-tools"] < "1.5" for v in by)
+    newer = json.loads((BY_NEWER / "model.json").read_text())["versions"]
+    assert newer["python"].startswith("3.13.")
+    assert newer["scvi-tools"] >= "1.5"
 
 
 @pytest.mark.parametrize("name", ["LOGISTIC", "GATE"])

@@ -99,9 +99,7 @@ def other_features(var: pd.DataFrame) -> np.ndarray:
     """Mask of features that are not genes, such as the antibodies of CITE-seq, (n_vars,)."""
     other = np.zeros(len(var), dtype=bool)
     for kinds in _kinds(var):
-        is_gene = kinds.str.lower().isin(GENE).to_numpy()
-        if is_gene.any():  # otherwise the kinds are of genes, such as "protein_coding"
-            other |= ~is_gene
+        other |= ~kinds.str.lower().isin(GENE).to_numpy()
     return other
 
 
@@ -118,8 +116,12 @@ def note_other(side: str, var: pd.DataFrame) -> list[str]:
 
 
 def _kinds(var: pd.DataFrame) -> list[pd.Series]:
-    """What each feature is, (n_vars,) str, by each column of ``var`` that says so."""
-    return [var[column].astype(str).str.strip() for column in KINDS if column in var]
+    """What each feature is, (n_vars,) str, by each column of ``var`` that tells genes from others.
+
+    A column without genes by name tells kinds of them apart, such as "protein_coding".
+    """
+    found = [var[column].astype(str).str.strip() for column in KINDS if column in var]
+    return [kinds for kinds in found if kinds.str.lower().isin(GENE).any()]
 
 
 def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:
