@@ -150,6 +150,19 @@ def test_import_is_light_and_changes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+AFTER_TORCH = """
+import os, sys, types
+sys.modules["torch"] = types.ModuleType("torch")
+import sctool
+assert "OMP_WAIT_POLICY" not in os.environ, "torch would not read it, and training would not warn"
+"""
+
+
+def test_what_torch_would_not_read_is_not_set():
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", AFTER_TORCH], check=True, env=env)
+
+
 # -- signatures ----------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 FLOORS = [
     ["_docs", "_files", "_progress", "_sets", "_slots", "datasets", "losses", "metrics", "nn"],
     ["_batches", "_data", "_neighbors", "_regression"],
-    ["_label_errors", "_quality", "_train", "novelty"],
+    ["_label_errors", "_quality", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],
     ["pl", "tl"],
     ["cli"],
@@ -130,10 +130,10 @@ def test_slots_are_written_in_one_place():
     assert {name_of(file) for file in FILES if writes_slots(file)} == known
 
 
-def test_plots_read_slots_and_need_no_model():
+def test_plots_need_no_model():
     of_plots = [n for f, found in IMPORTS.items() if f.startswith("pl/") for n in found]
     ours = {name.split(".")[1] for name in of_plots if name.startswith("sctool.")}
-    assert ours == {"_slots", "metrics", "pl"}
+    assert ours == {"_truth", "metrics", "pl"}
 
 
 BLOCKED = """

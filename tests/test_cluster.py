@@ -119,7 +119,7 @@ def test_labels_are_irrelevant(method, given, baseline):
 
 @every_method
 def test_neither_container_nor_file_is_relevant(method, baseline, tmp_path):
-    # of others see test_data.py
+    # of others see test_data_containers.py
     adata = blobs()
     x = adata.X.toarray().astype(np.int64)
     ad.AnnData(x, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "cells.h5ad")

@@ -1,7 +1,7 @@
 """What every method keeps to: a new one is covered by entering the registry.
 
 What is decided before a method sees the cells (containers, files, names of genes, dtypes of labels)
-is tested once, in ``test_data.py``. A method is trained as few times as these tests allow: those
+is tested once, in ``test_data_*.py``. A method is trained as few times as these tests allow: those
 that only look at a result share it.
 """
 

@@ -186,6 +186,25 @@ def test_genes_have_several_names(gene, adata, ref, baseline):
     assert "query: left out 5 features that are not genes (ADT)" in audit(result)
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.parametrize("column", ["feature_types", "feature_biotype"])
+def test_every_column_that_tells_genes_from_antibodies_is_heeded(column, adata, ref, baseline):
+    proteins = sp.csr_matrix(np.full((adata.n_obs, 5), 300.0))
+    both = ad.AnnData(sp.hstack([adata.X, proteins], format="csr"), obs=adata.obs)
+    both.var_names = [*GENES, *GENES[:5]]
+    # one column tells kinds of genes apart, and the other the genes from what is none
+    other = {"feature_types": "feature_biotype", "feature_biotype": "feature_types"}[column]
+    both.var[other] = ["protein_coding"] * 200 + ["lncRNA"] * 105
+    both.var[column] = ["gene"] * 300 + ["antibody"] * 5
+    result = annotated(both, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert "query: left out 5 features that are not genes (antibody)" in audit(result)
+    both.var[column] = ["gene"] * 300 + ["gene", "spike-in", "antibody", "gene", "gene"]
+    both.var[other] = ["gene"] * 303 + ["peptide", "gene"]
+    notes = "features that are not genes (antibody, peptide, spike-in)"
+    assert f"query: left out 3 {notes}" in audit(annotated(both, ref))
+
+
 PROTEINS = {
     "clr": lambda rng: rng.normal(size=(80, 5)),
     "log1p": lambda rng: np.log1p(rng.poisson(50, (80, 5))),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 from anndata import AnnData
 from scipy.optimize import brentq
 
@@ -60,3 +61,24 @@ def test_cells_that_are_copies_are_joined_fully():
 def test_the_graph_is_symmetric(weights):
     graph = _neighbors.neighbor_graph(cells(60), 10, 0, weights=weights).obsp["connectivities"]
     assert abs(graph - graph.T).max() < 1e-6
+
+
+def test_what_an_approximate_search_compiles_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(_neighbors, "MANY_CELLS", 20)
+    monkeypatch.setattr(_neighbors, "umap_weights", lambda distances: distances)
+    asked = []
+
+    def compute(self, **kwargs) -> None:
+        asked.append(kwargs["transformer"])
+        self._distances = self._connectivities = sp.eye(self._adata.n_obs, format="csr")
+
+    monkeypatch.setattr(sc.Neighbors, "compute_neighbors", compute)
+    _neighbors._say_what_is_compiled.cache_clear()
+    for n in (20, 21, 22):
+        _neighbors.neighbor_graph(cells(n), 5, 0, weights="umap")
+    _neighbors._say_what_is_compiled.cache_clear()
+    assert asked == ["sklearn", "pynndescent", "pynndescent"]
+    assert [r.message for r in caplog.records if "pynndescent; the first search" in r.message] == [
+        "Above 20 cells neighbours are searched approximately, by pynndescent; the first search of "
+        "a process compiles it, which takes about half a minute."
+    ]

@@ -139,7 +139,7 @@ from synthetic import simulate_sides
 import sctool
 for method in ("scnym", "scdae", "contrastive"):
     adata, ref = simulate_sides()
-    sctool.tl.annotate(adata, ref, method=method, train_kwargs={{"max_epochs": 10}})
+    sctool.tl.annotate(adata, ref, method=method, train_kwargs={{"max_epochs": 3}})
 """
 #: What the three methods train, in order.
 STAGES = ["training", "reconstruct", "classify", "joint", "components of folds"]

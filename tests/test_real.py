@@ -42,11 +42,11 @@ def scores(adata: ad.AnnData) -> tuple[float, float]:
 
 def test_pancreas_across_technologies(pair):
     adata, ref = pair("pancreas_baron_to_segerstolpe")
-    ref = at_most(ref, 300)
+    ref = at_most(ref, 150)
     sctool.tl.annotate(adata, ref, method="logistic")
     floor, _ = scores(adata)
     sctool.tl.annotate(
-        adata, ref, method="scnym", model_kwargs={"max_epochs": 20}, train_kwargs=QUIET
+        adata, ref, method="scnym", model_kwargs={"max_epochs": 10}, train_kwargs=QUIET
     )
     accuracy, _ = scores(adata)
     assert accuracy >= 0.99
@@ -74,7 +74,7 @@ def blood(read_real):
         adata,
         ref,
         method="scnym",
-        model_kwargs={"max_epochs": 20},
+        model_kwargs={"max_epochs": 10},
         return_model=True,
         train_kwargs=QUIET,
     )

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from make_fixture import FIXTURES
+from make_fixture import BY_NEWER, FIXTURES
 from synthetic import FAST, TYPES, simulate_joint, simulate_sides
 
 import sctool
@@ -115,6 +117,84 @@ def test_a_failed_save_leaves_the_earlier_model(failing, saved, trained, monkeyp
     with pytest.raises(OSError, match="No space left"):
         trained.save(saved, overwrite=True)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from sctool.model import load
+
+folder, old, new = map(Path, sys.argv[1:])
+model = load(new)
+
+def count(function, calls, limit):
+    def counted(*args, **kwargs):
+        if calls[0] == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls[0] += 1
+        if calls[0] == limit and args[-1].__class__ is bytes:  # half of it is written
+            args = (*args[:-1], args[-1][: len(args[-1]) // 2])
+        return function(*args, **kwargs)
+    return counted
+
+def save(limit):
+    calls = [0]
+    Path.write_bytes = count(Path.write_bytes, calls, limit)
+    os.replace = count(os.replace, calls, limit)
+    model.save(folder, overwrite=True)
+    return calls[0]
+
+def run(limit):
+    if (pid := os.fork()) == 0:
+        os._exit(save(limit))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+n = run(-1)
+for before in (True, False):
+    for limit in range(n + 1):
+        shutil.rmtree(folder)
+        shutil.copytree(old, folder) if before else folder.mkdir()
+        code = run(limit)
+        shutil.copytree(folder, f"{folder}-{before}-{limit}")
+        print(before, limit, code, sorted(p.name for p in folder.iterdir()))
+        if code == -signal.SIGKILL:
+            run(-1)
+            shutil.copytree(folder, f"{folder}-{before}-{limit}-again")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_save_leaves_the_old_model_or_the_new_one(trained, saved, tmp_path):
+    other = load(saved)
+    for weights in other.module.parameters():
+        weights.data *= 0.5
+    other.class_colors_ = dict.fromkeys(TYPES, "#000000")
+    other.save(tmp_path / "new")
+    folder = tmp_path / "killed"
+    paths = [str(p) for p in (folder, saved, tmp_path / "new")]
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, *paths]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = [line.split(maxsplit=3) for line in done.stdout.splitlines()]
+    killed = [(before, int(limit)) for before, limit, code, _ in told if code == "-9"]
+    # before each of: two files written, two renamed
+    assert killed == [(b, i) for b in ("True", "False") for i in range(4)], done.stderr
+    adata, _ = simulate_sides(n_query=12)
+    old, new = (m.predict(adata, soft=True) for m in (trained, other))
+    assert not np.allclose(old, new)
+    for before, limit in killed:
+        left = Path(f"{folder}-{before}-{limit}")
+        if before == "True" or limit == 3:
+            whole = load(left)
+            assert whole.class_colors_ == (other if limit == 3 else trained).class_colors_
+            pd.testing.assert_frame_equal(
+                whole.predict(adata, soft=True), new if limit == 3 else old
+            )
+        else:
+            with pytest.raises(FileNotFoundError, match="No saved sctool model"):
+                load(left)
+        again = Path(f"{left}-again")
+        assert sorted(p.name for p in again.iterdir()) == ["model.json", "weights.pt"]
+        pd.testing.assert_frame_equal(load(again).predict(adata, soft=True), new)
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -228,10 +308,12 @@ def test_settings_of_another_version_are_filled_in_and_left_out(saved):
 
 
 @pytest.mark.parametrize(
-    ("format", "path"), FIXTURES.items(), ids=[f"format-{i}" for i in FIXTURES]
+    ("format", "path"),
+    [*FIXTURES.items(), (2, BY_NEWER)],
+    ids=[*(f"format-{i}" for i in FIXTURES), "by-newer-packages"],
 )
 def test_a_model_saved_under_another_python_predicts_the_same(format, path):
-    # written by make_fixture.py, under Python 3.11, by the version that had this format
+    # written by make_fixture.py, by the version that had this format: under Python 3.11, or 3.13
     assert json.loads((path / "model.json").read_text(encoding="utf-8"))["format"] == format
     assert sum(p.stat().st_size for p in path.iterdir()) < 200_000
     query, expected = np.load(path / "query.npz"), np.load(path / "expected.npz")
@@ -404,6 +486,11 @@ def test_a_model_of_format_1_is_saved_in_the_present_one(saved, tmp_path):
 
 def test_there_is_a_committed_model_of_every_format():
     assert list(FIXTURES) == list(range(1, FORMAT + 1))
+    by = [json.loads((path / "model.json").read_text())["versions"] for path in FIXTURES.values()]
+    assert all(v["python"].startswith("3.11.") and v["scvi-tools"] < "1.5" for v in by)
+    newer = json.loads((BY_NEWER / "model.json").read_text())["versions"]
+    assert newer["python"].startswith("3.13.")
+    assert newer["scvi-tools"] >= "1.5"
 
 
 @pytest.mark.parametrize("name", ["LOGISTIC", "GATE"])

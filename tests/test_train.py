@@ -4,9 +4,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 from synthetic import FAST, simulate_joint
 
+from sctool import _train
 from sctool._train import TRAINER_ARGUMENTS
 from sctool.model import CICL, METHODS, SCNYM, CellModel, ContrastiveClassifier
 from sctool.model._scnym import SCNYMModule
@@ -212,3 +214,24 @@ def test_a_slurm_job_of_several_tasks_is_one_process_like_any_other(method, monk
     model.train(**(FAST | {"max_epochs": 1}))
     assert model.trainer.world_size == 1
     assert model.is_trained_
+
+
+# -- threads that wait actively ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["torch-was-first", "variable-set", "one-thread", "gpu"])
+def test_slow_threads_are_warned_of_once(case, monkeypatch, caplog):
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    if case == "variable-set":
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    elif case == "one-thread":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: case == "gpu")
+    monkeypatch.setattr(_train, "TrainRunner", lambda *args, **kwargs: lambda: None)
+    _train._warn_of_busy_waiting.cache_clear()
+    for _ in range(2):
+        _train.fit(None, None, None, 1, _train.TrainOptions(progress=False))
+    _train._warn_of_busy_waiting.cache_clear()
+    warned = [r.message for r in caplog.records if "OMP_WAIT_POLICY=PASSIVE" in r.message]
+    assert len(warned) == (case == "torch-was-first")

@@ -5,6 +5,7 @@ in each assignment. Submodules are imported on first use.
 """
 
 import os
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ __all__ = ["__version__", "datasets", "metrics", "model", "pl", "tl"]
 DISTRIBUTION = "sctool-annotate"
 __version__ = version(DISTRIBUTION)
 
-# Read when torch is loaded, which importing sctool does not do: on cores that other programs use as
-# well, OpenMP threads that busy-wait can make training take several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# On cores that other programs use as well, OpenMP threads that busy-wait can make training take
+# several times as long. Torch reads this when it is loaded, which importing sctool does not do; if
+# it was loaded before, training warns.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str) -> Any:

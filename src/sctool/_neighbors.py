@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger("sctool")
 
 #: Above this number of cells, neighbours are approximate and k-means uses minibatches.
 MANY_CELLS = 50_000
@@ -44,6 +48,15 @@ def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
 
 
+@cache
+def _say_what_is_compiled() -> None:
+    """Say once in a process what the first approximate search waits for."""
+    logger.warning(
+        f"Above {MANY_CELLS} cells neighbours are searched approximately, by pynndescent; the "
+        "first search of a process compiles it, which takes about half a minute."
+    )
+
+
 def neighbor_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "gauss") -> AnnData:
     """Compute the neighbour graph of cells (n_cells, n_latent) in scanpy's format.
 
@@ -61,6 +74,8 @@ def neighbor_graph(z: np.ndarray, n_neighbors: int, seed: int, weights: str = "g
     cells = AnnData(obs=pd.DataFrame(index=np.arange(len(z)).astype(str)), obsm={"X": z})
     search = sc.Neighbors(cells)
     few = len(z) <= MANY_CELLS
+    if not few:
+        _say_what_is_compiled()
     with warnings.catch_warnings():
         # Raised by scanpy if a cell has more duplicates than neighbours.
         warnings.simplefilter("ignore", sp.SparseEfficiencyWarning)

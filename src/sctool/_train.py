@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 from sctool._batches import Splitter
 from sctool._progress import EpochBar
+
+logger = logging.getLogger("sctool")
 
 
 @contextmanager
@@ -198,6 +201,19 @@ def _outside_slurm() -> Iterator[None]:
             os.environ["SLURM_JOB_NAME"] = name
 
 
+@cache
+def _warn_of_busy_waiting() -> None:
+    """Say once in a process why training may be slow on cores that other programs use."""
+    # Importing sctool sets it, unless torch was loaded before.
+    if "OMP_WAIT_POLICY" in os.environ or torch.get_num_threads() == 1 or torch.cuda.is_available():
+        return
+    logger.warning(
+        "torch was imported before sctool, so its threads wait actively: if other programs use the "
+        "same cores, training may take several times as long. Import sctool first, or set the "
+        "environment variable OMP_WAIT_POLICY=PASSIVE before Python starts."
+    )
+
+
 def fit(
     model: Any,
     plan: Plan,
@@ -209,6 +225,7 @@ def fit(
     name: str = "training",
 ) -> None:
     """Train ``model`` with scvi-tools' runner, showing only a progress bar called ``name``."""
+    _warn_of_busy_waiting()
     own = [EpochBar(name)] if options.progress else []
     callbacks = [*filter(None, [best]), *own, *options.trainer.get("callbacks", [])]
     arguments = {

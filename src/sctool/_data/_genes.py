@@ -10,7 +10,9 @@ import pandas as pd
 
 #: Minimum number of shared genes, and the number below which there is an alarm.
 MIN_SHARED, FEW_SHARED = 200, 500
-#: What a gene is called in ``var["feature_types"]``, first by 10x Genomics; case is ignored.
+#: Columns of ``var`` that say what a feature is: of 10x Genomics and of CELLxGENE.
+KINDS = ("feature_types", "feature_biotype")
+#: What a gene is called in them, first by 10x Genomics; case is ignored.
 GENE = ("gene expression", "gene_expression", "gene", "gex", "rna")
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
@@ -95,9 +97,10 @@ def match_genes(
 
 def other_features(var: pd.DataFrame) -> np.ndarray:
     """Mask of features that are not genes, such as the antibodies of CITE-seq, (n_vars,)."""
-    kinds = var["feature_types"] if "feature_types" in var else pd.Series("", index=var.index)
-    is_gene = kinds.astype(str).str.strip().str.lower().isin(GENE).to_numpy()
-    return ~is_gene if is_gene.any() else np.zeros(len(var), dtype=bool)
+    other = np.zeros(len(var), dtype=bool)
+    for kinds in _kinds(var):
+        other |= ~kinds.str.lower().isin(GENE).to_numpy()
+    return other
 
 
 def note_other(side: str, var: pd.DataFrame) -> list[str]:
@@ -105,8 +108,20 @@ def note_other(side: str, var: pd.DataFrame) -> list[str]:
     other = other_features(var)
     if not other.any():
         return []
-    kinds = sorted(set(var["feature_types"][other].astype(str)))
-    return [f"{side}: left out {int(other.sum())} features that are not genes ({', '.join(kinds)})"]
+    named = {kind for kinds in _kinds(var) for kind in kinds[other] if kind.lower() not in GENE}
+    return [
+        f"{side}: left out {int(other.sum())} features that are not genes "
+        f"({', '.join(sorted(named))})"
+    ]
+
+
+def _kinds(var: pd.DataFrame) -> list[pd.Series]:
+    """What each feature is, (n_vars,) str, by each column of ``var`` that tells genes from others.
+
+    A column without genes by name tells kinds of them apart, such as "protein_coding".
+    """
+    found = [var[column].astype(str).str.strip() for column in KINDS if column in var]
+    return [kinds for kinds in found if kinds.str.lower().isin(GENE).any()]
 
 
 def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:

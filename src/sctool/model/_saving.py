@@ -1,10 +1,13 @@
 """Saved models: JSON and plain tensors, independent of the versions of Python and of packages.
 
-A directory contains ``model.json`` and ``weights.pt``. Loading them executes no code.
+A directory contains ``model.json`` and ``weights.pt``. Loading them executes no code. Replacing
+``model.json`` is the one step that turns an earlier model into a new one, whatever interrupts it:
+until the new weights have their name, they are found under a temporary one by their checksum.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from sctool.model._base import CellModel
 
 FORMAT = 2
+#: Name of weights that are being saved.
+PENDING = ".weights.pt.tmp"
 #: Classes and settings of format 1 that were renamed, and their new names.
 CLASSES_1 = {"LOGISTIC": "LogisticClassifier", "GATE": "GroupNoveltyClassifier"}
 SETTINGS_1 = {
@@ -48,10 +53,16 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
         raise FileExistsError(f"{str(path)!r} exists: pass overwrite=True to replace it.")
     path.mkdir(parents=True, exist_ok=True)
     features = model.features_
+    tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
+    tensors["features.mean"] = torch.from_numpy(features.mean)
+    buffer = io.BytesIO()  # in memory, for on a full disk torch does not raise OSError
+    torch.save(tensors, buffer)
+    weights = buffer.getvalue()
     state = {
         "format": FORMAT,
         "model": type(model).__name__,
         "versions": versions(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "preset": model.preset_,
         "settings": asdict(model.settings_),
         "genes": list(features.genes.index),
@@ -63,22 +74,16 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
         "audit": model.audit_,
         **model._outputs(),
     }
-    tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
-    tensors["features.mean"] = torch.from_numpy(features.mean)
-    weights = io.BytesIO()  # in memory, for on a full disk torch does not raise OSError
-    torch.save(tensors, weights)
     text = json.dumps(state, default=_plain, ensure_ascii=False, indent=1)
-    files = {"weights.pt": weights.getvalue(), "model.json": text.encode()}
-    temporary = {name: path / f".{name}.tmp" for name in files}
-    # Under other names first: a failure leaves the earlier model whole.
+    pending = path / ".model.json.tmp"
+    _settle(path)  # an earlier save may have been interrupted
     try:
-        for name, content in files.items():
-            temporary[name].write_bytes(content)
-        for name in files:
-            os.replace(temporary[name], path / name)
+        (path / PENDING).write_bytes(weights)
+        pending.write_bytes(text.encode())
+        os.replace(pending, path / "model.json")
     finally:
-        for name in files:
-            temporary[name].unlink(missing_ok=True)
+        pending.unlink(missing_ok=True)
+        _settle(path)
 
 
 def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -92,9 +97,12 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         Written by a newer version, or the files contain more than JSON and plain tensors.
     """
     path = Path(dir_path)
-    for name in ("model.json", "weights.pt"):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {name} is missing.")
+    weights = _weights_of(path)
+    for file in (path / "model.json", weights):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"No saved sctool model in {str(path)!r}: {file.name} is missing."
+            )
     try:
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -107,13 +115,33 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"reads formats up to {FORMAT}: update sctool."
         )
     try:
-        tensors = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
+        tensors = torch.load(weights, weights_only=True, map_location="cpu")
     except Exception as error:
         raise ValueError(
             f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded "
             f"({type(error).__name__}): do not trust its source."
         ) from error
     return (_from_format_1(state) if state["format"] == 1 else state), tensors
+
+
+def _weights_of(path: Path) -> Path:
+    """The weights that belong to ``model.json``; those of an interrupted save are pending."""
+    pending = path / PENDING
+    try:
+        checksum = json.loads((path / "model.json").read_bytes())["weights_sha256"]
+        if hashlib.sha256(pending.read_bytes()).hexdigest() == checksum:
+            return pending
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing is pending, or an older or damaged model
+    return path / "weights.pt"
+
+
+def _settle(path: Path) -> None:
+    """Give pending weights their name if they belong to ``model.json``; remove them otherwise."""
+    if _weights_of(path) == path / PENDING:
+        os.replace(path / PENDING, path / "weights.pt")
+    else:
+        (path / PENDING).unlink(missing_ok=True)
 
 
 def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:

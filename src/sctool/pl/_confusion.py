@@ -6,7 +6,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from sctool import _slots
+from sctool._truth import true_and_predicted
 
 #: Maximum number of types per axis for which percentages are printed.
 MAX_NUMBERED = 20
@@ -46,7 +46,7 @@ def confusion(
     ValueError
         No cell has a true type.
     """
-    _, y_true, y_pred, unassigned = _slots.true_and_predicted(adata, truth, key)
+    _, y_true, y_pred, unassigned = true_and_predicted(adata, truth, key)
     # The categories are only those that were predicted; "classes" are all, in the same order.
     occurring = adata.obs[key].astype("category").cat.categories
     classes = adata.uns.get(key, {}).get("classes", [])

@@ -5,7 +5,8 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from sctool import _slots, metrics
+from sctool import metrics
+from sctool._truth import true_and_predicted
 
 
 def reliability(
@@ -43,7 +44,7 @@ def reliability(
     ValueError
         No cell has a true type, or no true type is among the annotation's types.
     """
-    known, y_true, y_pred, _ = _slots.true_and_predicted(adata, truth, key)
+    known, y_true, y_pred, _ = true_and_predicted(adata, truth, key)
     if f"{key}_score" not in adata.obs:
         raise KeyError(f"'{key}_score' is not in adata.obs: call sctool.tl.annotate first.")
     types = [str(name) for name in adata.uns.get(key, {}).get("classes", np.unique(y_pred))]

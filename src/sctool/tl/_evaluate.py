@@ -5,6 +5,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _slots, metrics
+from sctool._truth import true_and_predicted
 
 
 def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame:
@@ -20,7 +21,8 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
     adata
         Annotated by :func:`annotate`, or clustered by :func:`cluster`.
     truth
-        Column of ``obs`` with the true cell types, of any dtype.
+        Column of ``obs`` with the true cell types, of any dtype. Strings such as "" and "nan" are
+        missing types, as in the reference of :func:`annotate`; a warning names them.
     key
         Key of the annotation or clustering.
 
@@ -56,7 +58,7 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
         raise KeyError(
             f"key={key!r} is not in adata: call sctool.tl.annotate or sctool.tl.cluster first."
         )
-    known, y_true, y_pred, unassigned = _slots.true_and_predicted(adata, truth, key)
+    known, y_true, y_pred, unassigned = true_and_predicted(adata, truth, key)
     result = adata.uns[key]
     tables = {}
     if "classes" in result:
