@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sctool._data._features import normalize
 from sctool._neighbors import group_means
 from sctool._regression import regress
-from sctool.novelty import _cells, _query, search
+from sctool.novelty import QueryNovelty, _cells, _query, search
 from sctool.novelty._anchors import Groups, QueryGroups, group_query
 from sctool.novelty._n_types import TypeSeparation, learn_separation
 from sctool.novelty._query import judge_by_group, name_by_group
@@ -241,20 +241,24 @@ def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     assert (found.names >= NOVEL).mean() < 0.05
 
 
-def test_of_a_small_reference_that_mixes_with_the_query_no_cell_is_judged_by_neighbours(
-    monkeypatch,
-):
+def test_with_a_small_reference_both_judgements_must_agree(monkeypatch):
     ref, x = reference(), cells(np.tile(KNOWN, 60), 1)
     proba = ref.regression.predict_proba(x)
-    learnt = SimpleNamespace(predict_proba=lambda e: np.tile([0.0, 1.0], (len(e), 1)))
-    monkeypatch.setattr(_cells, "learn", lambda *args: learnt)  # finds every cell novel
-    found = search(ref.x, ref.labels, x, proba, None, np.random.default_rng(0))
-    assert found.mixed == 1
-    assert (found.names >= NOVEL).mean() < 0.05
-    assert any("too small to judge them by cell" in note for note in found.audit)
+
+    def find(by_cell: float) -> QueryNovelty:
+        learnt = SimpleNamespace(
+            predict_proba=lambda e: np.tile([1 - by_cell, by_cell], (len(e), 1))
+        )
+        monkeypatch.setattr(_cells, "learn", lambda *args: learnt)
+        return search(ref.x, ref.labels, x, proba, None, np.random.default_rng(0))
+
+    few = find(1.0)
+    assert few.mixed == 1
+    assert (few.names >= NOVEL).mean() < 0.05
+    assert any("judged by cell and group" in note for note in few.audit)
+    assert not find(0.0).proba.any()
     monkeypatch.setattr(_query, "MIN_LABELLED", 300)
-    found = search(ref.x, ref.labels, x, proba, None, np.random.default_rng(0))
-    assert (found.proba >= 0.5).all()
+    np.testing.assert_allclose(find(1.0).proba, (few.proba + 1) / 2)
 
 
 def test_where_nothing_is_sought_cells_are_named_alone():

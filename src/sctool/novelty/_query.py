@@ -1,7 +1,7 @@
 """Search a query for novel cells, batch by batch, each by the evidence that suits it.
 
-Every batch is judged by group (``_anchors.py``), and a batch that mixes with a large reference also
-by cell (``_cells.py``), with equal weight. ``docs/methods/auto.md`` describes the algorithm.
+Every batch is judged by group (``_anchors.py``), and a batch that mixes with the reference also by
+cell (``_cells.py``). ``docs/methods/auto.md`` describes the algorithm.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sctool.novelty._n_types import (
 THRESHOLD = 0.5
 #: Threshold on the evidence on groups.
 ENOUGH = 1.0
-#: Minimum number of labelled cells to judge by cell: of a smaller reference, neighbourhoods in a
-#: large query contain too few cells to tell known cells from novel ones.
+#: With fewer labelled cells, a cell that mixes with the reference is novel only if both judgements
+#: agree: the neighbourhoods of a large query contain too few cells of a small reference.
 MIN_LABELLED = 500
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
@@ -121,11 +121,12 @@ def search(
         found[part], shares = judge_by_group(groups, proba[part], profiles)
         around = _cells.neighborhood_composition(x_ref, labels, x[part], seed)
         n_mixed += int(part.sum()) if around.mixed else 0
-        by_cell = around.mixed and len(labels) >= MIN_LABELLED
-        if by_cell and learnt is None:
+        if around.mixed and learnt is None:
             learnt = _cells.learn(x_ref, labels, rng, progress)
-        if by_cell and learnt is not None:
-            found[part] = (found[part] + learnt.predict_proba(around.evidence)[:, 1]) / 2
+        if around.mixed and learnt is not None:
+            by_cell = learnt.predict_proba(around.evidence)[:, 1]
+            both = np.stack([found[part], by_cell])
+            found[part] = both.mean(axis=0) if len(labels) >= MIN_LABELLED else both.min(axis=0)
             n_by_cell += int(part.sum())
         else:
             sensitivity = shares | sensitivity  # of types in several parts, that of the largest
@@ -230,7 +231,7 @@ def _how_judged(n: int, n_mixed: int, n_by_cell: int) -> list[str]:
     if n_mixed > n_by_cell:
         notes.append(
             f"novel: {n_mixed - n_by_cell} cells judged by group; they mix with the reference, but "
-            "it is too small to judge them by cell"
+            "it has too few types or cells to learn from by hiding types"
         )
     if n > n_mixed:
         notes.append(
