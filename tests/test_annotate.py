@@ -213,7 +213,7 @@ def test_doublets_and_cells_of_low_quality_are_not_novel(monkeypatch):
     yes = np.ones(80, dtype=bool)
     doublets = Doublets(doublet.astype(float), np.tile([0, 2], (80, 1)), yes, ["doublets: 8"])
     quality = LowQuality(np.zeros(80), low.astype(int), yes, ["low quality: 8"])
-    found = QueryNovelty(np.where(novel, 0.9, 0.1), names, {"n": 1, "low": 1, "high": 1})
+    found = QueryNovelty(np.where(novel, 0.9, 0.1), names, interval={"n": 1, "low": 1, "high": 1})
     monkeypatch.setattr(novelty, "search", lambda *args: found)
     monkeypatch.setattr(_annotate, "find_doublets", lambda *args: doublets)
     monkeypatch.setattr(_annotate, "find_low_quality", lambda *args: quality)

@@ -45,7 +45,8 @@ def planted(*args: Any) -> QueryNovelty:
     names = np.array([0, 1, 3, 2])[truth]
     novel = names == len(KNOWN)
     found = {"n": 1, "low": 1, "high": 2}
-    return QueryNovelty(np.where(novel, 0.9, 0.1), names, 0.0, found, {0: 0.9, 2: 0.4}, ["planted"])
+    proba = np.where(novel, 0.9, 0.1)
+    return QueryNovelty(proba, names, 0.0, found, {0: 0.9, 2: 0.4}, ["planted"])
 
 
 def fit(adata: ad.AnnData, ref: ad.AnnData, **settings: Any) -> AutoClassifier:
