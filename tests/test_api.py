@@ -90,7 +90,7 @@ def test_the_public_names_are_those_promised():
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
     tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"}
-    assert set(TOOLS) == {f"tl.{name}" for name in tools}
+    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "report"}}
     plots = {"confusion", "explain", "mls", "reliability"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}
 
@@ -179,6 +179,7 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
         ["truth"],
         ["names"],
         ["labels_key"],
+        ["path"],
     )
     assert all(p.default is p.empty for p in positional)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
@@ -187,9 +188,11 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
 
 #: The tool that returns a table, kept in ``uns`` as well; it draws nothing and reads no expression.
 TABLE = "tl.evaluate"
+#: The tool that writes a file, and nothing into the AnnData.
+FILE = "tl.report"
 
 
-@pytest.mark.parametrize("name", [name for name in TOOLS if name != TABLE])
+@pytest.mark.parametrize("name", [name for name in TOOLS if name not in (TABLE, FILE)])
 def test_tools_take_what_scanpys_tools_take(name):
     parameters = inspect.signature(TOOLS[name]).parameters
     assert parameters["copy"].default is False
@@ -279,6 +282,9 @@ def test_the_returns_section_of_a_tool_lists_its_slots(name):
     if name == TABLE:
         assert [slot for slot, _ in slots] == ["uns"]
         assert inspect.signature(TOOLS[name]).return_annotation == "pd.DataFrame"
+    elif name == FILE:
+        assert slots == []
+        assert text.startswith("None. The file is written; ``adata`` is not changed.")
     elif "return_model" in inspect.signature(TOOLS[name]).parameters:
         copied = {"tl.annotate": "annotated", "tl.cluster": "clustered"}[name]
         assert " ".join(text.split()).startswith(

@@ -19,6 +19,7 @@ FLOORS = [
     ["_batches", "_data", "_neighbors", "_regression"],
     ["_label_errors", "_quality", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],
+    ["_report"],
     ["pl", "tl"],
     ["cli"],
 ]

@@ -25,6 +25,8 @@ examples:
   sctool annotate query.h5ad --ref ref.h5ad -o annotated.h5ad --save-model model/
   sctool annotate other.h5ad --model model/ -o other_annotated.h5ad
       save the trained model and apply it to other cells without training
+  sctool report annotated.h5ad -o report.html
+      write a report on an annotation, one file that any browser opens
   sctool cluster cells.h5ad -o clustered.h5ad
       cluster cells without a reference
 
@@ -130,6 +132,29 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_run_arguments(annotate)
     annotate.set_defaults(run=run_annotate)
+
+    report = commands.add_parser(
+        "report",
+        help="write an HTML report on an annotated file",
+        description=(
+            "Write a report on the cells of ANNOTATED, a file that sctool annotate has written: "
+            "one HTML file that any browser opens and that needs no network."
+        ),
+    )
+    report.add_argument("annotated", metavar="ANNOTATED", type=Path, help="annotated cells")
+    report.add_argument(
+        "-o", "--output", metavar="REPORT.html", type=Path, required=True, help="file to write"
+    )
+    report.add_argument(
+        "--key", default="sctool", help="key of the annotation (default: %(default)s)"
+    )
+    report.add_argument(
+        "--basis",
+        help="positions of the cells on the map, a slot of obsm (default: X_umap or, if there is "
+        "none, a UMAP of the model's embedding)",
+    )
+    report.add_argument("--overwrite", action="store_true", help="replace REPORT if it exists")
+    report.set_defaults(run=run_report)
 
     cluster = commands.add_parser(
         "cluster",
@@ -288,6 +313,17 @@ def _print_notes(result: dict[str, Any]) -> None:
         print(f"  {note}")
     for alarm in result["alarms"]:
         print(f"  alarm: {alarm}")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """``sctool report``."""
+    from sctool import _files, tl
+
+    if args.output.exists() and not args.overwrite:
+        raise ValueError(f"{str(args.output)!r} exists: pass --overwrite to replace it.")
+    tl.report(_files.read(args.annotated), args.output, key=args.key, basis=args.basis)
+    print(f"wrote {args.output}")
+    return 0
 
 
 def run_cluster(args: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""Tools that check, annotate, cluster, evaluate and explain; results are written to the AnnData."""
+"""Tools that check, annotate, cluster, evaluate, explain and report.
+
+Results are written to the AnnData; a report is a file.
+"""
 
 from sctool.tl._annotate import annotate
 from sctool.tl._check_reference import check_reference
@@ -6,5 +9,14 @@ from sctool.tl._cluster import cluster
 from sctool.tl._evaluate import evaluate
 from sctool.tl._explain import explain
 from sctool.tl._rename_novel import rename_novel
+from sctool.tl._report import report
 
-__all__ = ["annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"]
+__all__ = [
+    "annotate",
+    "check_reference",
+    "cluster",
+    "evaluate",
+    "explain",
+    "rename_novel",
+    "report",
+]
