@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -76,10 +77,14 @@ def annotation(
     axes = _three_axes(colors, shown, below) if ax is None else list(ax)
     if len(axes) != 3:
         raise ValueError(f"ax has {len(axes)} axes: pass three, or None for a new figure.")
-    style = {"s": np.clip(8000 / len(xy), 0.5, 12), "linewidths": 0, "rasterized": True}
+    style: dict[str, Any] = {
+        "s": np.clip(8000 / len(xy), 0.5, 12),
+        "linewidths": 0,
+        "rasterized": True,
+    }
 
     label = names.astype(object).where(names.notna(), "unassigned").astype(str)
-    axes[0].scatter(*xy.T, c=list(label.map(colors)), **style)
+    axes[0].scatter(xy[:, 0], xy[:, 1], c=list(label.map(colors)), **style)
     for name, number in _figure.numbers(list(colors)).items():
         own = (label == name).to_numpy()
         if own.any():
@@ -87,12 +92,14 @@ def annotation(
     _figure.legend(axes[0], colors, below=below)
 
     order = np.argsort(-score, kind="stable")
-    points = axes[1].scatter(*xy[order].T, c=score[order], cmap="viridis", vmin=0, vmax=1, **style)
+    points = axes[1].scatter(
+        xy[order, 0], xy[order, 1], c=score[order], cmap="viridis", vmin=0, vmax=1, **style
+    )
     axes[1].figure.colorbar(points, ax=axes[1], shrink=0.6, aspect=15, pad=0.02)
 
     for name, color in shown.items():
         own = (status == name).to_numpy()
-        axes[2].scatter(*xy[own].T, color=color, **style)
+        axes[2].scatter(xy[own, 0], xy[own, 1], color=color, **style)
     _figure.legend(axes[2], shown)
 
     for panel, title in zip(axes, ("predicted type", "score", "status"), strict=True):

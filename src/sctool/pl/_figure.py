@@ -101,8 +101,9 @@ def legend(ax: Axes, colors: Mapping[str, str], *, below: float = 0) -> None:
         n_columns = max(int(below / _width(colors)), 1)
         ax.figure.legend(loc="outside lower center", ncols=n_columns, **style)
     else:
-        place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
-        ax.legend(ncols=-(-len(handles) // LEGEND_ROWS), **place, **style)
+        n_columns = -(-len(handles) // LEGEND_ROWS)
+        style |= {"bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+        ax.legend(loc="upper left", ncols=n_columns, **style)
 
 
 def legend_size(names: Collection[str], *, below: float = 0) -> tuple[float, float]:

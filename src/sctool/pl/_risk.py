@@ -73,7 +73,13 @@ def risk(
     ax.set(xlabel="share of cells kept", ylabel="error among them", xlim=(0, 1.02))
     ax.set_ylim(0, max(1.05 * error[last].max(), 0.05))
     ax.spines[["top", "right"]].set_visible(False)
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}  # never on the line
-    ax.legend(fontsize=_figure.FONT_SIZE, frameon=False, columnspacing=1, **place)
+    ax.legend(  # above the axes, where no line is
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=3,
+        fontsize=_figure.FONT_SIZE,
+        columnspacing=1,
+        frameon=False,
+    )
     _figure.finish(ax, "sctool_risk", show, save)
     return ax
