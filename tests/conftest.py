@@ -53,6 +53,17 @@ def empty_cwd(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     assert [p.name for p in folder.iterdir()] == []
 
 
+@pytest.fixture
+def figdir(tmp_path) -> Iterator[Path]:
+    """Return the folder in which scanpy saves figures, a new one; its settings may be changed."""
+    from scanpy import settings
+
+    before = settings.figdir, settings.file_format_figs, settings.autosave
+    settings.figdir = tmp_path / "figures"
+    yield tmp_path / "figures"
+    settings.figdir, settings.file_format_figs, settings.autosave = before
+
+
 @pytest.fixture(autouse=True)
 def _close_figures() -> Iterator[None]:
     yield

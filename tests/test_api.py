@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -91,7 +92,8 @@ def test_the_public_names_are_those_promised():
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
     tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"}
     assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "report"}}
-    plots = {"confusion", "explain", "mls", "reliability"}
+    plots = {"agreement", "annotation", "composition", "confidence", "confusion", "explain"}
+    plots |= {"mls", "novel", "reliability", "risk"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}
 
 
@@ -180,6 +182,7 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
         ["names"],
         ["labels_key"],
         ["path"],
+        ["groupby"],
     )
     assert all(p.default is p.empty for p in positional)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
@@ -206,11 +209,18 @@ def test_tools_take_what_scanpys_tools_take(name):
     assert parameters["layer"].default is None
 
 
+#: The plot of several axes, and the one that scanpy draws, in the place of the given axes.
+SEVERAL, IN_PLACE = "pl.annotation", "pl.novel"
+
+
 @pytest.mark.parametrize("name", list(PLOTS))
 def test_plots_take_axes(name):
     signature = inspect.signature(PLOTS[name])
     assert signature.parameters["ax"].default is None
-    assert signature.return_annotation == "Axes"
+    assert signature.return_annotation == ("list[Axes]" if name == SEVERAL else "Axes")
+    assert list(signature.parameters)[-3:] == ["ax", "show", "save"]
+    assert signature.parameters["show"].default is None
+    assert signature.parameters["save"].default is None
 
 
 @pytest.mark.parametrize("name", list(PUBLIC))
@@ -326,14 +336,25 @@ def explained():
     model.train(max_epochs=3, enable_progress_bar=False)
     sctool.tl.annotate(adata, model)
     sctool.tl.explain(adata, model, n_cells=10)
+    adata.obsm["X_umap"] = adata.obsm["X_sctool"][:, :2]
+    # a group such as a search for novel types finds
+    name = str(adata.obs["sctool"].cat.categories[0])
+    table = {"n_cells": [9], "nearest": ["DC"], "distance": [0.3], "markers": ["GENE000, GENE001"]}
+    adata.uns["sctool"]["novel"] = pd.DataFrame(table, index=[name])
     return adata
 
 
 DRAW = {
+    "pl.agreement": lambda adata, **kwargs: sctool.pl.agreement(adata, "truth", **kwargs),
+    "pl.annotation": lambda adata, **kwargs: sctool.pl.annotation(adata, **kwargs),
+    "pl.composition": lambda adata, **kwargs: sctool.pl.composition(adata, "truth", **kwargs),
+    "pl.confidence": lambda adata, **kwargs: sctool.pl.confidence(adata, **kwargs),
     "pl.confusion": lambda adata, **kwargs: sctool.pl.confusion(adata, "truth", **kwargs),
     "pl.explain": lambda adata, **kwargs: sctool.pl.explain(adata, **kwargs),
     "pl.mls": lambda adata, **kwargs: sctool.pl.mls(adata, color="truth", **kwargs),
+    "pl.novel": lambda adata, **kwargs: sctool.pl.novel(adata, **kwargs),
     "pl.reliability": lambda adata, **kwargs: sctool.pl.reliability(adata, "truth", **kwargs),
+    "pl.risk": lambda adata, **kwargs: sctool.pl.risk(adata, "truth", **kwargs),
 }
 
 
@@ -341,17 +362,31 @@ DRAW = {
 def test_plots_return_axes_and_show_nothing(name, explained, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("plt.show was called"))
     before = explained.copy()
-    ax = DRAW[name](explained)
-    assert isinstance(ax, Axes)
-    assert ax.has_data()
+    drawn = DRAW[name](explained)
+    for ax in drawn if name == SEVERAL else [drawn]:
+        assert isinstance(ax, Axes)
+        assert ax.has_data()
     assert set(explained.uns) == set(before.uns)
     assert list(explained.obs) == list(before.obs)
-    figure, (left, right) = plt.subplots(1, 2)
-    assert DRAW[name](explained, ax=right) is right
-    assert right.has_data()
+    figure, (left, *others) = plt.subplots(1, 4)
+    given = others if name == SEVERAL else others[0]
+    drawn = DRAW[name](explained, ax=given)
+    assert drawn == given or name == IN_PLACE
+    assert all(ax.has_data() for ax in (drawn if name == SEVERAL else [drawn]))
     assert not left.has_data()
     assert len(plt.get_fignums()) == 2
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", list(PLOTS))
+def test_plots_are_saved_as_by_scanpy_and_shown_if_asked_to(name, explained, monkeypatch, figdir):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    DRAW[name](explained, save="_mine.png", show=True)
+    (saved,) = figdir.iterdir()
+    assert saved.name == f"sctool_{name.removeprefix('pl.')}_mine.png"
+    assert plt.imread(saved).std() > 0
+    assert shown == [True]
 
 
 @pytest.mark.parametrize("name", list(PLOTS))

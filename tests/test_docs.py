@@ -30,7 +30,10 @@ PAGES = {
 #: Languages of blocks that are run, and of those that are only shown.
 RUN, SHOWN = {"python", "bash"}, {"text", "toml"}
 #: Pages that take long even if training is short, and why: they run with ``-m slow`` only.
-LONG = {"docs/guide/novel_types.md": "the search hides types of the reference many times"}
+LONG = {
+    "docs/gallery.md": "the search hides types of the reference many times",
+    "docs/guide/novel_types.md": "the search hides types of the reference many times",
+}
 #: Beginnings of commands that are not run, and why.
 NOT_RUN = {
     "python3 -m venv ": "makes an environment",

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
-from scanpy.plotting.palettes import default_20, default_28
+from scanpy.plotting.palettes import default_28
 
 import sctool
+from sctool.pl._figure import COLOR_BLIND_SAFE
 
 N = 120
 
@@ -57,8 +58,8 @@ def test_circles_are_in_rows(n_types, n_columns, n_rows):
     ax.figure.canvas.draw()
 
 
-@pytest.mark.parametrize(("n_types", "palette"), [(4, default_20), (22, default_28)])
-def test_without_colours_types_have_those_that_scanpy_gives(n_types, palette):
+@pytest.mark.parametrize(("n_types", "palette"), [(4, COLOR_BLIND_SAFE), (22, default_28)])
+def test_without_colours_types_have_safe_ones_or_those_that_scanpy_gives(n_types, palette):
     adata = embedded(n_types)
     colors = [to_rgba(c, 0.7) for c in palette[:n_types]]
     grey = [c for c in colors if len(set(c[:3])) == 1]

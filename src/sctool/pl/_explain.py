@@ -8,6 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from sctool.pl import _figure
+
 #: Unit of the attributions, and what the expression of the explained cells is compared with.
 UNITS = {
     "guided": ("logits per unit of log1p CP10k", "other cells"),
@@ -23,6 +25,8 @@ def explain(
     key: str = "sctool_explain",
     n_genes: int = 8,
     ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | None = None,
 ) -> Axes:
     """Show the genes with the highest attributions for each type, cell or group.
 
@@ -38,6 +42,11 @@ def explain(
         Number of genes per row.
     ax
         Axes to draw on.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
+    save
+        Whether to save the figure, or the end of the file's name, as in scanpy:
+        ``figures/sctool_explain{save}`` (:attr:`scanpy.settings.figdir`).
 
     Returns
     -------
@@ -99,6 +108,7 @@ def explain(
         fontsize=8,
         frameon=False,
     )
+    _figure.finish(ax, "sctool_explain", show, save)
     return ax
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,8 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.legend_handler import HandlerTuple
+
+from sctool.pl import _figure
 
 #: Maximum number of circles side by side.
 MAX_COLUMNS = 5
@@ -22,6 +23,8 @@ def mls(
     color: str | None = None,
     key: str = "sctool",
     ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | None = None,
 ) -> Axes:
     """Plot the embedding of an MLS component, one circle per type.
 
@@ -40,11 +43,16 @@ def mls(
         Key of the annotation.
     ax
         Axes to draw on.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
+    save
+        Whether to save the figure, or the end of the file's name, as in scanpy:
+        ``figures/sctool_mls{save}`` (:attr:`scanpy.settings.figdir`).
 
     Returns
     -------
     The axes. Cells of the circle's type are drawn on the circle in the type's colour (that of
-    ``uns[f"{color}_colors"]``, else of scanpy's palette), all others in grey just inside it to
+    ``uns[f"{color}_colors"]``, if there are any), all others in grey just inside it to
     avoid overlap. Cells without an embedding are not drawn.
 
     Raises
@@ -78,7 +86,7 @@ def mls(
     if unknown := [name for name in shown if name not in classes]:
         raise KeyError(f"types {unknown!r} are unknown; found {classes!r}.")
     named = adata.obs[color][embedded].astype(str).to_numpy()
-    colors = _colors(adata, color)
+    colors = _figure.colors(adata, color)
     n_columns = min(len(shown), MAX_COLUMNS)
     n_rows = -(-len(shown) // n_columns)
     if ax is None:
@@ -119,16 +127,5 @@ def mls(
         fontsize=8,
         frameon=False,
     )
+    _figure.finish(ax, "sctool_mls", show, save)
     return ax
-
-
-def _colors(adata: AnnData, column: str) -> dict[str, str]:
-    """Scanpy's colours of a column's categories: those it has stored, else those it would give."""
-    from scanpy.plotting import palettes
-
-    names = [str(name) for name in adata.obs[column].astype("category").cat.categories]
-    defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
-    stored = list(adata.uns.get(f"{column}_colors", []))
-    if len(stored) < len(names):
-        stored = next((p for p in defaults if len(p) >= len(names)), defaults[-1])
-    return dict(zip(names, map(str, cycle(stored)), strict=False))

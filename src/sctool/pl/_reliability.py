@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from sctool import metrics
 from sctool._truth import true_and_predicted
+from sctool.pl import _figure
 
 
 def reliability(
@@ -16,6 +17,8 @@ def reliability(
     key: str = "sctool",
     n_bins: int = 15,
     ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | None = None,
 ) -> Axes:
     """Plot the reliability diagram of the score, accuracy against mean score per bin.
 
@@ -31,6 +34,11 @@ def reliability(
         Number of equal-width bins of the score.
     ax
         Axes to draw on.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
+    save
+        Whether to save the figure, or the end of the file's name, as in scanpy:
+        ``figures/sctool_reliability{save}`` (:attr:`scanpy.settings.figdir`).
 
     Returns
     -------
@@ -45,8 +53,7 @@ def reliability(
         No cell has a true type, or no true type is among the annotation's types.
     """
     known, y_true, y_pred, _ = true_and_predicted(adata, truth, key)
-    if f"{key}_score" not in adata.obs:
-        raise KeyError(f"'{key}_score' is not in adata.obs: call sctool.tl.annotate first.")
+    scores = _figure.annotation(adata, key, "_score")
     types = [str(name) for name in adata.uns.get(key, {}).get("classes", np.unique(y_pred))]
     if not np.isin(y_true, types).any():
         raise ValueError(
@@ -54,10 +61,11 @@ def reliability(
             f"{list(map(str, np.unique(y_true)[:5]))!r}; the types are {types[:5]!r}. Give both "
             "the same names."
         )
-    score = np.clip(adata.obs[f"{key}_score"][known].to_numpy(dtype=float), 0, 1)
+    score = np.clip(scores[known].to_numpy(dtype=float), 0, 1)
     curve = metrics.reliability_curve(y_true, y_pred, score, n_bins=n_bins)
     error = metrics.ece(y_true, y_pred, score, n_bins=n_bins)
-    ax = plt.gca() if ax is None else ax
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
     used = curve.n_cells > 0
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     sizes = 20 + 180 * curve.n_cells[used] / curve.n_cells.max()
@@ -71,4 +79,6 @@ def reliability(
         aspect="equal",
         title=f"expected calibration error {error:.3f}",
     )
+    ax.spines[["top", "right"]].set_visible(False)
+    _figure.finish(ax, "sctool_reliability", show, save)
     return ax
