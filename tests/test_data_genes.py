@@ -268,6 +268,20 @@ def test_case_is_ignored_only_when_asked(trained):
     assert "genes: case was ignored when matching names" in audit(result)
 
 
+def test_some_names_in_common_do_not_hide_that_names_differ_in_case(monkeypatch):
+    adata, ref = simulate_sides()
+    names = adata.var_names.to_series()
+    adata.var_names = np.where(np.arange(len(names)) < 50, names, names.str.capitalize())
+    monkeypatch.setattr(_genes, "MIN_SHARED", 40)
+    with pytest.raises(ValueError, match=r"share 50 genes by name; many more if case.*share 300"):
+        logistic(adata, ref)
+    result = logistic(adata, ref, ignore_case=True)
+    assert "genes: 300 are shared (reference: 300, query: 300)" in audit(result)
+    # as many as that can be panels that differ
+    adata.var_names = np.where(np.arange(len(names)) < 70, names, names.str.capitalize())
+    assert "genes: 70 are shared (reference: 300, query: 300)" in audit(logistic(adata, ref))
+
+
 def test_too_few_shared_genes_is_an_error_with_examples_of_both():
     adata, ref = simulate_sides()
     adata = renamed(adata, GENES[:199] + [f"other{i}" for i in range(101)])

@@ -10,6 +10,8 @@ import pandas as pd
 
 #: Minimum number of shared genes, and the number below which there is an alarm.
 MIN_SHARED, FEW_SHARED = 200, 500
+#: Few shared genes are refused if this many times as many are shared when case is ignored.
+DIFFERENT_CASE = 5
 #: Columns of ``var`` that say what a feature is: of 10x Genomics and of CELLxGENE.
 KINDS = ("feature_types", "feature_biotype")
 #: What a gene is called in them, first by 10x Genomics; case is ignored.
@@ -140,8 +142,11 @@ def note_duplicates(names: np.ndarray, shared: pd.Index, side: str) -> list[str]
 
 def too_few(n: int, ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) -> str:
     """Error message for too few shared genes, with advice."""
+    enough = (
+        f"at least {MIN_SHARED} are needed" if n < MIN_SHARED else "many more if case is ignored"
+    )
     text = (
-        f"The reference and the query share {n} genes by name; at least {MIN_SHARED} are needed. "
+        f"The reference and the query share {n} genes by name; {enough}. "
         f"Reference: {list(ref_var.index[:3])!r}, query: {list(query_var.index[:3])!r}. "
     )
     return text + advice(ref_var, query_var, ignore_case)
@@ -159,15 +164,29 @@ def advice(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) ->
             f"The Ensembl ids are of different species ({ref_kind}..., {query_kind}...): use gene "
             "symbols, or map one side's genes to their orthologues."
         )
-    if not ignore_case:
-        ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case=True)
-        n = len(set(ref_names) & set(query_names) - {""})
-        if n >= MIN_SHARED:
-            return (
-                f"Ignoring case they share {n}: pass ignore_case=True when training if their "
-                "species differ, such as human (CD79A) and mouse (Cd79a)."
-            )
+    if not ignore_case and (n := shared_ignoring_case(ref_var, query_var)) >= MIN_SHARED:
+        return (
+            f"Ignoring case they share {n}: pass ignore_case=True when training if their "
+            "species differ, such as human (CD79A) and mouse (Cd79a)."
+        )
     return "Use gene symbols in both, or Ensembl ids of the same species in both."
+
+
+def shared_ignoring_case(ref_var: pd.DataFrame, query_var: pd.DataFrame) -> int:
+    """Number of genes that two objects share if the case of their names is ignored."""
+    ref_names, query_names, _ = match_genes(ref_var, query_var, ignore_case=True)
+    return len(set(ref_names) & set(query_names) - {""})
+
+
+def differ_in_case(n: int, ref_var: pd.DataFrame, query_var: pd.DataFrame) -> bool:
+    """Whether so few genes are shared, ``n``, because names differ in case.
+
+    Symbols of human and mouse have some hundred names in common, such as "C1orf112" and those of
+    clones, which say little about types.
+    """
+    if n >= FEW_SHARED or kind_of_names(ref_var) != kind_of_names(query_var):
+        return False
+    return shared_ignoring_case(ref_var, query_var) > DIFFERENT_CASE * n
 
 
 def kind_of_names(var: pd.DataFrame) -> str:

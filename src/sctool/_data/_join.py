@@ -16,6 +16,7 @@ from sctool._data import _genes
 from sctool._data._expression import Expression, find_expression
 from sctool._data._genes import (
     clean_names,
+    differ_in_case,
     gene_table,
     locate,
     match_genes,
@@ -170,8 +171,9 @@ def join(
     audit += notes
     in_query = set(names["query"]) - {""}
     shared = pd.Index(pd.unique(np.array([g for g in names["ref"] if g in in_query], dtype=object)))
-    if len(shared) < _genes.MIN_SHARED:
-        raise ValueError(too_few(len(shared), sides["ref"].var, sides["query"].var, ignore_case))
+    n, variables = len(shared), (sides["ref"].var, sides["query"].var)
+    if n < _genes.MIN_SHARED or (not ignore_case and differ_in_case(n, *variables)):
+        raise ValueError(too_few(n, *variables, ignore_case))
     n_ref, n_query = (len(expression.var) for expression in sides.values())
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
 

@@ -40,7 +40,7 @@ def annotation(
         Annotated by :func:`sctool.tl.annotate`.
     basis
         Embedding of which the first two dimensions are drawn: a name of ``obsm``, with or without
-        "X_".
+        ``X_``.
     key
         Key of the annotation.
     ax
