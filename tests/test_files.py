@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import scipy.sparse as sp
 from synthetic import simulate
 
 from sctool import _files
@@ -235,3 +236,14 @@ def test_a_killed_write_leaves_the_old_file(cells, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.splitlines() == 5 * [f"{-signal.SIGKILL} False True"], done.stderr
+
+
+@pytest.mark.parametrize("slot", ["layers", "obsm", "obsp", "varm"])
+def test_matrices_whose_names_could_not_be_read_are_refused(slot, tmp_path):
+    adata = simulate(30)
+    side = adata.n_vars if slot == "varm" else adata.n_obs
+    shape = adata.shape if slot == "layers" else (side, side)
+    getattr(adata, slot)["CD4/CD8"] = sp.csr_matrix(shape, dtype="float32")
+    with pytest.raises(ValueError, match=rf"'CD4/CD8'\] in {slot} contain '/'"):
+        _files.check_writable(adata, tmp_path / "out.h5ad")
+    assert not list(tmp_path.iterdir())

@@ -76,6 +76,7 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
         The folder is not writable.
     """
     notes: list[str] = []
+    _refuse_slashes(adata)
     repairs = [_rename_reserved, _to_categories]
     while True:
         try:
@@ -103,6 +104,19 @@ def write(adata: AnnData, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refuse_slashes(adata: AnnData) -> None:
+    """Refuse matrices whose names make a file that anndata writes, but cannot read."""
+    slots = {name: getattr(adata, name) for name in ("layers", "obsm", "varm", "obsp", "varp")}
+    if adata.raw is not None:
+        slots["raw.varm"] = adata.raw.varm
+    for slot, matrices in slots.items():
+        if names := [str(key) for key in matrices if "/" in str(key)]:
+            raise ValueError(
+                f"The cells cannot be written to an .h5ad file: {names!r} in {slot} contain '/', "
+                "and anndata could not read them again. Rename them first."
+            )
 
 
 def _write_skeleton(adata: AnnData, path: Path) -> None:
