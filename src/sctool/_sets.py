@@ -469,9 +469,8 @@ def safe_names(
     probability (:data:`BANDS`; Mondrian categories, Vovk et al. 2005). With one threshold for all
     cells, those that are easy pay for those that are not: where the labels are right often enough,
     each cell has the name of a type, also one of a probability of 0.4; and a query with more of
-    such cells than the reference breaks the risk. Bands make names less
-    specific where nothing shifts, and keep closer to the risk where the query has more of the cells
-    that are difficult.
+    such cells than the reference breaks the risk. Bands make names less specific where nothing
+    shifts, and keep closer to the risk where the query has more of the cells that are difficult.
 
     Parameters
     ----------
