@@ -351,3 +351,18 @@ def test_the_fill_reaches_the_prediction():
     weight, bias = (p.detach().numpy() for p in model.module.head.parameters())
     logits = x @ weight.T + bias
     np.testing.assert_allclose(logistic(part, model).obsm["X_sctool"], logits, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["ref", "query"])
+def test_of_several_columns_of_one_name_the_first_is_used(side):
+    adata, ref = simulate_sides()
+    expected = logistic(adata, ref).obsm["sctool_proba"]
+    changed = ref if side == "ref" else adata
+    kinds = pd.DataFrame({"feature_types": "Gene Expression", "symbol": GENES}, changed.var_names)
+    changed.var = pd.concat([kinds, kinds[::-1].set_axis(kinds.index)], axis=1)
+    result = logistic(adata, ref)
+    note = (
+        f"{side}: var has several columns ['feature_types', 'symbol']; the first of each was used"
+    )
+    assert note in audit(result)
+    np.testing.assert_allclose(result.obsm["sctool_proba"], expected, atol=1e-5)

@@ -105,7 +105,10 @@ def test_x_is_used_where_raw_shares_hardly_more(adata, ref):
 # -- labels and colours --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", " ", "nan", "NA", "<NA>", "None", "n/a", "NULL", "NaT"])
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "nan", "NA", "<NA>", "None", "n/a", "NULL", "NaT", "#N/A", "-", "?", "missing"],
+)
 @pytest.mark.parametrize("dtype", [object, "category", "string"])
 def test_text_for_a_missing_label_is_missing(text, dtype, adata, ref):
     gone = ref.obs["cell_type"] == "DC"

@@ -31,6 +31,16 @@ enable_progress_bar
     Show progress bars on stderr.
 **trainer_kwargs
     Passed to scvi-tools' ``Trainer``.""".strip(),
+    axes="""
+ax
+    Axes to draw on.""".strip(),
+    show_save="""
+show
+    Whether to call :func:`matplotlib.pyplot.show`. Default: no.
+save
+    Whether to save the figure, or the end of the file's name, as in scanpy: in the folder
+    :attr:`scanpy.settings.figdir`, with a name that begins with ``sctool_`` and the function's
+    name.""".strip(),
     train_raises="""
 TypeError
     ``plan_kwargs`` has an unknown setting, or ``trainer_kwargs`` an unknown argument.""".strip(),

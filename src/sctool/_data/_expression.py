@@ -264,6 +264,9 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
     refused: list[str] = []
     for slot, matrix, var in slots:
         var = var.to_memory() if hasattr(var, "to_memory") else var  # of a lazy AnnData
+        again = var.columns.duplicated()
+        repeated = sorted(set(map(str, var.columns[again])))
+        var = var.loc[:, ~again] if repeated else var
         try:
             matrix = as_csr(matrix)
             # The base noted for X is that of ``raw`` only if the values say so.
@@ -278,6 +281,10 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
         if refused:
             note += f", because {' and '.join(refused)}"
         notes = [note, *(f"{side}: {slot} {said}" for said in notes_on_logarithm(scale, noted))]
+        if repeated:
+            notes.append(
+                f"{side}: var has several columns {repeated!r}; the first of each was used"
+            )
         return Expression(matrix, var, side, slot, scale), notes
     raise ValueError(
         f"The {side} has no usable expression values: {'; '.join(refused) or 'X is empty'}. "

@@ -33,7 +33,10 @@ logger = logging.getLogger("sctool")
 FAR_MORE = 1.5
 #: Strings that stand for a missing label, as conversions and tables of others leave them, in any
 #: case.
-MISSING = ("", "nan", "na", "n/a", "<na>", "nat", "<nat>", "none", "null")
+MISSING = (
+    *("", "nan", "na", "n/a", "#n/a", "pd.na", "<na>", "nat", "<nat>", "none", "null", "nil"),
+    *("-", ".", "?", "missing"),
+)
 
 
 @dataclass

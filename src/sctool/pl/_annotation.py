@@ -8,6 +8,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 #: Colours of the statuses, told apart with any colour vision; "assigned" is in the background.
@@ -23,6 +24,7 @@ PANEL = 3.4
 WIDTH = 3 * PANEL + 1.0
 
 
+@docs.dedent
 def annotation(
     adata: AnnData,
     *,
@@ -45,11 +47,7 @@ def annotation(
         Key of the annotation.
     ax
         Three axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_annotation{save}`` (:attr:`scanpy.settings.figdir`).
+    %(show_save)s
 
     Returns
     -------

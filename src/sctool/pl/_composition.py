@@ -6,6 +6,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 #: Numbered types have their number written into bars of at least this share.
@@ -14,6 +15,7 @@ MIN_NUMBERED = 0.015
 WIDTH_NUMBERED = 11.0
 
 
+@docs.dedent
 def composition(
     adata: AnnData,
     groupby: str,
@@ -34,13 +36,8 @@ def composition(
         value are excluded.
     key
         Key of the annotation or clustering.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_composition{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

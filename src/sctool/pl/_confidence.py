@@ -5,12 +5,14 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 #: Ends of the whiskers and of the box, and the median.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
+@docs.dedent
 def confidence(
     adata: AnnData,
     *,
@@ -27,13 +29,8 @@ def confidence(
         Annotated by :func:`sctool.tl.annotate`, or clustered by :func:`sctool.tl.cluster`.
     key
         Key of the annotation or clustering.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_confidence{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

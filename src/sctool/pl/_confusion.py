@@ -6,6 +6,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool._truth import true_and_predicted
 from sctool.pl import _figure
 
@@ -13,6 +14,7 @@ from sctool.pl import _figure
 MAX_NUMBERED = 20
 
 
+@docs.dedent
 def confusion(
     adata: AnnData,
     truth: str,
@@ -32,13 +34,8 @@ def confusion(
         Column of ``obs`` with the true types; cells with a missing value are excluded.
     key
         Key of the annotation or clustering.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_confusion{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------
@@ -65,6 +62,7 @@ def confusion(
     return ax
 
 
+@docs.dedent
 def agreement(
     adata: AnnData,
     groupby: str,
@@ -87,13 +85,8 @@ def agreement(
         Column of ``obs`` with clusters or earlier labels; cells with a missing value are excluded.
     key
         Key of the annotation or clustering.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_agreement{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 #: Unit of the attributions, and what the expression of the explained cells is compared with.
@@ -18,6 +19,7 @@ UNITS = {
 }
 
 
+@docs.dedent
 def explain(
     adata: AnnData,
     *,
@@ -40,13 +42,8 @@ def explain(
         Key of the explanation.
     n_genes
         Number of genes per row.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_explain{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

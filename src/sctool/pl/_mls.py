@@ -10,12 +10,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.legend_handler import HandlerTuple
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 #: Maximum number of circles side by side.
 MAX_COLUMNS = 5
 
 
+@docs.dedent
 def mls(
     adata: AnnData,
     *,
@@ -41,13 +43,8 @@ def mls(
         predicted types.
     key
         Key of the annotation.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_mls{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

@@ -6,9 +6,11 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool.pl import _figure
 
 
+@docs.dedent
 def novel(
     adata: AnnData,
     *,
@@ -34,11 +36,7 @@ def novel(
         one, else ``X``, as in scanpy.
     ax
         Axes whose place the figure takes.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_novel{save}`` (:attr:`scanpy.settings.figdir`).
+    %(show_save)s
 
     Returns
     -------

@@ -6,10 +6,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from sctool import metrics
+from sctool._docs import docs
 from sctool._truth import true_and_predicted
 from sctool.pl import _figure
 
 
+@docs.dedent
 def reliability(
     adata: AnnData,
     truth: str,
@@ -32,13 +34,8 @@ def reliability(
         Key of the annotation.
     n_bins
         Number of equal-width bins of the score.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_reliability{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------

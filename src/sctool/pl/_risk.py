@@ -5,10 +5,12 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from sctool._docs import docs
 from sctool._truth import true_and_predicted
 from sctool.pl import _figure
 
 
+@docs.dedent
 def risk(
     adata: AnnData,
     truth: str,
@@ -28,13 +30,8 @@ def risk(
         Column of ``obs`` with the true types; cells with a missing value are excluded.
     key
         Key of the annotation.
-    ax
-        Axes to draw on.
-    show
-        Whether to call :func:`matplotlib.pyplot.show`. Default: no.
-    save
-        Whether to save the figure, or the end of the file's name, as in scanpy:
-        ``figures/sctool_risk{save}`` (:attr:`scanpy.settings.figdir`).
+    %(axes)s
+    %(show_save)s
 
     Returns
     -------
