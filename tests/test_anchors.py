@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
 from sctool._data._features import normalize
-from sctool._neighbors import group_means
+from sctool._neighbors import group_means, principal_components
 from sctool._regression import regress
 from sctool.novelty import QueryNovelty, _cells, _query, search
 from sctool.novelty._anchors import Groups, QueryGroups, group_query
@@ -49,11 +49,15 @@ def reference() -> SimpleNamespace:
     )
 
 
+def grouped(x: sp.csr_matrix, proba: np.ndarray, separations: list) -> QueryGroups:
+    return group_query(x, principal_components(x, 30, 0), proba, separations, 0)
+
+
 def query(types: np.ndarray, shift: float | np.ndarray) -> SimpleNamespace:
     ref, x = reference(), cells(types, 1, shift)
     proba = ref.regression.predict_proba(x)
     return SimpleNamespace(
-        x=x, types=types, proba=proba, groups=group_query(x, proba, [ref.separation], 0)
+        x=x, types=types, proba=proba, groups=grouped(x, proba, [ref.separation])
     )
 
 
@@ -121,8 +125,8 @@ def test_what_several_separations_say_is_averaged_as_log_odds():
         p: SimpleNamespace(distance=lambda x, codes, p=p: np.full((codes.max() + 1,) * 2, p))
         for p in (0.5, 0.9)
     }
-    groups = group_query(x, proba, [of[0.5], of[0.9]], 0)
-    both, one = groups.main.apart, group_query(x, proba, [of[0.9]], 0).main.apart
+    groups = grouped(x, proba, [of[0.5], of[0.9]])
+    both, one = groups.main.apart, grouped(x, proba, [of[0.9]]).main.apart
     odds = np.log(both / (1 - both)), np.log(one / (1 - one))
     np.testing.assert_allclose(odds[0], odds[1] / 2)
 

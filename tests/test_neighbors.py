@@ -1,4 +1,4 @@
-"""Neighbour graphs: their weights are umap's, whose own are compiled in each process."""
+"""Neighbour graphs: their weights are scanpy's, computed without its loops and compilation."""
 
 import numpy as np
 import pandas as pd
@@ -47,10 +47,25 @@ def test_the_weights_are_those_of_a_loop_over_cells():
     np.testing.assert_allclose(graph.obsp["connectivities"].toarray(), expected, atol=1e-5)
 
 
-def test_cells_that_are_copies_are_joined_fully():
+@pytest.mark.parametrize(("n", "n_neighbors"), [(12, 15), (40, 15), (300, 31)])
+def test_gaussian_weights_are_those_of_scanpy(n, n_neighbors):
+    z = cells(n)
+    theirs = AnnData(obs=pd.DataFrame(index=np.arange(n).astype(str)), obsm={"X": z})
+    n_neighbors = min(n_neighbors, n - 1)
+    sc.pp.neighbors(
+        theirs, use_rep="X", n_neighbors=n_neighbors, method="gauss", transformer="sklearn"
+    )
+    ours = _neighbors.neighbor_graph(z, n_neighbors, 0, weights="gauss").obsp["connectivities"]
+    expected = theirs.obsp["connectivities"]
+    assert ours.nnz == expected.nnz
+    assert abs(ours - expected).max() == 0
+
+
+@pytest.mark.parametrize("weights", ["gauss", "umap"])
+def test_cells_that_are_copies_are_joined_fully(weights):
     z = cells(60)
     z[:20] = z[0]
-    weights = _neighbors.neighbor_graph(z, 10, 0, weights="umap").obsp["connectivities"]
+    weights = _neighbors.neighbor_graph(z, 10, 0, weights=weights).obsp["connectivities"]
     assert np.isfinite(weights.data).all()
     assert weights.data.max() <= 1
     assert (weights[:20][:, :20].sum(axis=1) >= 9 - 1e-6).all()

@@ -78,30 +78,10 @@ def test_a_type_has_its_own_threshold_from_the_number_of_cells_that_supports_the
     assert (thresholds(scores, codes, 3, 0.10, by_type=False) == shared).all()
 
 
-def test_whole_weights_count_like_copies_of_cells():
-    rng = np.random.default_rng(0)
-    scores, codes = rng.random(60), rng.integers(0, 3, 60)
-    weights = np.array([1, 3, 1])
-    copies = np.repeat(np.arange(60), weights[codes])
-    expected = np.sort(scores[copies])[int(np.ceil(0.9 * (len(copies) + 1))) - 1]
-    found = thresholds(scores, codes, 3, 0.1, by_type=False, weights=weights)
-    assert found[[0, 2]] == pytest.approx(expected)
-    # a heavy type's own unknown score counts more, so that its threshold is no lower
-    assert found[1] >= expected
-    rescaled = thresholds(scores, codes, 3, 0.1, by_type=False, weights=weights * 7.0)
-    np.testing.assert_array_equal(found, rescaled)
-
-
 @pytest.mark.parametrize("risk", [0, 1, -0.1, 5, np.nan])
 def test_a_risk_out_of_range_is_refused(risk, calibration):
     with pytest.raises(ValueError, match=r"risk=.* must lie between 0 and 1"):
         prediction_sets(calibration.proba, calibration, risk)
-
-
-@pytest.mark.parametrize("weights", [np.ones(4), -EVEN, np.full(5, np.nan)])
-def test_weights_that_are_none_are_refused(weights, calibration):
-    with pytest.raises(ValueError, match="must be 5 finite numbers of at least 0"):
-        prediction_sets(calibration.proba, calibration, 0.1, weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -214,21 +194,6 @@ def test_a_type_without_calibration_cells_keeps_its_weight():
     proba, codes = simulate(2000, EVEN, 0)
     some = Calibration(proba[codes != 3], codes[codes != 3])
     assert label_shift(simulate(2000, EVEN, 1)[0], some)[3] == pytest.approx(1, abs=0.05)
-
-
-def test_weights_keep_the_risk_where_the_hard_types_are_more_frequent(calibration, hierarchy):
-    proba, codes = simulate(20000, SHIFTED, 1)
-    weights = label_shift(proba, calibration)
-
-    def errors(weights) -> tuple[float, float]:
-        sets = prediction_sets(proba, calibration, 0.05, by_type=False, weights=weights)
-        names, _ = safe_names(
-            proba, calibration, hierarchy, 0.05, by_confidence=False, weights=weights
-        )
-        return 1 - covered(sets, codes).mean(), wrong(names, codes, hierarchy).mean()
-
-    assert min(errors(None)) >= 0.07
-    assert max(errors(weights)) <= 0.06
 
 
 # -- Hierarchies ---------------------------------------------------------------------------------

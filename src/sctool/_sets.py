@@ -89,7 +89,6 @@ def thresholds(
     risk: float,
     *,
     by_type: bool,
-    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Largest score at which a type still counts as possible, for each type, (n_types,).
 
@@ -109,43 +108,28 @@ def thresholds(
         Whether a type whose own cells can support the risk, ``risk * (n + 1) >= 1``, has a
         threshold from these alone. The risk then holds within such a type, also if it is rare.
         The others share the threshold of all cells.
-    weights
-        Share of each type in the query relative to the calibration cells, (n_types,). Cells count
-        by the weight of their type, and the cell to be named by that of the type which is tried
-        (Tibshirani et al. 2019; Podkopaev & Ramdas 2021). Thresholds from one type alone do not
-        depend on them.
 
     Raises
     ------
     ValueError
-        If ``risk`` is not between 0 and 1, or a weight is negative or not finite.
+        If ``risk`` is not between 0 and 1.
     """
     if not 0 < risk < 1:
         raise ValueError(f"risk={risk!r} must lie between 0 and 1, for example 0.05.")
-    weights = np.ones(n_types) if weights is None else np.asarray(weights, dtype=float)
-    if weights.shape != (n_types,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(
-            f"weights={weights!r} must be {n_types} finite numbers of at least 0, one per type."
-        )
-    found = _quantiles(scores, weights[codes], weights, risk)
+    found = np.full(n_types, _quantile(scores, risk))
     if by_type:
         for k in range(n_types):
             own = scores[codes == k]
             if risk * (len(own) + 1) >= 1 - 1e-9:
-                found[k] = _quantiles(own, np.ones(len(own)), np.ones(1), risk)[0]
+                found[k] = _quantile(own, risk)
     return found
 
 
-def _quantiles(
-    scores: np.ndarray, weights: np.ndarray, tried: np.ndarray, risk: float
-) -> np.ndarray:
-    """``(1 - risk)`` quantile of weighted scores and infinity, for several weights of infinity."""
-    order = np.argsort(scores)
-    reached = np.cumsum(weights[order])
-    total = weights.sum() + tried
-    # the tolerance is for sums that are equal but for rounding
-    i = np.searchsorted(reached, (1 - risk) * total - 1e-9 * total)
-    return np.append(scores[order], np.inf)[i]
+def _quantile(scores: np.ndarray, risk: float) -> float:
+    """``(1 - risk)`` quantile of the scores and infinity."""
+    # the tolerance is for products that are whole but for rounding
+    rank = int(np.ceil((1 - risk) * (len(scores) + 1) - 1e-9))
+    return float(np.append(np.sort(scores), np.inf)[max(rank, 1) - 1])
 
 
 def label_shift(proba: np.ndarray, calibration: Calibration) -> np.ndarray:
@@ -184,7 +168,6 @@ def prediction_sets(
     risk: float,
     *,
     by_type: bool = True,
-    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Types that are possible for each cell at a risk of error, (n_cells, n_types), bool.
 
@@ -205,7 +188,7 @@ def prediction_sets(
         Probabilities of the query's cells, (n_cells, n_types).
     calibration
         Held-out cells with probabilities of the same model.
-    risk, by_type, weights
+    risk, by_type
         As in :func:`thresholds`.
 
     Raises
@@ -220,7 +203,6 @@ def prediction_sets(
         proba.shape[1],
         risk,
         by_type=by_type,
-        weights=weights,
     )
     sets = 1 - proba <= found
     sets[np.arange(len(proba)), proba.argmax(axis=1)] = True
@@ -449,7 +431,6 @@ def safe_names(
     risk: float,
     *,
     by_confidence: bool = True,
-    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most specific name of each cell that holds at a risk of error.
 
@@ -480,9 +461,8 @@ def safe_names(
         Held-out cells with probabilities of the same model.
     hierarchy
         Of the same types.
-    risk, weights
-        As in :func:`thresholds`. With thresholds that differ between types, as they may by weights,
-        the name is that of the lowest node that contains all possible types.
+    risk
+        As in :func:`thresholds`.
     by_confidence
         Whether each band of confidence has a threshold of its own.
 
@@ -512,7 +492,7 @@ def safe_names(
         edges = edges[1:]
     found = np.array(
         [
-            thresholds(scores[band], codes[band], n_types, risk, by_type=False, weights=weights)
+            thresholds(scores[band], codes[band], n_types, risk, by_type=False)
             for band in np.digitize(confidence, edges) == np.arange(len(edges) + 1)[:, None]
         ]
     )

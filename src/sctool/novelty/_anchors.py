@@ -15,10 +15,10 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import expit, logit
 
-from sctool._neighbors import group_means, leiden, neighbor_graph, principal_components
+from sctool._neighbors import group_means, leiden, neighbor_graph
 from sctool.novelty._n_types import TypeSeparation
 
-N_COMPONENTS, N_NEIGHBORS = 30, 15
+N_NEIGHBORS = 15
 #: Leiden resolutions. No single one suits both rare and common types, so the evidence is averaged.
 RESOLUTIONS = (1.0, 2.0, 3.0, 4.0, 6.0)
 #: The resolution whose groups serve for names and for the search for a second batch.
@@ -189,20 +189,24 @@ class QueryGroups:
 
 
 def group_query(
-    x: sp.csr_matrix, proba: np.ndarray, separations: Sequence[TypeSeparation], seed: int
+    x: sp.csr_matrix,
+    z: np.ndarray,
+    proba: np.ndarray,
+    separations: Sequence[TypeSeparation],
+    seed: int,
 ) -> QueryGroups:
     """Group the cells of a query.
 
     Parameters
     ----------
-    x
-        Query, log1p CP10k, CSR (n_cells, n_genes).
+    x, z
+        Query, log1p CP10k, CSR (n_cells, n_genes), and its principal components, (n_cells,
+        n_components).
     proba
         Probabilities of the known types, (n_cells, n_types).
     separations
         Of types. The log odds that two groups are of different types are averaged over them.
     """
-    z = principal_components(x, N_COMPONENTS, seed)
     # UMAP weights: an anchor of a few cells must form its own group.
     graph = neighbor_graph(z, N_NEIGHBORS, seed, "umap")
     groups = []

@@ -87,10 +87,11 @@ def small_groups(
     codes = leiden(neighbor_graph(z, N_NEIGHBORS, seed, weights), RESOLUTION, seed)
     while codes.max() > 0 and np.bincount(codes).min() < MIN_GROUP:
         codes = join_smallest(z, codes)
-    rows = list(pairwise(x.indptr))
-    n_different = len({(x.indices[a:b].tobytes(), x.data[a:b].tobytes()) for a, b in rows})
-    for _ in range(codes.max() + 1, min(n, n_different)):
-        codes = split_largest(z, codes, seed)
+    if codes.max() + 1 < n:
+        rows = pairwise(x.indptr)
+        n_different = len({(x.indices[a:b].tobytes(), x.data[a:b].tobytes()) for a, b in rows})
+        for _ in range(codes.max() + 1, min(n, n_different)):
+            codes = split_largest(z, codes, seed)
     return codes
 
 
@@ -158,24 +159,26 @@ class TypeSeparation:
 
 
 def learn_separation(
-    x: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator, weights: str = "gauss"
+    x: sp.csr_matrix,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    weights: str = "gauss",
+    z: np.ndarray | None = None,
 ) -> TypeSeparation:
-    """Learn the separation of types from random subsets of the types of the reference.
+    """Learn the separation of types from random subsets of the types of labelled cells.
 
     Parameters
     ----------
     x
-        Reference, log1p CP10k, CSR (n_cells, n_genes).
+        Cells, log1p CP10k, CSR (n_cells, n_genes).
     labels
-        Its type codes from 0.
+        Their type codes from 0.
     weights
-        Weights of the graphs of its small groups: "gauss", or "umap", which takes less time. With
-        the latter the subsets share the principal components of all cells.
+        Weights of the graphs of their small groups, "gauss" or "umap".
+    z
+        Principal components, (n_cells, n_components); None computes those of each subset.
     """
     n_types = labels.max() + 1
-    z = None
-    if weights == "umap":
-        z = principal_components(x, N_COMPONENTS, int(rng.integers(2**31)))
     episodes, values, two, weight = [], [], [], []
     for _ in range(EPISODES):
         share = rng.uniform(0.4, 1.0)

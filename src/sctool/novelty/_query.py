@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import expit
 
-from sctool._neighbors import group_means
+from sctool._neighbors import group_means, principal_components
 from sctool.novelty import _cells
 from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query
 from sctool.novelty._episodes import MIN_CELLS
@@ -23,6 +23,7 @@ from sctool.novelty._n_types import (
     split_into_types,
 )
 
+N_COMPONENTS = 30
 #: Cells with a higher probability are novel.
 THRESHOLD = 0.5
 #: Threshold on the evidence on groups.
@@ -98,16 +99,22 @@ def search(
     """
     if why := _cells.unsearchable(x):
         return QueryNovelty(None, proba.argmax(axis=1), audit=[f"novel: not searched for: {why}"])
+
+    def seed() -> int:
+        return int(rng.integers(2**31))
+
     profiles = group_means(x_ref, labels)
+    z = principal_components(x, N_COMPONENTS, seed())
     if n_novel == 0:
-        whole = group_query(x, proba, [TypeSeparation()], int(rng.integers(2**31)))
+        whole = group_query(x, z, proba, [TypeSeparation()], seed())
         return QueryNovelty(None, name_by_group(whole.main, proba, profiles))
     # How far types lie apart depends on the depth of the data and on their technology, so it is
     # learnt from the query as well, with the types that the regressions predict.
-    separation = learn_separation(x_ref, labels, rng, "umap")
+    z_ref = principal_components(x_ref, N_COMPONENTS, seed())
+    separation = learn_separation(x_ref, labels, rng, "umap", z_ref)
     predicted = np.unique(proba.argmax(axis=1), return_inverse=True)[1]
-    separations = [separation, learn_separation(x, predicted, rng, "umap")]
-    whole = group_query(x, proba, separations, int(rng.integers(2**31)))
+    separations = [separation, learn_separation(x, predicted, rng, "umap", z)]
+    whole = group_query(x, z, proba, separations, seed())
     parts, audit = _parts(whole, profiles, batches)
 
     learnt = None
@@ -115,11 +122,13 @@ def search(
     sensitivity: dict[int, float] = {}
     n_mixed = n_by_cell = 0
     for part in parts:
-        seed = int(rng.integers(2**31))
-        groups = whole if part.all() else group_query(x[part], proba[part], separations, seed)
+        groups = whole
+        if not part.all():
+            z = principal_components(x[part], N_COMPONENTS, seed())
+            groups = group_query(x[part], z, proba[part], separations, seed())
         known_as[part] = name_by_group(groups.main, proba[part], profiles)
         found[part], shares = judge_by_group(groups, proba[part], profiles)
-        around = _cells.neighborhood_composition(x_ref, labels, x[part], seed)
+        around = _cells.neighborhood_composition(x_ref, labels, x[part], seed())
         n_mixed += int(part.sum()) if around.mixed else 0
         if around.mixed and learnt is None:
             learnt = _cells.learn(x_ref, labels, rng, progress)
@@ -139,8 +148,7 @@ def search(
     names = known_as
     if novel.any():
         cells = np.flatnonzero(novel)
-        seed = int(rng.integers(2**31))
-        codes, low, high = split_into_types(x[cells], separation, n_novel, seed)
+        codes, low, high = split_into_types(x[cells], separation, n_novel, seed())
         names[cells] = proba.shape[1] + codes
         n = int(codes.max()) + 1
         audit.append(describe_number(n, low, high, n_novel))
