@@ -21,6 +21,7 @@ FLOORS = [
     ["_verdicts", "model"],
     ["_report"],
     ["pl", "tl"],
+    ["_demo"],
     ["cli"],
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

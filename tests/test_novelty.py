@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from synthetic import TYPES, simulate
 
 from sctool._data._features import normalize
@@ -136,6 +137,25 @@ def test_copies_of_a_novel_cell_lie_among_the_query():
 
 
 # -- what is learnt by hiding types --------------------------------------------------------------
+
+
+def test_known_cells_of_a_large_query_next_to_a_small_reference_look_known(monkeypatch):
+    (x_ref, labels, _), (x, _, _) = cells(60), cells(2400, seed=1)
+    of_parts = neighborhood_composition(x_ref, labels, x, 0)
+    monkeypatch.setattr(_cells, "MAX_RATIO", 100)
+    of_whole = neighborhood_composition(x_ref, labels, x, 0)
+    assert of_parts.evidence.shape == of_whole.evidence.shape
+    # the share of cells that seem to have hardly any neighbour in the reference
+    lonely = [(e.evidence[:, 0] > 2).mean() for e in (of_parts, of_whole)]
+    assert lonely[0] < 0.02
+    assert lonely[1] > 0.2
+    assert of_parts.mixed
+
+
+def test_parts_of_a_query_are_put_back_in_order():
+    (x_ref, labels, _), (x, _, names) = cells(100, without=TYPES[0]), cells(1200, seed=1)
+    evidence = neighborhood_composition(x_ref, labels, x, 0).evidence[:, 1]
+    assert roc_auc_score(names == TYPES[0], evidence) > 0.9
 
 
 def test_what_is_learnt_tells_the_cells_of_a_type_that_was_never_hidden():

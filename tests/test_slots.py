@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from scanpy.plotting.palettes import default_102
+from matplotlib.colors import to_rgb
+from scanpy.plotting.palettes import default_20, default_102
 from synthetic import TYPES, simulate
 
 import sctool
@@ -189,17 +190,20 @@ def test_colours_are_written_if_every_type_has_one(cells):
     assert "my_colors" not in cells.uns
 
 
-@pytest.mark.parametrize("n", [0, 1, 101, 102, 110])
-def test_novel_groups_have_colours_that_no_type_has(n):
-    used = default_102[0].upper() + "FF"  # as matplotlib writes it with its opacity
-    colors = _slots.unused_colors([used], n)
-    assert len(colors) == n
-    assert default_102[0] not in colors
-    assert len(set(colors)) == min(n, len(default_102) - 1)
+@pytest.mark.parametrize("n", [0, 1, 20])
+def test_novel_groups_have_colours_of_their_own_that_show_on_white(n):
+    used = [color.upper() + "FF" for color in default_20]  # as matplotlib writes them with opacity
+    colors = _slots.unused_colors(used, n)
+    assert len(set(colors)) == n
+    assert not {color.lower() for color in colors} & {color[:7].lower() for color in used}
+    assert not {"#ffff00", "#fff"} & {color.lower() for color in colors}
+    rgb = np.array([to_rgb(color) for color in [*default_20, *colors[:3]]])
+    apart = np.linalg.norm(rgb[:, None] - rgb, axis=2)[len(default_20) :]
+    assert np.sort(apart, axis=1)[:, 1:2].min(initial=1) > 0.2
 
 
 def test_colours_repeat_where_types_have_taken_them_all():
-    assert _slots.unused_colors(list(default_102), 103) == [*default_102, default_102[0]]
+    assert len(_slots.unused_colors(list(default_102), 103)) == 103
 
 
 @pytest.mark.parametrize("second", ["annotation", "clusters"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -69,3 +69,13 @@ class EpochBar(Callback):
         """Close the bar, so that the error message starts on a new line."""
         if self.bar is not None:
             self.bar.close()
+
+
+def print_notes(result: Mapping[str, Any]) -> None:
+    """Print the audit of an annotation, ``uns[key]``, and its alarms; what is both only once."""
+    alarms = list(result["alarms"])
+    for note in result["audit"]:
+        if note not in alarms:
+            print(f"  {note}")
+    for alarm in alarms:
+        print(f"  alarm: {alarm}")

@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+#: Weights of red, green and blue in the luminance (Rec. 709), and the range of that of new colours.
+LUMINANCE, DARKEST, LIGHTEST = np.array([0.2126, 0.7152, 0.0722]), 0.25, 0.7
+
 
 def writable(adata: AnnData, copy: bool) -> AnnData:
     """Return the object to write to: a copy, or ``adata`` itself, made actual if it is a view."""
@@ -283,12 +286,24 @@ def write_evaluation(adata: AnnData, key: str, tables: dict[str, pd.DataFrame]) 
 
 
 def unused_colors(used: list[str], n: int) -> list[str]:
-    """Return ``n`` of scanpy's colours, unused ones as long as there are any."""
+    """Return ``n`` of scanpy's colours, neither too light nor too dark, and far from others.
+
+    Each is the one whose nearest colour, of those used or returned before it, is farthest in RGB.
+    """
+    from matplotlib.colors import to_rgb
     from scanpy.plotting.palettes import default_102
 
-    taken = {color.lower()[:7] for color in used}
-    free = [color for color in default_102 if color.lower()[:7] not in taken] or list(default_102)
-    return [free[i % len(free)] for i in range(n)]
+    rgb = np.array([to_rgb(color) for color in default_102])
+    luminance = rgb @ LUMINANCE
+    legible = np.flatnonzero((luminance > DARKEST) & (luminance < LIGHTEST))
+    taken = np.array([to_rgb(color) for color in used] or [(1.0, 1.0, 1.0)])
+    distance = ((rgb[legible, None] - taken) ** 2).sum(axis=2).min(axis=1)
+    chosen = []
+    for _ in range(n):
+        farthest = legible[distance.argmax()]
+        chosen.append(default_102[farthest])
+        distance = np.minimum(distance, ((rgb[legible] - rgb[farthest]) ** 2).sum(axis=1))
+    return chosen
 
 
 def write_colors(adata: AnnData, key: str, colors: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,7 +191,8 @@ def parser() -> argparse.ArgumentParser:
         help="annotate bundled blood cells",
         description=(
             "Split the 700 blood cells shipped with scanpy into a labelled reference and an "
-            "unlabelled query, annotate the query, evaluate the result and plot it."
+            "unlabelled query, remove a type from the reference, annotate the query, and show "
+            "beside logistic regression what becomes of the known and of the removed type."
         ),
     )
     demo.add_argument(
@@ -267,6 +267,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
     from sctool import _files, tl
+    from sctool._progress import print_notes
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model requires --ref: with --model nothing is trained.")
@@ -292,7 +293,7 @@ def run_annotate(args: argparse.Namespace) -> int:
     )
     _write(adata, model, args)
     key = args.key_added
-    _print_notes(adata.uns[key])
+    print_notes(adata.uns[key])
     novel = adata.obs.get(f"{key}_novel")
     counts = adata.obs[key].value_counts()
     width = max(len(str(name)) for name in counts.index)
@@ -305,14 +306,6 @@ def run_annotate(args: argparse.Namespace) -> int:
         print(f"  {name!s:<{width}}  {n:>7}{flagged}")
     print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
     return 0
-
-
-def _print_notes(result: dict[str, Any]) -> None:
-    """Print the audit of an annotation, then its alarms."""
-    for note in result["audit"]:
-        print(f"  {note}")
-    for alarm in result["alarms"]:
-        print(f"  alarm: {alarm}")
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -410,55 +403,10 @@ def _train_kwargs(args: argparse.Namespace) -> dict[str, object] | None:
 
 def run_demo(args: argparse.Namespace) -> int:
     """``sctool demo``."""
-    from sctool import _files, datasets, metrics, tl
+    from sctool import _demo
 
-    adata, ref = datasets.blood(random_state=args.seed)
-    print(
-        f"reference: {ref.n_obs} blood cells of {ref.obs['cell_type'].nunique()} types; "
-        f"query: {adata.n_obs} cells"
-    )
-    start = time.perf_counter()
-    tl.annotate(adata, ref, method=args.method, random_state=args.seed)
-    seconds = time.perf_counter() - start
-    _print_notes(adata.uns["sctool"])
-    truth, named = adata.obs["truth"].astype(str), adata.obs["sctool"].astype(str)
-    seen = list(adata.uns["sctool"]["classes"])
-    print(
-        f"accuracy {metrics.seen_accuracy(truth, named, seen):.3f}, "
-        f"macro-F1 {metrics.macro_f1(truth, named, seen):.3f}, {seconds:.1f} s"
-    )
-    args.output.mkdir(parents=True, exist_ok=True)
-    _draw_demo(adata, args.output / "annotated.png")
-    _files.write(adata, args.output / "annotated.h5ad")
-    print(f"wrote annotated.h5ad and annotated.png to {args.output.resolve()}")
+    _demo.run(args.output, args.method, args.seed)
     return 0
-
-
-def _draw_demo(adata: AnnData, path: Path) -> None:
-    """UMAP of the model's embedding, coloured by prediction, truth and score."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-    import scanpy as sc
-
-    sc.pp.neighbors(adata, use_rep="X_sctool")
-    sc.tl.umap(adata, random_state=0)
-    panels = {
-        "sctool": "prediction",
-        "sctool_score": "score",
-        "sctool_novel_score": "novelty score",
-        "truth": "truth",
-    }
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2))
-    for ax, (color, title) in zip(axes, panels.items(), strict=True):
-        # Prediction and truth have the same colours and share one legend at the far right.
-        legend = "right margin" if color == "truth" else None
-        sc.pl.umap(
-            adata, color=color, title=title, ax=ax, show=False, frameon=False, legend_loc=legend
-        )
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from sctool.novelty._n_types import describe_number, learn_separation, split_int
 
 N_COMPONENTS = 30
 N_NEIGHBORS = 30
+#: A query of more than ``MAX_RATIO`` times the cells of the reference is compared in parts, of at
+#: least ``MIN_PART`` cells.
+MAX_RATIO, MIN_PART = 3, 200
 #: Leiden resolution of the joint clusters; high, so that a cluster contains a single type.
 RESOLUTION = 4.0
 #: Number of training episodes, and maximum number of cells in each.
@@ -104,7 +107,8 @@ def neighborhood_composition(
     """Compute the neighbourhood composition of each query cell.
 
     Cells of a novel type have neighbours from the query only. With a batch effect, so do all query
-    cells.
+    cells, and next to a small reference those of known types may. A query much larger than the
+    reference is therefore compared in random parts.
 
     Parameters
     ----------
@@ -113,6 +117,22 @@ def neighborhood_composition(
     labels
         Type codes of the reference, from 0.
     """
+    n = x.shape[0]
+    n_parts = -(-n // max(MAX_RATIO * len(labels), MIN_PART))
+    if n_parts == 1:
+        return _composition(x_ref, labels, x, seed)
+    parts = np.array_split(np.random.default_rng(seed).permutation(n), n_parts)
+    found = [_composition(x_ref, labels, x[part], seed) for part in parts]
+    evidence = np.empty((n, 4))
+    evidence[np.concatenate(parts)] = np.concatenate([f.evidence for f in found])
+    overlap = float(np.median([f.overlap for f in found]))
+    return NeighborhoodComposition(evidence, overlap, bool(np.mean([f.mixed for f in found]) > 0.5))
+
+
+def _composition(
+    x_ref: sp.csr_matrix, labels: np.ndarray, x: sp.csr_matrix, seed: int
+) -> NeighborhoodComposition:
+    """Neighbourhood composition next to all of the query's cells."""
     n_ref, n = x_ref.shape[0], x_ref.shape[0] + x.shape[0]
     z = principal_components(sp.vstack([x_ref, x], format="csr"), N_COMPONENTS, seed)
     graph = neighbor_graph(z, N_NEIGHBORS + 1, seed)

@@ -28,9 +28,6 @@ N_COMPONENTS = 30
 THRESHOLD = 0.5
 #: Threshold on the evidence on groups.
 ENOUGH = 1.0
-#: With fewer labelled cells, a cell that mixes with the reference is novel only if both judgements
-#: agree: the neighbourhoods of a large query contain too few cells of a small reference.
-MIN_LABELLED = 500
 #: A group of clear type gives its name to its cells, except to those whose own probability of
 #: another type is at least this: rare types survive.
 OWN = 0.8
@@ -134,8 +131,7 @@ def search(
             learnt = _cells.learn(x_ref, labels, rng, progress)
         if around.mixed and learnt is not None:
             by_cell = learnt.predict_proba(around.evidence)[:, 1]
-            both = np.stack([found[part], by_cell])
-            found[part] = both.mean(axis=0) if len(labels) >= MIN_LABELLED else both.min(axis=0)
+            found[part] = (found[part] + by_cell) / 2
             n_by_cell += int(part.sum())
         else:
             sensitivity = shares | sensitivity  # of types in several parts, that of the largest
