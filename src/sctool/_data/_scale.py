@@ -43,8 +43,8 @@ TOTAL = 1e7
 #: corrected counts; 0.02 to 3, mostly below 0.8, for logarithms.
 NOISE = 0.85
 #: The same for whole numbers, the median of the 20 genes: at least 1.35 for counts, also if 30 % of
-#: the molecules are kept; 0 to 0.55 for counts of all genes that were set to 1, 0.04 to 0.3 for most
-#: logarithms that were rounded.
+#: the molecules are kept; 0 to 0.55 for counts of all genes that were set to 1, and 0.04 to 0.3 for
+#: most logarithms that were rounded.
 COARSE = 0.7
 #: A cell has the levels of counts if at least these fractions of its values are the smallest one,
 #: and occur more than once. So have nearly all cells of UMI data (half of them on their 300 most
