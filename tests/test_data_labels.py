@@ -265,6 +265,11 @@ def test_labels_that_only_their_type_tells_apart_are_refused():
         clean_labels(pd.Series(pd.Categorical([1, "1"], [1, "1"])))
 
 
+def test_some_texts_may_be_kept():
+    labels = clean_labels(pd.Series(["Unassigned", "nan", "a"]), keep=["unassigned"])
+    assert list(labels.codes) == [0, -1, 1]
+
+
 def test_spaces_around_labels_make_no_types_and_are_told():
     adata, ref = simulate_sides()
     wanted = logistic(adata.copy(), ref).obs["sctool"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -323,13 +323,15 @@ def obs_column(adata: AnnData, key: str, name: str, side: str) -> pd.Series:
     return values if isinstance(values, pd.Series) else adata.obs[[key]].to_memory()[key]
 
 
-def clean_labels(values: pd.Series) -> pd.Categorical:
+def clean_labels(values: pd.Series, keep: Collection[str] = ()) -> pd.Categorical:
     """Convert labels of any dtype to strings, keeping missing values as missing.
 
-    So are strings that stand for a missing value, such as "" and "nan". Spaces around labels are
-    removed. Categories keep their order and unused ones are dropped; other labels are sorted.
+    So are strings that stand for a missing value, such as "" and "nan", except those to ``keep``,
+    in lower case. Spaces around labels are removed. Categories keep their order and unused ones are
+    dropped; other labels are sorted.
     """
-    values = values.where(~values.astype(str).str.strip().str.lower().isin(MISSING).to_numpy())
+    missing = set(MISSING) - set(keep)
+    values = values.where(~values.astype(str).str.strip().str.lower().isin(missing).to_numpy())
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         names = [str(c) for c in used.cat.categories]
