@@ -23,7 +23,7 @@ from stages import (
 from synthetic import GENES, simulate, simulate_sides
 
 from sctool._data import Features, _genes, join, read_cells
-from sctool._data._genes import match_genes
+from sctool._data._genes import clean_names, match_genes
 
 
 @pytest.fixture
@@ -185,6 +185,11 @@ def test_duplicated_genes_are_added_up_for_a_trained_model():
 VERSIONED = [f"{name}.{i % 9 + 1}" for i, name in enumerate(ENSEMBL)]
 
 
+#: Names that R's make.names changes, some of them, and what it makes of them.
+DASHES = [*(f"HLA-{g}" for g in GENES[:150]), *(f"7{g}" for g in GENES[150:200]), *GENES[200:]]
+BY_R = [*(f"HLA.{g}" for g in GENES[:150]), *(f"X7{g}" for g in GENES[150:200]), *GENES[200:]]
+
+
 def renamed(adata: ad.AnnData, names: list[str], **columns: object) -> ad.AnnData:
     """A copy with other gene names, and columns of ``var``."""
     adata = adata.copy()
@@ -213,6 +218,14 @@ NAMING = {
         named(names=GENES),
     ),
     "spaces": (named(names=[f" {g} " for g in GENES]), named(names=GENES)),
+    "changed-by-r-in-query": (named(names=BY_R), named(names=DASHES)),
+    "changed-by-r-in-ref": (named(names=DASHES), named(names=BY_R)),
+    "genome-in-query": (named(names=[f"GRCh38_{g}" for g in GENES]), named(names=GENES)),
+    "genome-in-ref": (named(names=GENES), named(names=[f"mm10___{g}" for g in GENES])),
+    "two-genomes": (
+        named(names=[f"hg38_{n}" for n in VERSIONED]),
+        named(names=[f"GRCh38______{n}" for n in ENSEMBL]),
+    ),
 }
 
 
@@ -229,6 +242,46 @@ def test_genes_meet_under_whatever_name_both_sides_have(query_names, ref_names, 
     np.testing.assert_allclose(result.obsm["sctool_proba"], expected, atol=0.02)
     if len(query_names) + len(ref_names) > 2:
         assert "genes: matched the reference's " in audit(result)
+
+
+@pytest.mark.parametrize(
+    ("names", "ref_names", "note"),
+    [
+        (BY_R, DASHES, "query: 200 names of genes, changed by R, were changed back"),
+        (DASHES, BY_R, "ref: 200 names of genes, changed by R, were changed back"),
+        (
+            [f"mm10_{g}" for g in GENES],
+            GENES,
+            "query: 'mm10_' before the names of genes was removed",
+        ),
+    ],
+    ids=["r-in-query", "r-in-ref", "genome"],
+)
+def test_the_audit_says_how_names_were_changed(names, ref_names, note):
+    adata, ref = simulate_sides()
+    data = join(renamed(adata, names), renamed(ref, ref_names), labels_key="cell_type")
+    assert note in data.audit
+    assert data.x.shape[1] == 300
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "shared"),
+    [
+        (["A.1", "B"], ["A-1", "A_1", "B"], {"B", "A-1"}),
+        (["A.1", "B"], ["A-1", "A.1", "B"], {"B", "A.1"}),
+        (["A.1", "B"], ["A-1", "A 1", "B"], {"B"}),
+        (["A.1", "B-2"], ["A-1", "B-2"], {"B-2"}),
+    ],
+    ids=["underscores-stay", "there-as-it-is", "two-originals", "not-of-r"],
+)
+def test_what_r_changed_is_changed_back_only_if_it_is_sure(names, others, shared):
+    ref_names, query_names, _ = match_genes(pd.DataFrame(index=others), pd.DataFrame(index=names))
+    assert set(ref_names) & set(query_names) == shared
+
+
+def test_genomes_of_two_species_are_kept_apart():
+    names = [f"{'GRCh38' if i % 2 else 'mm10'}_{g}" for i, g in enumerate(GENES)]
+    assert list(clean_names(names)) == names
 
 
 def test_genes_without_a_name_meet_no_other():

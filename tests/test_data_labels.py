@@ -155,7 +155,6 @@ def test_the_querys_labels_are_irrelevant(given, stage):
         "wrong": "no such type",
         "missing": np.nan,
     }[given]
-    adata.obs["sctool"] = adata.obs["cell_type"]
     assert_read_alike(stage, adata, ref)
 
 
@@ -233,6 +232,10 @@ def test_a_type_may_be_called_unknown():
         (pd.Categorical(["b", None, "a", "b"], ["z", "b", "a"]), [0, -1, 1, 0], ["b", "a"]),
         (pd.Categorical([2, 1, None, 2], [2, 1]), [0, 1, -1, 0], ["2", "1"]),
         ([None] * 4, [-1] * 4, []),
+        (["b", "b ", "\ta", "a"], [1, 1, 0, 0], ["a", "b"]),
+        (pd.Categorical(["b", "b ", " a", "b"], ["b ", "b", " a"]), [0, 0, 1, 0], ["b", "a"]),
+        (["b", "Unassigned", "unassigned ", "b"], [0, -1, -1, 0], ["b"]),
+        ([1.0, np.inf, -np.inf, 2.0], [0, -1, -1, 1], ["1.0", "2.0"]),
     ],
     ids=[
         "object",
@@ -245,6 +248,10 @@ def test_a_type_may_be_called_unknown():
         "categorical",
         "int-categorical",
         "none",
+        "spaces",
+        "spaces-categorical",
+        "unassigned",
+        "infinite",
     ],
 )
 def test_labels_become_text(values, codes, categories):
@@ -256,3 +263,47 @@ def test_labels_become_text(values, codes, categories):
 def test_labels_that_only_their_type_tells_apart_are_refused():
     with pytest.raises(ValueError, match=r"equal once converted to strings"):
         clean_labels(pd.Series(pd.Categorical([1, "1"], [1, "1"])))
+
+
+def test_some_texts_may_be_kept():
+    labels = clean_labels(pd.Series(["Unassigned", "nan", "a"]), keep=["unassigned"])
+    assert list(labels.codes) == [0, -1, 1]
+
+
+def test_spaces_around_labels_make_no_types_and_are_told():
+    adata, ref = simulate_sides()
+    wanted = logistic(adata.copy(), ref).obs["sctool"]
+    names = ref.obs["cell_type"].astype(str)
+    ref.obs["cell_type"] = [n + " " * (i % 2) for i, n in enumerate(names)]
+    result = logistic(adata, ref)
+    assert list(result.obs["sctool"]) == list(wanted)
+    assert "ref: spaces around the labels ['B ', " in audit(result) or "['CD4 T/NK ', " in audit(
+        result
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels_key", "error"),
+    [([], ValueError), (None, TypeError), (3, TypeError), ([None], TypeError)],
+    ids=str,
+)
+def test_a_labels_key_is_the_name_of_a_column(labels_key, error):
+    adata, ref = simulate_sides()
+    with pytest.raises(error, match=r"labels_key=.*: pass (the name of a|at least one) column"):
+        logistic(adata, ref, labels_key=labels_key)
+
+
+def test_a_type_of_empty_cells_is_missed_aloud():
+    adata, ref = simulate_sides()
+    x = ref.X.tolil()
+    x[(ref.obs["cell_type"] == "DC").to_numpy().nonzero()[0]] = 0
+    ref.X = x.tocsr()
+    ref.obs["cell_type"] = ref.obs["cell_type"].cat.add_categories(["never there"])
+    result = logistic(adata, ref)
+    assert "DC" not in list(result.uns["sctool"]["classes"])
+    assert "ref: no cell of ['DC'] expresses a gene that is used" in audit(result)
+    assert any("no reference cell of ['DC'] expresses" in a for a in result.uns["sctool"]["alarms"])
+    x[(ref.obs["cell_type"] != "B").to_numpy().nonzero()[0]] = 0
+    ref.X = x.tocsr()
+    with pytest.raises(ValueError, match=r"'DC', 'Mono'\] expresses any .* fewer than 2 types"):
+        logistic(adata, ref)

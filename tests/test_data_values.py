@@ -29,7 +29,10 @@ from sctool.model import LogisticClassifier
 
 SCALES = {
     "counts": (lambda x: x.toarray(), "counts"),
-    "counts-of-few-molecules": (lambda x: np.minimum(x.toarray(), 1), "counts"),
+    "counts-of-few-molecules": (
+        lambda x: np.random.default_rng(0).binomial(x.toarray().astype(int), 0.03),
+        "counts",
+    ),
     "log1p": (lambda x: np.log1p(cp10k(x)), "log1p"),
     "log1p-of-some-genes": (lambda x: np.log1p(cp10k(x))[:, :100], "log1p"),
     "log1p-of-one-cell": (lambda x: np.log1p(cp10k(x))[:1], "log1p"),

@@ -453,6 +453,21 @@ def test_a_novel_group_is_explained_like_a_type(method, settings):
     sctool.tl.explain(adata, model)
     assert list(adata.uns["sctool_explain"]["names"]) == list(adata.obs["sctool"].cat.categories)
 
+    group = adata.uns["group"]
+    for name in ("NK", "B"):  # a type that is new, and one that is known
+        renamed = sctool.tl.rename_novel(adata, {"novel_1": name}, copy=True)
+        sctool.tl.explain(renamed, model, key_added="all")
+        assert set(renamed.uns["all"]["names"]) == set(renamed.obs["sctool"])
+        for named in (name, "novel_1"):
+            sctool.tl.explain(renamed, model, types=named, key_added="group")
+            assert list(renamed.uns["group"]["names"]) == [name]
+            if name == "NK":
+                assert list(renamed.uns["group"]["types"]) == [name]
+                np.testing.assert_array_equal(renamed.uns["group"]["scores"], group["scores"])
+        if name == "NK":
+            sctool.tl.explain(renamed, model, types="B", versus=name, key_added="group")
+            assert list(renamed.uns["group"]["rivals"]) == [name]
+
 
 def test_cells_that_express_nothing_are_of_no_type(models, query):
     model = models["logistic"]
@@ -538,6 +553,10 @@ def test_an_absent_cell_is_named(models, query):
         ({"versus": "B", "types": "B"}, ValueError, r"versus='B' is what \['B'\] are predicted"),
         ({"n_genes": 0}, ValueError, "n_genes=0, n_cells=200: both must be at least 1"),
         ({"n_cells": 0}, ValueError, "n_genes=50, n_cells=0: both must be at least 1"),
+        ({"n_genes": "5"}, TypeError, "n_genes='5': pass a whole number"),
+        ({"n_cells": 2.5}, TypeError, "n_cells=2.5: pass a whole number"),
+        ({"types": 5}, TypeError, "types=5: pass a name, or a list of names"),
+        ({"cells": 5}, TypeError, "cells=5: pass a name, or a list of names"),
         ({"adata": 3}, TypeError, "adata must be an AnnData, not int"),
         ({"model": 3}, TypeError, "model must be a model that annotates cells, .* not int"),
         ({"model": ad.AnnData()}, TypeError, "model must be .* not AnnData"),

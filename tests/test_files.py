@@ -247,3 +247,29 @@ def test_matrices_whose_names_could_not_be_read_are_refused(slot, tmp_path):
     with pytest.raises(ValueError, match=rf"'CD4/CD8'\] in {slot} contain '/'"):
         _files.check_writable(adata, tmp_path / "out.h5ad")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("slot", ["X", "layers", "obsp", "raw.X"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["numbers", "mixed"])
+def test_matrices_of_objects_are_refused(slot, mixed, tmp_path):
+    adata = simulate(30)
+    values = np.ones((30, 30) if slot == "obsp" else adata.shape).astype(object)
+    if mixed:
+        values[0, 0] = "a"
+    if slot == "X":
+        adata = ad.AnnData(values)
+    elif slot == "raw.X":
+        adata.raw = ad.AnnData(values, obs=adata.obs, var=adata.var)
+    else:
+        getattr(adata, slot)["mine"] = values
+    name = slot if slot in ("X", "raw.X") else rf"{slot}\['mine'\]"
+    with pytest.raises(ValueError, match=rf"cannot be written .* {name} holds Python objects"):
+        _files.check_writable(adata, tmp_path / "out.h5ad")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_matrix_of_text_can_be_written(tmp_path):
+    adata = simulate(30)
+    adata.layers["text"] = np.full(adata.shape, "a", dtype=object)
+    assert _files.check_writable(adata, tmp_path / "out.h5ad") == []
+    _files.write(adata, tmp_path / "out.h5ad")

@@ -233,6 +233,29 @@ def test_the_scale_is_that_of_the_genes(proteins, genes, adata, ref, baseline):
     assert f"query: read {genes.removesuffix('s')} values from X" in audit(result)
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.parametrize(
+    ("column", "gene", "protein"),
+    [
+        ("modality", "RNA", "ADT"),
+        ("feature_type", "Gene Expression", "protein"),
+        ("feature_types", "mRNA", "prot"),
+        ("feature_types", np.nan, "Antibody Capture"),
+        ("feature_types", None, "HTO"),
+    ],
+)
+def test_antibodies_are_known_in_whatever_way_they_are_marked(
+    column, gene, protein, adata, ref, baseline
+):
+    proteins = sp.csr_matrix(np.full((adata.n_obs, 5), 300.0))
+    both = ad.AnnData(sp.hstack([adata.X, proteins], format="csr"), obs=adata.obs)
+    both.var_names = [*GENES, *GENES[:5]]
+    both.var[column] = [gene] * 300 + [protein] * 5
+    result = annotated(both, ref)
+    assert list(result.obs["sctool"]) == baseline
+    assert f"query: left out 5 features that are not genes ({protein})" in audit(result)
+
+
 def test_features_of_one_unknown_kind_are_genes(adata, ref, baseline):
     adata.var["feature_types"] = "RNA"
     assert list(annotated(adata, ref).obs["sctool"]) == baseline

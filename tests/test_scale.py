@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.stats import rankdata
 from synthetic import GENES, simulate, simulate_sides
 
 import sctool
@@ -189,6 +190,7 @@ def test_the_base_needs_no_note(kind, base):
     x, _, notes = linear(of(values))
     np.testing.assert_allclose(x, expected, rtol=1e-3, atol=1e-3)
     assert len(notes) == 1 + (base != np.e)
+    assert not any("do not show the base" in note for note in notes)
 
 
 def test_a_base_of_the_users_own_is_read_from_the_note():
@@ -253,6 +255,110 @@ def test_a_few_cells_of_counts_outside_of_the_sample_are_refused(monkeypatch):
     x[60:63] = np.minimum(counts()[60:63], 8)
     with pytest.raises(ValueError, match=r"cells 0 to .* have only integers"):
         linear(of(x))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+@pytest.mark.parametrize(
+    ("few", "most"),
+    [
+        (lambda: log(cp10k(counts())), counts),
+        (lambda: log(cp10k(counts()), 2), lambda: log(cp10k(counts()))),
+        (lambda: cp10k(counts()), lambda: log(cp10k(counts()))),
+        (lambda: log(cp10k(counts())), lambda: cp10k(counts())),
+    ],
+    ids=["log1p-in-counts", "log2p1-in-log1p", "cp10k-in-log1p", "log1p-in-cp10k"],
+)
+def test_few_cells_on_another_scale_are_refused(few, most, share):
+    adata = of(np.vstack([few()[: int(share * N)], most()[int(share * N) :]]))
+    with pytest.raises(ValueError, match=r"X holds cells on different scales.*layer="):
+        find_expression(adata, None, "query")
+
+
+def test_reads_that_were_logged_in_some_cells_are_refused():
+    reads = np.round(cells() * 97 * np.random.default_rng(0).lognormal(0, 0.5, cells().shape))
+    assert detect_scale(of(reads).X).name == "counts"
+    reads[:12] = log(cp10k(reads))[:12]
+    assert detect_scale(of(reads).X).name == "mixed"
+
+
+@pytest.mark.parametrize("n", [3, 30, 140])
+def test_cells_of_corrected_counts_among_counts_are_linear(n):
+    x = counts()
+    x = np.vstack([corrected(x)[:n], x[n:]])
+    assert detect_scale(of(x).X).name == "linear"
+
+
+# -- what was done to counts cannot be undone ------------------------------------------------------
+
+
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Within each cell, as shares."""
+    return rankdata(x, axis=1) / x.shape[1]
+
+
+ALTERED = {
+    "normalised-after-log": lambda: cp10k(log(cp10k(counts()))),
+    "normalised-after-log-then-log": lambda: log(cp10k(log(cp10k(counts())))),
+    "ranks": lambda: ranks(counts()),
+    "square-roots": lambda: np.sqrt(counts()),
+    "square-roots-of-cp10k": lambda: np.sqrt(cp10k(counts())),
+    "log1p-thrice": lambda: log(log(log(cp10k(counts())))),
+    "log2-twice": lambda: log(log(cp10k(counts()), 2), 2),
+    "half-of-log1p": lambda: log(cp10k(counts())) / 2,
+    "log1p-by-its-maximum": lambda: (
+        log(cp10k(counts())) / log(cp10k(counts())).max(axis=1, keepdims=True)
+    ),
+    "log1p-with-factors": lambda: log(cp10k(counts())) * lognormal(),
+    "log1p-with-offset": lambda: log(cp10k(counts())) + 0.5,
+    "another-base": lambda: log(cp10k(counts()), 4),
+}
+COARSE = {
+    "ones": lambda: np.minimum(counts(), 1),
+    "rounded-log1p": lambda: np.round(log(cp10k(counts()))),
+}
+
+
+@pytest.mark.parametrize("n_cells", [N, 20])
+@pytest.mark.parametrize("kind", [*ALTERED, *COARSE])
+def test_what_counts_were_made_into_is_not_read(kind, n_cells):
+    coarse = kind in COARSE
+    adata = of((COARSE if coarse else ALTERED)[kind]()[:n_cells])
+    reason = "whole numbers that vary less" if coarse else "values that were counts, but"
+    with pytest.raises(ValueError, match=rf"query has no usable .* X holds {reason}.*layer="):
+        find_expression(adata, None, "query")
+    adata.raw = of(log(cp10k(counts()[:n_cells])))
+    x, slot, notes = linear(adata)
+    assert slot == "raw.X"
+    assert f"because X holds {reason}" in notes[0]
+    assert_same_shares(x, counts()[:n_cells])
+
+
+SHALLOW = {
+    "thinned": lambda rng: rng.binomial(counts().astype(int), 0.05),
+    "one-depth": lambda rng: rng.multinomial(200, cells().sum(axis=0) / cells().sum(), N),
+    "one-depth-one-gene-leads": lambda rng: rng.multinomial(150, [0.1, *[0.9 / 299] * 299], N),
+    "twenty-cells": lambda rng: rng.poisson(1, (20, 300)),
+}
+
+
+@pytest.mark.parametrize("kind", list(SHALLOW))
+def test_shallow_counts_are_counts(kind):
+    assert detect_scale(of(SHALLOW[kind](np.random.default_rng(0))).X).name == "counts"
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4])
+def test_logarithms_may_be_rounded_to_decimals(decimals):
+    x = np.round(log(cp10k(counts())), decimals)
+    assert detect_scale(of(x).X)[:3] == ("log1p", np.e, 1)
+
+
+@pytest.mark.parametrize("noted", [False, True], ids=["no-note", "note"])
+@pytest.mark.parametrize("kind", ["ambient", "tpm"])
+def test_a_base_that_was_assumed_is_told(kind, noted):
+    x = {"ambient": corrected, "tpm": lengths}[kind](counts())
+    uns = {"log1p": {"base": None}} if noted else {}
+    told = [n for n in linear(of(groups(log(cp10k(x))), uns=uns))[2] if "do not show the base" in n]
+    assert len(told) == 1 - noted
 
 
 # -- nothing fits --------------------------------------------------------------------------------
@@ -361,11 +467,19 @@ USUAL = {
 }
 
 
+#: Neither multiples of counts nor the totals of all genes are there to show the base.
+ASSUMED = {
+    *("log1p-tpm-variable-genes", "log1p-rpkm", "log1p-ambient-variable-genes"),
+}
+
+
 @pytest.mark.parametrize("kind", list(USUAL))
 def test_usual_logarithms_are_read_as_ever(kind):
     expected = USUAL[kind]()
     x, _, notes = linear(of(np.log1p(expected)))
-    assert notes == ["query: read log1p values from X"]
+    assert notes[0] == "query: read log1p values from X"
+    assert all("do not show the base" in note for note in notes[1:])
+    assert len(notes) == 1 + (kind in ASSUMED)
     np.testing.assert_array_equal(x, np.expm1(np.log1p(expected).astype(np.float32)))
 
 
@@ -397,4 +511,4 @@ def test_real_cells(read_real):
         (corrected(few), "linear", np.e, 1),
         (np.vstack([x[:250], logs[250:]]), "mixed", np.e, 1),
     ):
-        assert detect_scale(sp.csr_matrix(values.astype(np.float32))) == (name, base, times)
+        assert detect_scale(sp.csr_matrix(values.astype(np.float32)))[:3] == (name, base, times)

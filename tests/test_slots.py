@@ -7,7 +7,7 @@ import pytest
 import scanpy as sc
 from matplotlib.colors import to_rgb
 from scanpy.plotting.palettes import default_20, default_102
-from synthetic import TYPES, simulate
+from synthetic import TYPES, simulate, simulate_sides
 
 import sctool
 from sctool import _slots
@@ -325,9 +325,50 @@ def test_an_earlier_result_may_be_replaced(cells):
     del cells.uns["my"]
     with pytest.raises(ValueError, match="was not written by sctool"):
         _slots.check_key(cells, "my")
-    # the name of the default key says whose it is
-    cells.obs["sctool"] = "a"
+
+
+def concatenated(adata: ad.AnnData) -> ad.AnnData:
+    """What ``anndata.concat`` leaves of a result: no ``uns``."""
+    return ad.concat([adata[:4], adata[4:]])
+
+
+@pytest.mark.parametrize("tool", ["annotate", "cluster", "check_reference"])
+def test_what_concat_leaves_of_a_result_may_be_replaced(tool):
+    cells, ref = simulate_sides()
+    if tool == "annotate":
+        sctool.tl.annotate(cells, ref, method="logistic")
+    elif tool == "cluster":
+        sctool.tl.cluster(cells, method="leiden", key_added="sctool")
+    else:
+        sctool.tl.check_reference(cells, "truth", key_added="sctool")
+    cells = concatenated(cells)
+    assert "sctool" not in cells.uns
     _slots.check_key(cells, "sctool")
+
+
+@pytest.mark.parametrize(
+    ("column", "key"),
+    [
+        ("sctool", "sctool"),
+        ("sctool_manual", "sctool_manual"),
+        ("sctool_score", "sctool"),
+        ("sctool_novel", "sctool"),
+        ("sctool_suspect", "sctool"),
+    ],
+)
+def test_a_column_of_the_users_own_is_kept_whatever_its_name(column, key):
+    cells, ref = simulate_sides()
+    cells.obs[column] = "mine"
+    with pytest.raises(ValueError, match=rf"obs\['{column}'\] exists and was not written by sc"):
+        sctool.tl.annotate(cells, ref, method="logistic", key_added=key)
+    assert set(cells.obs[column]) == {"mine"}
+
+
+def test_a_key_must_leave_room_in_the_name_of_a_file(cells):
+    _slots.check_key(cells, "x" * 200)
+    for key in ("x" * 201, "\u00e9" * 101):
+        with pytest.raises(ValueError, match=r"key_added='.*\.\.\.' has 20[12] bytes, too many"):
+            _slots.check_key(cells, key)
 
 
 @pytest.mark.parametrize("prefix", ["my", "sctool"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
@@ -76,7 +77,7 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
         The folder is not writable.
     """
     notes: list[str] = []
-    _refuse_slashes(adata)
+    _refuse_matrices(adata)
     repairs = [_rename_reserved, _to_categories]
     while True:
         try:
@@ -106,16 +107,28 @@ def write(adata: AnnData, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _refuse_slashes(adata: AnnData) -> None:
-    """Refuse matrices whose names make a file that anndata writes, but cannot read."""
+def _refuse_matrices(adata: AnnData) -> None:
+    """Refuse matrices that anndata cannot write, or whose names make a file it cannot read."""
     slots = {name: getattr(adata, name) for name in ("layers", "obsm", "varm", "obsp", "varp")}
+    matrices = {f"{slot}[{key!r}]": m for slot, found in slots.items() for key, m in found.items()}
+    matrices["X"] = adata.X
     if adata.raw is not None:
         slots["raw.varm"] = adata.raw.varm
-    for slot, matrices in slots.items():
-        if names := [str(key) for key in matrices if "/" in str(key)]:
+        matrices["raw.X"] = adata.raw.X
+    for slot, found in slots.items():
+        if names := [str(key) for key in found if "/" in str(key)]:
             raise ValueError(
                 f"The cells cannot be written to an .h5ad file: {names!r} in {slot} contain '/', "
                 "and anndata could not read them again. Rename them first."
+            )
+    for slot, matrix in matrices.items():
+        values = matrix.data if sp.issparse(matrix) else matrix
+        if getattr(values, "dtype", None) != np.dtype(object):
+            continue
+        if (kind := pd.api.types.infer_dtype(np.ravel(values), skipna=False)) != "string":
+            raise ValueError(
+                f"The cells cannot be written to an .h5ad file: {slot} holds Python objects "
+                f"({kind}). Convert it first, such as with astype(float), or remove it."
             )
 
 

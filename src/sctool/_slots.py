@@ -12,6 +12,8 @@ from anndata import AnnData
 
 #: Weights of red, green and blue in the luminance (Rec. 709), and the range of that of new colours.
 LUMINANCE, DARKEST, LIGHTEST = np.array([0.2126, 0.7152, 0.0722]), 0.25, 0.7
+#: Most bytes of a key: names of files may have 255, and endings are added to it.
+LONGEST = 200
 
 
 def writable(adata: AnnData, copy: bool) -> AnnData:
@@ -37,8 +39,9 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
     Raises
     ------
     ValueError
-        ``key`` is not a string, is empty, or is not a valid name in a file; or slots of that name
-        exist that are not an earlier result of sctool, or belong to a result under another key.
+        ``key`` is not a string, is empty, too long, or is not a valid name in a file; or slots of
+        that name exist that are not an earlier result of sctool, or belong to a result under
+        another key.
     """
     if not isinstance(key, str) or not key.strip():
         raise ValueError(f"{name}={key!r}: pass a non-empty string.")
@@ -46,6 +49,11 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
         raise ValueError(
             f"{name}={key!r} cannot be the name of a slot in a file: it must not contain '/' or be "
             "'.', '..' or '_index'."
+        )
+    if (n_bytes := len(key.encode())) > LONGEST:
+        raise ValueError(
+            f"{name}={key[:20] + '...'!r} has {n_bytes} bytes, too many for the name of a slot in "
+            f"a file: pass at most {LONGEST}."
         )
     for other in adata.uns:
         if other == key or not is_result(adata.uns[other]):
@@ -56,8 +64,7 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
                 f"{name}={key!r}: adata.obs[{shared[0]!r}] belongs to the result {other!r}. Pass "
                 f"another {name}."
             )
-    # Names that begin with "sctool" are ours even if ``uns`` was lost, as in ``anndata.concat``.
-    if is_result(adata.uns.get(key)) or key.startswith("sctool"):
+    if is_result(adata.uns.get(key)) or _is_left_of_result(adata, key):
         return
     slots = [("uns", key), ("varm", key), ("uns", f"{key}_colors"), ("uns", f"{key}_evaluation")]
     slots += [("obs", column) for column in columns(key)]
@@ -68,6 +75,21 @@ def check_key(adata: AnnData, key: str, name: str = "key_added") -> None:
                 f"{name}={key!r}: adata.{where}[{slot!r}] exists and was not written by sctool. "
                 f"Pass another {name}, or delete it first."
             )
+
+
+def _is_left_of_result(adata: AnnData, key: str) -> bool:
+    """Whether the slots under a name of ours are of a result whose ``uns`` was lost.
+
+    ``anndata.concat`` keeps the columns of a result, which come together, but not ``uns``. One
+    column alone is the user's.
+    """
+    if not key.startswith("sctool"):
+        return False
+    score, given = (adata.obs.get(f"{key}_{ending}") for ending in ("score", "given"))
+    annotated = key in adata.obs and score is not None and score.dtype.kind == "f"
+    checked = {f"{key}_suggested", f"{key}_suspect"} <= set(adata.obs) and given is not None
+    explained = key in adata.varm and not any(column in adata.obs for column in columns(key))
+    return annotated or checked or explained
 
 
 def is_result(value: Any) -> bool:
@@ -344,12 +366,14 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     # A known type's own colour stays, where it has one.
     by_name = {str(names.get(name, name)): color for name, color in colors.items()} | colors
     said = ", ".join(f"{before!r} to {after!r}" for before, after in names.items())
-    changed = {
+    changed: dict[str, Any] = {
         "classes": np.array(merged, dtype=object),
         "novel_classes": np.array(remaining, dtype=object),
         # Merging results may have dropped these.
         "audit": np.array([*result.get("audit", []), f"novel: user renamed {said}"], dtype=object),
     }
+    renamed_before = dict(result.get("renamed", {}))
+    changed["renamed"] = {**renamed_before, **names}
     if "novel" in result:
         changed["novel"] = result["novel"].loc[remaining]
     known = ~renamed.isin(remaining)
@@ -381,6 +405,21 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     if set(categories) <= set(by_name):
         write_colors(adata, key, by_name)
     adata.uns[key] = {**result, **changed}
+
+
+def renamed(adata: AnnData, names: list[str]) -> dict[str, str]:
+    """New names of a model's novel groups, by old name, from the result that has all its types.
+
+    Parameters
+    ----------
+    names
+        Types that the model knows, and its novel groups.
+    """
+    for value in adata.uns.values():
+        new = value.get("renamed", {}) if is_result(value) else {}
+        if new and {new.get(name, name) for name in names} == set(map(str, value["classes"])):
+            return {old: str(name) for old, name in new.items()}
+    return {}
 
 
 def write_explanation(

@@ -35,7 +35,8 @@ def true_and_predicted(
         if column not in adata.obs:
             raise KeyError(f"{column!r} is not in adata.obs; found {list(adata.obs.columns)!r}.")
     values = _data.obs_column(adata, truth, "truth", "query")
-    types = _data.clean_labels(values)
+    # cells that their authors could not name are of no type of the reference
+    types = _data.clean_labels(values, keep=["unassigned"])
     known = types.codes >= 0
     if not known.any():
         raise ValueError(f"adata.obs[{truth!r}] has only missing values: nothing to compare with.")

@@ -286,6 +286,16 @@ def alarm_labels(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     ]
 
 
+def alarm_lost(names: Sequence[str]) -> list[str]:
+    """Types that no cell can be named, because their reference cells are empty."""
+    if not names:
+        return []
+    return [
+        f"types: no reference cell of {list(names)!r} expresses a gene that is used: query cells "
+        "of these types are called something else, or novel"
+    ]
+
+
 def alarm_genes(n_shared: int) -> list[str]:
     """Too few shared genes."""
     if n_shared >= _genes.FEW_SHARED:

@@ -171,7 +171,7 @@ class Expression:
             found = "fractions"
         elif scale.name == "log1p" and high > LOG_MAX:
             found = f"values above {LOG_MAX:g}, which cannot be logarithms"
-        elif scale.name == "log1p" and scale.base != 2 and cells_of_counts(x):
+        elif scale.name == "log1p" and scale.base != 2 and cells_of_counts(x).any():
             found = "only integers, which are counts, for some cells"
         else:
             return
@@ -213,8 +213,11 @@ def noted_base(uns: Any) -> float | None:
     return number if 1 < number < np.inf else None
 
 
-def notes_on_logarithm(scale: Scale, noted: float | None) -> list[str]:
-    """Notes on a logarithm other than log1p in base e, or than ``uns`` has it."""
+def notes_on_logarithm(scale: Scale, noted: float | None, logged: bool) -> list[str]:
+    """Notes on a logarithm other than log1p in base e, than ``uns`` has it, or of unknown base.
+
+    ``logged`` says that scanpy took the logarithm, so that the base is known.
+    """
     if scale.name != "log1p":
         return []
     notes = []
@@ -224,6 +227,11 @@ def notes_on_logarithm(scale: Scale, noted: float | None) -> list[str]:
         base = "e" if scale.base == np.e else f"{scale.base:g}"
         instead = f", not {noted:g} as in uns['log1p']" if noted not in (None, scale.base) else ""
         notes.append(f"is in logarithms to base {base}{instead}")
+    if not scale.proven and not logged and scale.base == np.e:
+        notes.append(
+            "was taken for natural logarithms, the usual ones, since its values do not show the "
+            "base; note another in uns['log1p']['base']"
+        )
     return notes
 
 
@@ -243,6 +251,7 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
     if adata.n_obs == 0:
         raise ValueError(f"The {side} has no cells: found shape {adata.shape}.")
     noted = noted_base(adata.uns)
+    logged = isinstance(adata.uns.get("log1p"), Mapping)
     slots: list[tuple[str, Any, pd.DataFrame]] = []
     if layer == "raw" and adata.raw is not None:
         slots.append(("raw.X", adata.raw.X, adata.raw.var))
@@ -280,7 +289,8 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
         note = f"{side}: read {scale.name.removesuffix('s')} values from {slot}"
         if refused:
             note += f", because {' and '.join(refused)}"
-        notes = [note, *(f"{side}: {slot} {said}" for said in notes_on_logarithm(scale, noted))]
+        said = notes_on_logarithm(scale, noted, logged)
+        notes = [note, *(f"{side}: {slot} {text}" for text in said)]
         if repeated:
             notes.append(
                 f"{side}: var has several columns {repeated!r}; the first of each was used"

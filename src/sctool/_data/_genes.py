@@ -12,23 +12,65 @@ import pandas as pd
 MIN_SHARED, FEW_SHARED = 200, 500
 #: Few shared genes are refused if this many times as many are shared when case is ignored.
 DIFFERENT_CASE = 5
-#: Columns of ``var`` that say what a feature is: of 10x Genomics and of CELLxGENE.
-KINDS = ("feature_types", "feature_biotype")
+#: Columns of ``var`` that say what a feature is, of 10x Genomics, CELLxGENE and others.
+KINDS = ("feature_types", "feature_type", "feature_biotype", "modality")
 #: What a gene is called in them, first by 10x Genomics; case is ignored.
-GENE = ("gene expression", "gene_expression", "gene", "gex", "rna")
+GENE = ("gene expression", "gene_expression", "gene", "gex", "rna", "mrna")
+#: What is no gene, where genes have no name.
+NO_GENE = ("antibody capture", "antibody", "adt", "hto", "protein", "prot", "cite", "peaks")
+#: The name of a genome before each gene, as in a reference of several species.
+GENOME = re.compile(r"^(GRCh3[78]|GRCm3[89]|hg19|hg38|mm9|mm10|mm39)_+")
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
 
 def clean_names(names: Any, ignore_case: bool = False) -> np.ndarray:
-    """Clean gene names for matching: drop Ensembl versions and, optionally, ignore case."""
+    """Clean gene names for matching.
+
+    Ensembl versions are dropped, and the name of a genome if all names begin with it; case is
+    optionally ignored.
+    """
     text = pd.Series(np.asarray(names, dtype=object)).astype(object)
     missing = text.isna().to_numpy()
-    cleaned = text.astype(str).str.strip().str.replace(ENSEMBL, r"\1", regex=True)
+    cleaned = text.astype(str).str.strip()
+    if genome := genome_of(cleaned[~missing]):
+        cleaned = cleaned.str.removeprefix(genome)
+    cleaned = cleaned.str.replace(ENSEMBL, r"\1", regex=True)
     if ignore_case:
         cleaned = cleaned.str.upper()
     out = cleaned.to_numpy(dtype=object)
     out[missing] = ""
     return out
+
+
+def genome_of(names: Any) -> str:
+    """The name of a genome that all gene names begin with, with what joins them; "" if none."""
+    names = [name for name in names if name]
+    found = GENOME.match(names[0]) if names else None
+    return found[0] if found and all(name.startswith(found[0]) for name in names) else ""
+
+
+def as_in_r(name: str) -> str:
+    """A name as R's ``make.names`` writes it: "HLA.A" for "HLA-A", "X7SK" for "7SK"."""
+    name = re.sub(r"[^0-9A-Za-z._]", ".", name)
+    return name if re.match(r"[A-Za-z]|\.(?!\d)", name) else f"X{name}"
+
+
+def undo_r(names: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, int]:
+    """Give names that R has changed their original form, and count them.
+
+    ``names`` are left alone if one of them holds "-", which R leaves in none, or if it is not
+    known which of the originals they were.
+    """
+    if any("-" in name for name in names):
+        return names, 0
+    known, taken = set(names), set(original)
+    before: dict[str, set[str]] = {}
+    for name in taken - known:
+        before.setdefault(as_in_r(name), set()).add(name)
+    undone = {
+        name: min(before[name]) for name in known - taken if name and len(before.get(name, ())) == 1
+    }
+    return np.array([undone.get(name, name) for name in names], dtype=object), len(undone)
 
 
 def identifiers(var: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +136,15 @@ def match_genes(
         notes.append(f"genes: matched the reference's {pair[0]} with the query's {pair[1]}")
     if ignore_case:
         notes.append("genes: case was ignored when matching names")
-    return ref_names[pair[0]], query_names[pair[1]], notes
+    ref, query = ref_names[pair[0]], query_names[pair[1]]
+    for side, var in (("ref", ref_var), ("query", query_var)):
+        notes += note_genome(side, var)
+    query, n_query = undo_r(query, ref)
+    ref, n_ref = undo_r(ref, query)
+    for side, n in (("ref", n_ref), ("query", n_query)):
+        if n:
+            notes.append(f"{side}: {n} names of genes, changed by R, were changed back")
+    return ref, query, notes
 
 
 def other_features(var: pd.DataFrame) -> np.ndarray:
@@ -117,13 +167,29 @@ def note_other(side: str, var: pd.DataFrame) -> list[str]:
     ]
 
 
+def note_genome(side: str, var: pd.DataFrame) -> list[str]:
+    """Note on the name of a genome before all names of genes, for the audit."""
+    genome = genome_of(var.index.astype(str))
+    return [f"{side}: {genome!r} before the names of genes was removed"] if genome else []
+
+
 def _kinds(var: pd.DataFrame) -> list[pd.Series]:
     """What each feature is, (n_vars,) str, by each column of ``var`` that tells genes from others.
 
-    A column without genes by name tells kinds of them apart, such as "protein_coding".
+    A column without genes by name tells kinds of them apart, such as "protein_coding", unless it
+    names only antibodies and the like: then features without a kind are genes.
     """
-    found = [var[column].astype(str).str.strip() for column in KINDS if column in var]
-    return [kinds for kinds in found if kinds.str.lower().isin(GENE).any()]
+    found = []
+    for column in KINDS:
+        if column not in var:
+            continue
+        missing = var[column].isna().to_numpy()
+        kinds = var[column].astype(str).str.strip()
+        if missing.any() and kinds[~missing].str.lower().isin(NO_GENE).all():
+            kinds = kinds.mask(missing, GENE[0])
+        if kinds.str.lower().isin(GENE).any():
+            found.append(kinds)
+    return found
 
 
 def locate(names: np.ndarray, wanted: np.ndarray | pd.Index) -> np.ndarray:

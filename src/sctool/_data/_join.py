@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from sctool._data._genes import (
     locate,
     match_genes,
     note_duplicates,
+    note_genome,
     note_other,
     other_features,
     too_few,
@@ -35,7 +36,7 @@ FAR_MORE = 1.5
 #: case.
 MISSING = (
     *("", "nan", "na", "n/a", "#n/a", "pd.na", "<na>", "nat", "<nat>", "none", "null", "nil"),
-    *("-", ".", "?", "missing"),
+    *("-", ".", "?", "missing", "unassigned", "inf", "-inf"),
 )
 
 
@@ -61,6 +62,8 @@ class TrainingData:
         Whether case is ignored when matching gene names.
     audit
         Notes on data checks and repairs.
+    lost
+        Types whose cells express no gene, so that they were left out.
     """
 
     x: sp.csr_matrix
@@ -71,6 +74,7 @@ class TrainingData:
     audit: list[str]
     colors: dict[str, str] = field(default_factory=dict)
     ignore_case: bool = False
+    lost: list[str] = field(default_factory=list)
 
     def drop_empty(self, n_last: int) -> np.ndarray:
         """Leave out cells that express no gene: they hold no information.
@@ -87,7 +91,7 @@ class TrainingData:
         Raises
         ------
         ValueError
-            None of them express a gene.
+            None of them express a gene, or cells of fewer than two types do.
         """
         keep = np.asarray(self.x.sum(axis=1)).ravel() > 0
         kept_ref, kept_query = np.split(keep, [len(keep) - n_last])
@@ -101,7 +105,16 @@ class TrainingData:
                 logger.warning("%s.", note)
                 self.audit.append(note)
         self.x, self.domain = self.x[keep], self.domain[keep]
-        self.labels = self.labels[keep].remove_unused_categories()
+        labels = self.labels.remove_unused_categories()
+        self.labels = labels[keep].remove_unused_categories()
+        self.lost = [name for name in labels.categories if name not in self.labels.categories]
+        if self.lost:
+            self.audit.append(f"ref: no cell of {self.lost!r} expresses a gene that is used")
+        if self.lost and len(self.labels.categories) < 2:
+            raise ValueError(
+                f"No cell of the types {self.lost!r} expresses any of the genes used, so fewer "
+                "than 2 types are left."
+            )
         return kept_query
 
     @property
@@ -122,7 +135,8 @@ def read_cells(
     names = clean_names(expression.var.index, ignore_case)
     names[other_features(expression.var)] = ""
     genes = pd.Index(pd.unique(names[names != ""]))
-    audit += [*note_other(side, expression.var), *note_duplicates(names, genes, side)]
+    audit += [*note_other(side, expression.var), *note_genome(side, expression.var)]
+    audit += note_duplicates(names, genes, side)
     chunks = expression.linear(locate(names, genes), len(genes))
     return TrainingData(
         x=sp.vstack(list(chunks), format="csr"),
@@ -166,6 +180,8 @@ def join(
         audit.append(f"ref: {n_missing} cells without a label were used as unlabelled")
     if texts := sorted(set(values[labels.codes < 0].dropna().astype(str))):
         audit.append(f"ref: labels {texts!r} were treated as missing")
+    if padded := sorted(t for t in set(values.dropna().astype(str)) - set(texts) if t != t.strip()):
+        audit.append(f"ref: spaces around the labels {padded!r} were removed")
 
     sides, notes = _find_both(adata, ref, layer, ignore_case)
     audit += notes
@@ -307,13 +323,15 @@ def obs_column(adata: AnnData, key: str, name: str, side: str) -> pd.Series:
     return values if isinstance(values, pd.Series) else adata.obs[[key]].to_memory()[key]
 
 
-def clean_labels(values: pd.Series) -> pd.Categorical:
+def clean_labels(values: pd.Series, keep: Collection[str] = ()) -> pd.Categorical:
     """Convert labels of any dtype to strings, keeping missing values as missing.
 
-    So are strings that stand for a missing value, such as "" and "nan". Categories keep their order
-    and unused ones are dropped; other labels are sorted.
+    So are strings that stand for a missing value, such as "" and "nan", except those to ``keep``,
+    in lower case. Spaces around labels are removed. Categories keep their order and unused ones are
+    dropped; other labels are sorted.
     """
-    values = values.where(~values.astype(str).str.strip().str.lower().isin(MISSING).to_numpy())
+    missing = set(MISSING) - set(keep)
+    values = values.where(~values.astype(str).str.strip().str.lower().isin(missing).to_numpy())
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         names = [str(c) for c in used.cat.categories]
@@ -321,10 +339,13 @@ def clean_labels(values: pd.Series) -> pd.Categorical:
             raise ValueError(
                 f"Labels are equal once converted to strings: {names!r}. Use distinct labels."
             )
-        return pd.Categorical.from_codes(used.cat.codes.to_numpy(), names)
+        names = [name.strip() for name in names]
+        distinct = list(dict.fromkeys(names))
+        position = np.append(pd.Index(distinct).get_indexer(names), -1)
+        return pd.Categorical.from_codes(position[used.cat.codes.to_numpy()], distinct)
     present = values.notna().to_numpy()
     text = np.full(len(values), None, dtype=object)
-    text[present] = values[present].astype(str).to_numpy()
+    text[present] = values[present].astype(str).str.strip().to_numpy()
     return pd.Categorical(text, categories=sorted(set(text[present])))
 
 
@@ -344,7 +365,7 @@ def palette(adata: AnnData, key: str) -> dict[str, str]:
     names = [str(name) for name in values.cat.categories]
     pairs = colors.items() if isinstance(colors, Mapping) else zip(names, colors, strict=False)
     return {
-        str(name): color if isinstance(color, str) else to_hex(color)
+        str(name).strip(): color if isinstance(color, str) else to_hex(color)
         for name, color in pairs
         if is_color_like(color)
     }

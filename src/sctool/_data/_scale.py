@@ -5,6 +5,7 @@ Pure arrays; where the values are in an AnnData is the matter of ``_expression.p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ UNUSABLE = {
     "scaled": "scaled values (negative, or unit variance for every gene)",
     "empty": "only zeros",
     "mixed": "cells on different scales (such as counts beside logarithms)",
+    "coarse": "whole numbers that vary less than counts do (such as rounded logarithms, or 1 for "
+    "every gene that is expressed)",
+    "altered": "values that were counts, but neither these, multiples of them nor their logarithms "
+    "(such as square roots, ranks, or logarithms that were normalised; another base than e, 2 and "
+    "10 can be noted in uns['log1p']['base'])",
     "unclear": "values on no known scale (taken for log1p, the totals of cells are implausible; "
     "another base than e can be noted in uns['log1p']['base'])",
 }
@@ -36,6 +42,15 @@ TOTAL = 1e7
 #: Ratio of variance to mean, the lowest of the 20 genes with the largest mean: at least 0.94 for
 #: corrected counts; 0.02 to 3, mostly below 0.8, for logarithms.
 NOISE = 0.85
+#: The same for whole numbers, the median of the 20 genes: at least 1.35 for counts, also if 30 % of
+#: the molecules are kept; 0 to 0.55 for counts of all genes that were set to 1, and 0.04 to 0.3 for
+#: most logarithms that were rounded.
+COARSE = 0.7
+#: A cell has the levels of counts if at least these fractions of its values are the smallest one,
+#: and occur more than once. So have nearly all cells of UMI data (half of them on their 300 most
+#: variable genes), whatever function the counts are put through; none if genes were divided by
+#: their lengths, corrected each by its own amount, or averaged over cells, and no cells of reads.
+SMALLEST, REPEATED = 0.25, 0.8
 #: Fraction of integers above which values are estimated counts; logarithms have hardly any.
 INTEGERS = 0.25
 
@@ -49,11 +64,14 @@ class Scale(NamedTuple):
         "counts", "linear", "log1p" or a key of ``UNUSABLE``.
     base, times
         Base of the logarithm, and how many times it was taken.
+    proven
+        Whether the values show the base; otherwise it was assumed.
     """
 
     name: str
     base: float = np.e
     times: int = 1
+    proven: bool = True
 
     def linear(self, values: np.ndarray) -> np.ndarray:
         """Convert to the linear scale; results are clipped at e^50 to avoid overflow."""
@@ -62,14 +80,22 @@ class Scale(NamedTuple):
         return values
 
 
-def cells_of_counts(x: sp.csr_matrix) -> int:
-    """Count the cells that have only integers, at least 10 of them and not all 1.
+def cells_of_counts(x: sp.csr_matrix) -> np.ndarray:
+    """Find cells that have only integers, at least 10 of them and not all 1.
 
     Logarithms are not integers, except log2(1 + x) for x = 1, 3, 7, ...
+
+    Returns
+    -------
+    Mask, (n_cells,).
     """
-    fractions = np.add.reduceat(np.append(np.trunc(x.data) != x.data, 0), x.indptr[:-1], dtype=int)
     large = np.add.reduceat(np.append(x.data > 1, 0), x.indptr[:-1], dtype=int)
-    return int(((np.diff(x.indptr) >= 10) & (fractions == 0) & (large > 0)).sum())
+    return (np.diff(x.indptr) >= 10) & (n_fractions(x) == 0) & (large > 0)
+
+
+def n_fractions(x: sp.csr_matrix) -> np.ndarray:
+    """Number of values of each cell that are no integers, (n_cells,)."""
+    return np.add.reduceat(np.append(np.trunc(x.data) != x.data, 0), x.indptr[:-1], dtype=int)
 
 
 def multiples(x: sp.csr_matrix, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +119,40 @@ def multiples(x: sp.csr_matrix, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     n_telling, n_whole = (np.add.reduceat(a, x.indptr[:-1], dtype=int) for a in (telling, whole))
     able = n_telling >= 5
     # log(1 + x) is proportional to x for small x, so small values are multiples on any scale.
-    return able & (n_whole >= 0.9 * n_telling) & (least >= 0.002), able
+    blurred = {0.1: np.inf, 0.01: 0.2}.get(resolution(x.data), 0) if scale.name == "log1p" else 0
+    least_telling = max(0.002, blurred)
+    return able & (n_whole >= 0.9 * n_telling) & (least >= least_telling), able
+
+
+def has_levels(x: sp.csr_matrix) -> np.ndarray:
+    """Find cells that have few distinct values, most often the smallest: counts, transformed.
+
+    Counts of 1 are the most frequent and those of 2 come next, and this stays so whatever function
+    the counts of a cell are put through. Cells with fewer than 20 values do not say.
+
+    Parameters
+    ----------
+    x
+        CSR (n_cells, n_genes) without explicit zeros and empty cells.
+
+    Returns
+    -------
+    Mask, (n_cells,).
+    """
+    levels = np.zeros(x.shape[0], dtype=bool)
+    for i, (start, stop) in enumerate(itertools.pairwise(x.indptr)):
+        n = np.unique(x.data[start:stop], return_counts=True)[1]
+        total = stop - start
+        levels[i] = total >= 20 and n[0] >= SMALLEST * total and n[n > 1].sum() >= REPEATED * total
+    return levels
+
+
+def resolution(values: np.ndarray) -> float:
+    """0.1 or 0.01 if values have one or two decimals, which blurs the multiples of counts, or 0."""
+    for step in (0.1, 0.01):
+        if np.allclose(values / step, np.round(values / step), rtol=1e-6, atol=1e-3):
+            return step
+    return 0.0
 
 
 def scale_of_counts(x: sp.csr_matrix, scales: list[Scale]) -> tuple[Scale | None, np.ndarray]:
@@ -101,21 +160,58 @@ def scale_of_counts(x: sp.csr_matrix, scales: list[Scale]) -> tuple[Scale | None
 
     On real UMI data the fraction of such cells, among those with enough values, was 0.62 to 1 on
     the right scale. For corrected log values, TPM, RPKM and scaled values it was at most 0.013.
+    Cells with the levels of counts are stricter: of them, no cell contradicts the right scale.
 
     Returns
     -------
-    The scale, None if there is none, or "mixed" if cells differ; and a mask of the cells that
-    contradict it, (n_cells,).
+    The scale, None if there is none, "mixed" if cells differ, or "altered" if cells have the levels
+    of counts on no scale; and a mask of the cells that contradict it, (n_cells,).
     """
     fits, able = map(np.array, zip(*(multiples(x, scale) for scale in scales), strict=True))
+    least = np.minimum.reduceat(x.data, x.indptr[:-1])
+    levels = has_levels(x) & (least >= 200 * resolution(x.data))
+    # No cell expresses every gene, and most of them alike: zeros were shifted.
+    fits &= ~(levels & (np.diff(x.indptr) == x.shape[1]))
     n = max(able.any(axis=0).sum(), 0.1 * x.shape[0])
     best = int(fits.sum(axis=1).argmax())
     total = np.add.reduceat(scales[best].linear(x.data), x.indptr[:-1])
     rest = ~fits[best] & (able[best] | (total > TOTAL))
+    judged = levels & able.any(axis=0)
+    if judged.sum() >= max(5, 0.25 * x.shape[0]) and fits[best][judged].mean() < 0.5:
+        return Scale("altered"), rest
     if fits[best].sum() < 0.25 * n:
         return None, rest
-    mixed = (fits & rest).sum(axis=1).max() >= 0.1 * n
+    others = fits & rest
+    mixed = others.sum(axis=1).max() >= 0.1 * n
+    mixed |= (others & levels).sum(axis=1).max() >= max(2, 0.005 * x.shape[0])
     return Scale("mixed") if mixed else scales[best], rest
+
+
+def is_coarse(x: sp.csr_matrix) -> bool:
+    """Whether whole numbers are no counts, but rounded logarithms or 1 for what is expressed.
+
+    The variance of a gene's counts is at least its mean, and the smallest count, if it is the most
+    frequent, is the unit of the others.
+    """
+    if x.shape[0] < 20 or x.data.max() > LOG_MAX:
+        return False
+    least = np.repeat(np.minimum.reduceat(x.data, x.indptr[:-1]), np.diff(x.indptr))
+    above, odd = (
+        np.add.reduceat(values, x.indptr[:-1], dtype=int)
+        for values in (x.data > least, x.data % least > 0)
+    )
+    if (has_levels(x) & (odd > 0.1 * above)).mean() > 0.25:
+        return True
+    ratio = noise(x)
+    return len(ratio) == 20 and bool(np.median(ratio) < COARSE)
+
+
+def noise(x: sp.csr_matrix, n_genes: int = 20) -> np.ndarray:
+    """Ratio of variance to mean of the genes with the largest means, (n_genes,)."""
+    mean, square = (np.asarray(a.mean(axis=0)).ravel() for a in (x, x.multiply(x)))
+    top = np.argsort(mean)[-n_genes:]
+    top = top[mean[top] > 0]
+    return (square - mean**2)[top] / mean[top]
 
 
 def is_scaled(x: sp.csr_matrix) -> bool:
@@ -150,21 +246,19 @@ def scale_of_totals(x: sp.csr_matrix, scales: list[Scale]) -> Scale:
     x = thinned(x)
     totals = [np.add.reduceat(scale.linear(x.data), x.indptr[:-1]) for scale in scales]
     spread = np.array([np.log(total).std() for total in totals])
-    best = int(spread.argmin())
+    best, enough = int(spread.argmin()), x.shape[0] >= 5
     if spread[best] < min(CONSTANT, 0.2 * spread[0]):
-        return scales[best]
+        return scales[best]._replace(proven=enough)
     highest = np.array([total.max() for total in totals])
     likely = (spread <= SPREAD) & (highest <= TOTAL)
     if likely[0]:
-        return scales[0]
+        return scales[0]._replace(proven=bool(enough and spread[0] < CONSTANT))
     others = [
         scale
         for scale, fits in zip(scales, likely & (highest[0] > TOTAL), strict=True)
         if fits and scale.name == "log1p" and scale.times == 1
     ]
-    mean, square = (np.asarray(a.mean(axis=0)).ravel() for a in (x, x.multiply(x)))
-    top = np.argsort(mean)[-20:]
-    noisy = spread[0] > SPREAD and ((square - mean**2)[top] >= NOISE * mean[top]).all()
+    noisy = spread[0] > SPREAD and (noise(x) >= NOISE).all()
     if noisy == bool(others):
         return Scale("unclear")
     return Scale("linear") if noisy else others[0]
@@ -216,20 +310,24 @@ def scale_of(x: sp.csr_matrix, bases: Sequence[float] = ()) -> Scale:
         return Scale("scaled")
     if x.data.max(initial=0) == 0:
         return Scale("empty")
-    if (np.trunc(x.data) == x.data).all():
-        return Scale("counts")
     x = x.astype(np.float64)
     x.eliminate_zeros()
     x = x[np.flatnonzero(x.getnnz(axis=1))]
+    if (np.trunc(x.data) == x.data).all():
+        return Scale("coarse" if is_coarse(thinned(x)) else "counts")
+    if cells_of_counts(x).sum() >= 0.5 * x.shape[0]:  # and some cells of estimated counts
+        others = scale_of(x[np.flatnonzero(n_fractions(x))], bases)
+        linear = others.name == "linear" or not others.proven
+        return Scale("linear" if linear else "mixed")
     logs = [Scale("log1p", base) for base in dict.fromkeys([*bases, np.e, 2.0, 10.0])]
     scales = [*logs, Scale("log1p", np.e, 2), Scale("linear")]
     some = thinned(x)
     scale, rest = scale_of_counts(some, [scales[-1], *scales[:-1]])
     if scale is None:
         scale = scale_of_fractions(x, scales)
-    elif rest.sum() >= 0.2 * some.shape[0]:
+    elif scale.name not in UNUSABLE and rest.sum() >= 0.2 * some.shape[0]:
         others = scale_of_fractions(some[np.flatnonzero(rest)], [scale, *scales])
-        scale = scale if others == scale else Scale("mixed")
-    if scale.name == "log1p" and scale.base != 2 and cells_of_counts(x):
+        scale = scale if others._replace(proven=True) == scale else Scale("mixed")
+    if scale.name == "log1p" and scale.base != 2 and cells_of_counts(x).any():
         return Scale("mixed")
     return scale

@@ -188,7 +188,7 @@ def annotate(
     clusters = None
     if groupby is not None:
         clusters = _data.clean_labels(_data.obs_column(adata, groupby, "groupby", "query"))
-    levels = [labels_key] if isinstance(labels_key, str) else list(labels_key)
+    levels = _levels(labels_key)
     params = {
         "labels_key": labels_key if isinstance(labels_key, str) else levels,
         "batch_key": batch_key,
@@ -243,6 +243,19 @@ def annotate(
         audit=prediction.audit,
     )
     return _slots.returned(target, model, copy, return_model)
+
+
+def _levels(labels_key: Any) -> list[str]:
+    """Columns of labels, from coarse to fine."""
+    levels = [labels_key] if isinstance(labels_key, str) else labels_key
+    if not isinstance(levels, list | tuple) or not all(isinstance(key, str) for key in levels):
+        raise TypeError(
+            f"labels_key={labels_key!r}: pass the name of a column of ref.obs, or a list of them "
+            "from coarse to fine."
+        )
+    if not levels:
+        raise ValueError(f"labels_key={labels_key!r} is empty: pass at least one column's name.")
+    return list(levels)
 
 
 def _trained_model(ref: Any) -> AnnotationModel:
@@ -322,6 +335,7 @@ def _train_and_predict(
         data.labels.codes[labelled],
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
+        data.lost,
     )
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,9 @@ def explain(
     _slots.check_key(adata, key_added)
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
+    for name, number in (("n_genes", n_genes), ("n_cells", n_cells)):
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(f"{name}={number!r}: pass a whole number.")
     if n_genes < 1 or n_cells < 1:
         raise ValueError(f"n_genes={n_genes!r}, n_cells={n_cells!r}: both must be at least 1.")
     choices = {"types": types, "cells": cells, "groupby": groupby}
@@ -170,18 +173,21 @@ def explain(
     data, columns = model._inputs(adata, layer)
     prediction = model._predict([data], [])
     codes = np.where(prediction.unseen, -1, prediction.proba.argmax(axis=1))
+    new = _slots.renamed(adata, model.names_)
+    names = [new.get(name, name) for name in model.names_]
     if cells is not None:
         groups = _single_cells(adata, _listed(cells, "cells"), codes)
     elif groupby is not None:
         groups = _groups(adata, groupby, codes)
     else:
-        found = {name: np.flatnonzero(codes == i) for i, name in enumerate(model.names_)}
-        groups = {name: found[name] for name in _types(found, types)}
+        by_name = np.array([*names, ""], dtype=object)[codes]
+        found = {name: np.flatnonzero(by_name == name) for name in dict.fromkeys(names)}
+        groups = {name: found[name] for name in _types(found, types, new)}
     mean_proba = np.stack([prediction.proba[members].mean(axis=0) for members in groups.values()])
     explained = mean_proba.argmax(axis=1)  # of a type's cells, that type
     rivals = None
     if versus is not None:
-        rivals = _rivals(model, versus, explained, mean_proba)
+        rivals = _rivals(names, new.get(versus, versus), explained, mean_proba)
         if (same := rivals == explained).any():
             itself = [name for name, is_same in zip(groups, same, strict=True) if is_same]
             if types is not None or cells is not None or same.all():
@@ -244,7 +250,7 @@ def explain(
         "n_cells": n_cells,
         "random_state": random_state,
     }
-    known_names = np.array(model.names_, dtype=object)
+    known_names = np.array(names, dtype=object)
     target_adata = _slots.writable(adata, copy)
     _slots.write_explanation(
         target_adata,
@@ -263,18 +269,26 @@ def explain(
 
 def _listed(names: str | Sequence[str], what: str) -> list[str]:
     """One or several names as a list."""
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{what}={names!r}: pass a name, or a list of names.")
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError(f"{what}=[]: pass at least one name, or None to explain all types.")
     return names
 
 
-def _types(found: dict[str, np.ndarray], types: str | Sequence[str] | None) -> list[str]:
-    """The types to explain, given the positions of the cells of each type that the model knows."""
+def _types(
+    found: dict[str, np.ndarray], types: str | Sequence[str] | None, new: dict[str, str]
+) -> list[str]:
+    """The types to explain, given the positions of the cells of each type that the model knows.
+
+    ``new`` are the names that the user gave to novel groups; the old ones are taken too.
+    """
     predicted = [name for name, members in found.items() if len(members)]
     if not predicted:
         raise ValueError("No cell of adata expresses a gene of the model: nothing to explain.")
     wanted = predicted if types is None else _listed(types, "types")
+    wanted = list(dict.fromkeys(new.get(name, name) for name in wanted))
     if absent := [name for name in wanted if name not in predicted]:
         raise ValueError(f"types {absent!r} are predicted for no cell; found {predicted!r}.")
     return wanted
@@ -296,10 +310,9 @@ def _groups(adata: AnnData, groupby: str, codes: np.ndarray) -> dict[str, np.nda
 
 
 def _rivals(
-    model: AnnotationModel, versus: str, explained: np.ndarray, mean_proba: np.ndarray
+    names: list[str], versus: str, explained: np.ndarray, mean_proba: np.ndarray
 ) -> np.ndarray:
     """Code of the type that each explained type is compared with, (n_groups,)."""
-    names = model.names_
     if len(names) < 2:
         raise ValueError(f"versus={versus!r}: the model knows no type but {names[0]!r}.")
     if versus != RUNNER_UP:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -19,6 +19,7 @@ from sctool._verdicts import (
     alarm_agreement,
     alarm_genes,
     alarm_labels,
+    alarm_lost,
     alarm_programmes,
     alarm_sensitivity,
     alarm_shares,
@@ -50,6 +51,8 @@ class Result:
         Codes of the types that groups of cells have, (n_cells,), of methods that group them.
     n_shared
         Number of shared genes.
+    lost
+        Types of the reference whose cells express none of them.
     """
 
     model: AnnotationModel
@@ -62,6 +65,7 @@ class Result:
     labels: np.ndarray | None = None
     by_group: np.ndarray | None = None
     n_shared: int | None = None
+    lost: Sequence[str] = ()
 
 
 def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
@@ -169,6 +173,7 @@ def judge(
 
     if result.n_shared is not None:
         alarms += alarm_genes(result.n_shared)
+    alarms += alarm_lost(result.lost)
     if calibration is not None:
         alarms += alarm_shift(known[is_known].max(axis=1), calibration.proba.max(axis=1))
     if result.labels is not None:

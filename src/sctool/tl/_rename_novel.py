@@ -43,7 +43,8 @@ def rename_novel(
         With the new names, if they exist. ``obs[f"{key}_safe"]`` stays as it is.
     ``uns[key]``
         ``novel_classes`` and ``novel`` without the renamed groups; ``reasons`` without their cells;
-        ``audit`` with the renaming. ``groups`` and ``alarms`` stay as they are.
+        ``audit`` and ``renamed`` (new name by old) with the renaming. ``groups`` and ``alarms``
+        stay as they are.
 
     Raises
     ------
