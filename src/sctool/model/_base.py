@@ -311,14 +311,14 @@ class CellModel(BaseModelClass):
         logits, z = self.module(x)
         return logits.softmax(dim=1), z
 
-    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, ...]]:
+    def _forward_cells(self, cells: Cells | _data.Inputs) -> Iterator[tuple[np.ndarray, ...]]:
         """The output of :meth:`_forward`, in batches of equal size and fixed order."""
         self.module.eval()
         device = next(self.module.parameters()).device
         size = self._prediction_batch_size()
         for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
             with torch.inference_mode():
-                outputs = self._forward(cells[batch]["x"].to(device))
+                outputs = self._forward(cells[batch[0] : batch[-1] + 1]["x"].to(device))
             yield tuple(output.cpu().numpy() for output in outputs)
 
     def _prediction_batch_size(self) -> int:
@@ -346,22 +346,40 @@ class CellModel(BaseModelClass):
         ValueError
             Fewer than half of the model's genes are found, or no values are usable.
         """
-        return self._predict(*self._read(adata, layer, indices))
+        if adata is None:
+            return self._predict(*self._read(None, None, indices))
+        features = self.features_
+        expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
+        chunks, notes = features.inputs(expression)
+        notes[:0] = audit  # in place: reading the chunks appends to it
+        return self._predict(chunks, notes, expression.n_cells)
 
-    def _predict(self, chunks: Iterable[Cells], audit: list[str]) -> Prediction:
-        """Predict for cells in chunks; the audit is complete once they are read."""
+    def _predict(
+        self, chunks: Iterable[Cells | _data.Inputs], audit: list[str], n_cells: int | None = None
+    ) -> Prediction:
+        """Predict for cells in chunks; the audit is complete once they are read.
+
+        ``n_cells`` is their number, if there is more than one chunk.
+        """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        batches: list[tuple[np.ndarray, ...]] = []
+        outputs: list[np.ndarray] = []
         unseen = []
+        done = 0
         for cells in chunks:
-            unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)
-            batches += self._forward_cells(cells)
+            for batch in self._forward_cells(cells):
+                if not outputs:  # not a list of parts, whose concatenation would double them
+                    n = n_cells or len(cells)
+                    outputs = [np.empty((n, *part.shape[1:]), part.dtype) for part in batch]
+                for whole, part in zip(outputs, batch, strict=True):
+                    whole[done : done + len(part)] = part
+                done += len(batch[0])
+            unseen.append(cells.unseen)
         empty = np.concatenate(unseen)
         if n := int(empty.sum()):
             note = f"cells: {n} express none of the model's genes and were not annotated"
             logger.warning("%s.", note)
             audit.append(note)
-        proba, latent, *novelty = map(np.concatenate, zip(*batches, strict=True))
+        proba, latent, *novelty = outputs
         return Prediction(proba, latent, empty, audit, *novelty)
 
     @docs.dedent
