@@ -274,7 +274,9 @@ def test_each_block_of_dask_is_computed_once(sides):
         return x
 
     sizes = (5, 40, 11, adata.n_obs - 56)
-    x = da.from_array(adata.X.toarray(), chunks=(sizes, -1)).map_blocks(block, meta=np.empty((0, 0)))
+    x = da.from_array(adata.X.toarray(), chunks=(sizes, -1)).map_blocks(
+        block, meta=np.empty((0, 0))
+    )
     found = _stores.by_rows(x)
     parts = [found[i : min(i + 9, adata.n_obs)] for i in range(0, adata.n_obs, 9)]
     np.testing.assert_array_equal(np.concatenate(parts), adata.X.toarray())

@@ -20,6 +20,7 @@ def progress(
     *,
     desc: str,
     total: int | None = None,
+    unit: str = "it",
     enabled: bool = True,
     leave: bool = False,
 ) -> Any:
@@ -33,7 +34,9 @@ def progress(
     watched = IN_NOTEBOOK or sys.stderr.isatty()
     pace = {} if watched else {"mininterval": SLOW, "maxinterval": SLOW}
     leave = leave or not watched
-    return tqdm(iterable, desc=desc, total=total, disable=not enabled, leave=leave, **pace)
+    return tqdm(
+        iterable, desc=desc, total=total, unit=unit, disable=not enabled, leave=leave, **pace
+    )
 
 
 class EpochBar(Callback):

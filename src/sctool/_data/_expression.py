@@ -21,7 +21,7 @@ logger = logging.getLogger("sctool")
 
 #: Number of cells read at a time.
 CHUNK = 8192
-#: Number of values that are read at a time from a dense matrix, at least a cell (128 MB of float64).
+#: Number of values read at a time from a dense matrix (128 MB of float64), at least one cell.
 DENSE = 2**24
 #: Maximum number of cells used to detect the scale, and number of runs of consecutive cells that
 #: they are read in, spread evenly over the file.

@@ -28,6 +28,7 @@ from sctool import _data
 from sctool._batches import Cells
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
+from sctool._progress import progress
 from sctool._sets import Calibration, Hierarchy
 from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
 from sctool.model import _saving
@@ -37,6 +38,8 @@ logger = logging.getLogger("sctool")
 LABELS_COLUMN, BATCH_COLUMN = "_sctool_labels", "_sctool_batch"
 #: Cells per forward pass.
 BATCH_SIZE = 2048
+#: Number of cells above which there is a progress bar.
+MANY = 20_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,13 @@ def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarr
     out = np.full((len(kept), *values.shape[1:]), missing, dtype=values.dtype)
     out[kept] = values
     return out
+
+
+def _counted(chunks: Iterable[Any], bar: Any) -> Iterator[Any]:
+    """Yield chunks of cells, and advance a bar once they were used."""
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk))
 
 
 @dataclass(frozen=True)
@@ -330,6 +340,7 @@ class CellModel(BaseModelClass):
         adata: AnnData | None = None,
         layer: str | None = None,
         indices: np.ndarray | None = None,
+        enable_progress_bar: bool = True,
     ) -> Prediction:
         """Predict probabilities and embedding in a single pass over the cells.
 
@@ -338,6 +349,8 @@ class CellModel(BaseModelClass):
         %(any_adata)s
         indices
             Positions of the training cells to use if ``adata`` is None; default all.
+        enable_progress_bar
+            Show a bar over the cells of ``adata``, with the time left, if they are many.
 
         Raises
         ------
@@ -352,7 +365,10 @@ class CellModel(BaseModelClass):
         expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
         chunks, notes = features.inputs(expression)
         notes[:0] = audit  # in place: reading the chunks appends to it
-        return self._predict(chunks, notes, expression.n_cells)
+        n_cells = expression.n_cells
+        shown = enable_progress_bar and n_cells > MANY
+        with progress(desc="annotating", total=n_cells, unit="cell", enabled=shown) as bar:
+            return self._predict(_counted(chunks, bar), notes, n_cells)
 
     def _predict(
         self, chunks: Iterable[Cells | _data.Inputs], audit: list[str], n_cells: int | None = None
