@@ -45,7 +45,7 @@ def opened(path: Path, mode: Any = "r") -> Iterator[Any]:
         import zarr
 
         # what zarr 3 finds consolidated would hide what is appended; zarr 2 does not look there
-        plain = {} if zarr.__version__.startswith("2.") else {"use_consolidated": False}
+        plain: Any = {} if zarr.__version__.startswith("2.") else {"use_consolidated": False}
         yield zarr.open_group(str(path), mode=mode, **plain)
 
 
