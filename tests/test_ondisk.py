@@ -265,3 +265,46 @@ def test_a_run_in_place_that_is_killed_loses_nothing(name, tmp_path):
         assert changed in ("True", "False")
     assert [changed for _, changed, *_ in killed][:4] == ["False"] * 4
     assert finished == ["True"] * 4
+
+
+LIMITED = """
+import resource, sys
+import anndata as ad, scanpy, torch, numpy as np
+import sctool, sctool.tl
+from sctool.model import load
+
+torch.set_num_threads(1)
+model = load(sys.argv[2])
+small = ad.read_h5ad(sys.argv[1], backed="r")[:100].to_memory()
+sctool.tl.annotate(small, model)  # what is loaded and compiled at the first call
+data = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+limit = data + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+cells = ad.read_h5ad(sys.argv[1], backed="r")
+sctool.tl.annotate(cells, model)
+assert cells.obs["sctool"].notna().all()
+try:
+    cells.to_memory()
+except MemoryError:
+    print("larger than the memory")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_file_larger_than_the_memory_is_annotated(model, tmp_path):
+    adata, _ = simulate_sides()
+    block = sp.vstack([adata.X.astype(np.float32)] * (8192 // adata.n_obs), format="csr")
+    n_blocks = 600_000_000 // (8 * block.nnz) + 1
+    obs = pd.DataFrame(index=np.arange(n_blocks * block.shape[0]).astype(str))
+    ad.AnnData(obs=obs, var=adata.var[[]]).write_h5ad(tmp_path / "x.h5ad")
+    with h5py.File(tmp_path / "x.h5ad", "r+") as file:
+        if "X" in file:
+            del file["X"]
+        ad.io.write_elem(file, "X", block)
+        for _ in range(n_blocks - 1):
+            ad.io.sparse_dataset(file["X"]).append(block)
+    words = [str(tmp_path / "x.h5ad"), str(model), "300000000"]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "larger than the memory" in done.stdout

@@ -197,6 +197,14 @@ def in_blocks(adata: ad.AnnData, path, convert=np.asarray) -> ad.AnnData:
     return ad.AnnData(x, adata.obs, adata.var)
 
 
+def in_large_blocks(adata: ad.AnnData, path) -> ad.AnnData:
+    query = in_blocks(adata, path)
+    assert _stores.by_rows(query.X) is not query.X
+    _stores.LARGEST = 10
+    assert _stores.by_rows(query.X) is query.X
+    return query
+
+
 def lazily(adata: ad.AnnData, path) -> ad.AnnData:
     pytest.importorskip("xarray")
     pytest.importorskip("dask")
@@ -215,6 +223,7 @@ FORMS = {
     "dense-file": lambda a, path: in_a_file(dense(a), path),
     "zarr": in_zarr,
     "dask": in_blocks,
+    "dask-large": in_large_blocks,
     "dask-csr": lambda a, path: in_blocks(a, path, sp.csr_matrix),
     "lazy": lazily,
 }
@@ -232,6 +241,7 @@ def test_a_saved_model_reads_every_store_to_the_bit(
     if scale == "log1p":
         adata.X = adata.X.log1p()
     monkeypatch.setattr(_expression, "CHUNK", 17)
+    monkeypatch.setattr(_stores, "LARGEST", _stores.LARGEST)  # put back at the end
     expected = sctool.tl.annotate(adata, saved, copy=True)
     monkeypatch.setattr(_expression, "DENSE", 7 * adata.n_vars)  # fewer cells than a chunk
     monkeypatch.setattr(_stores, "HELD", adata.X.nnz // 3)  # several passes

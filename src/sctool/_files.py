@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,9 +104,19 @@ def write(adata: AnnData, path: Path) -> None:
     """Write ``.h5ad`` or ``.zarr`` under a temporary name, then move it to ``path`` in one step."""
     with replacing(path) as temporary:
         if path.suffix.lower() == ".zarr":
-            adata.write_zarr(temporary)
+            with no_announcements():
+                adata.write_zarr(temporary)
         else:
             adata.write_h5ad(temporary)
+
+
+@contextmanager
+def no_announcements() -> Iterator[None]:
+    """Ignore what anndata and zarr say of how their next versions will write."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3")
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _slots
-from sctool._files import replacing
+from sctool._files import no_announcements, replacing
 
 #: Number of values copied at a time.
 BLOCK = 2**23
@@ -118,14 +118,17 @@ def write_annotated(adata: AnnData, key: str, source: Path, target: Path) -> Non
     source, target
         Files .h5ad or folders .zarr.
     """
-    with replacing(target) as copy:
+    with replacing(target) as copy, no_announcements():
         if kind_of(source) == target.suffix.lower()[1:]:
+            # (a file that may only be read gives one that may be written)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
         else:
             with opened(source) as old, opened(copy, "w") as new:
                 _copy_group(old, new)
         with opened(copy, "r+") as group:
             _append(group, adata, key)
+        if target.is_file():
+            shutil.copymode(target, copy)
         if target.suffix.lower() == ".zarr":
             import zarr
 

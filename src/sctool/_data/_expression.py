@@ -89,6 +89,8 @@ def rows(matrix: Any, start: int, stop: int, columns: np.ndarray | None = None) 
         if "does not support dtype" in str(error):  # SciPy, on a sparse matrix in a file
             raise NotNumbersError(str(error)) from None
         raise
+    if hasattr(block, "compute"):  # of Dask, in large blocks
+        block = block.compute()
     if hasattr(block, "to_memory"):
         block = block.to_memory()
     x = sp.csr_matrix(as_csr(block) if sp.issparse(block) else numbers(np.asarray(block)))

@@ -10,15 +10,23 @@ from anndata.abc import CSCDataset
 
 #: Maximum number of values that are held at a time (8 bytes each), and read at a time.
 HELD, READ = 2**26, 2**22
+#: Size of a dense block in bytes above which only the rows that are needed are computed.
+LARGEST = 2**31
 
 
 def by_rows(matrix: Any) -> Any:
     """Wrap a matrix that is slow to read by rows; return any other unchanged."""
     if isinstance(matrix, CSCDataset):
         return RowsOfCSC(matrix)
-    if hasattr(matrix, "dask"):
+    if hasattr(matrix, "dask") and not _is_large(matrix):
         return RowsOfDask(matrix)
     return matrix
+
+
+def _is_large(array: Any) -> bool:
+    """Whether blocks of a Dask array are dense and larger than should be held at a time."""
+    size = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
+    return isinstance(array._meta, np.ndarray) and size > LARGEST
 
 
 class RowsOfCSC:
