@@ -164,6 +164,19 @@ def test_a_table_of_labels_alone(ending, model, tmp_path, capsys):
     assert said["audit"] == list(expected.uns["sctool"]["audit"])
 
 
+def test_many_cells_have_a_progress_bar_unless_it_is_hidden(model, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("sctool.model._base.MANY", 10)
+    adata, _ = simulate_sides()
+    write(adata, tmp_path / "query.h5ad")
+    words = ["annotate", str(tmp_path / "query.h5ad"), "--model", str(model)]
+    assert main([*words, "-o", str(tmp_path / "x.csv")]) == 0
+    shown = capfd.readouterr().err
+    assert f"annotating: 100%|██████████| {adata.n_obs}/{adata.n_obs}" in shown
+    assert "cell/s]" in shown
+    assert main([*words, "-o", str(tmp_path / "y.csv"), "--quiet"]) == 0
+    assert "annotating" not in capfd.readouterr().err
+
+
 def test_parquet_without_pyarrow_says_so_first(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     write(simulate(20), tmp_path / "query.h5ad")

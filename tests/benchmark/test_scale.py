@@ -57,10 +57,18 @@ def test_a_run_is_ended_by_time_and_says_why_it_failed(tmp_path, monkeypatch):
 
 def test_the_table(tmp_path):
     rows = [
-        {"cells": 1000, "method": "a", "seconds": 2, "reading": 1, "peak_rss_gb": 3, "accuracy": 1},
+        {
+            "cells": 1000,
+            "method": "a",
+            "seconds": 2,
+            "reading": 1,
+            "cpu": 4,
+            "peak_rss_gb": 3,
+            "accuracy": 1,
+        },
         {"cells": 1000, "method": "b", "ended": "at 16 GB"},
     ]
     scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 3.00 | 1.000 |"
-    assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |"
+    assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
+    assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |  |"

@@ -38,15 +38,16 @@ def main():
             return
         voting = words[0] == "voting"
         path, model, result = words[-3:]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         cells = read(path)
         found = celltypist.annotate(cells, model=model, majority_voting=voting)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     column = "majority_voting" if voting else "predicted_labels"
     right = found.predicted_labels[column].astype(str) == cells.obs["truth"].astype(str)
     unit = 1024**3 if sys.platform == "darwin" else 1024**2
     answer = {
         "seconds": seconds,
+        "cpu": cpu,
         "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
         "accuracy": float(right.mean()),
     }
