@@ -293,7 +293,7 @@ def test_what_is_wrong_is_said(words, message, files, capsys):
 @pytest.mark.parametrize(
     ("output", "model", "message"),
     [
-        ("out.csv", "model", "-o 'out.csv': AnnData files are written, named *.h5ad"),
+        ("out.loom", "model", "-o 'out.loom': what is written is named *.h5ad or *.zarr or *.csv"),
         ("folder.h5ad", "model", "-o 'folder.h5ad' is a folder"),
         ("out.h5ad", "query.h5ad", "--save-model 'query.h5ad' is a file"),
         ("ref.h5ad", "model", "-o 'ref.h5ad' is the reference, which would be lost"),

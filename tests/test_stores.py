@@ -12,6 +12,8 @@ import scipy.sparse as sp
 from synthetic import GENES, TYPES
 
 import sctool
+from sctool._ahead import read_ahead
+from sctool._data import _expression, _stores
 from sctool.cli import main
 
 
@@ -153,3 +155,164 @@ def test_strings_as_pandas_3_has_them(sides, expected, tmp_path):
     assert same.mean() > 0.95  # four labels fewer
     accuracy = sctool.tl.evaluate(result, "truth").loc["seen_accuracy", "value"]
     assert accuracy == pytest.approx((result.obs["sctool"] == result.obs["truth"]).mean())
+
+
+# -- prediction by a saved model, read once ------------------------------------------------------
+
+
+@pytest.fixture
+def saved(sides, tmp_path) -> str:
+    """Return the folder of a model that some genes of the query are missing from."""
+    adata, ref = sides
+    model = sctool.tl.annotate(adata[:, 5:], ref, method="logistic", return_model=True)
+    model.save(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def csc_in_a_file(adata: ad.AnnData, path) -> ad.AnnData:
+    return in_a_file(ad.AnnData(sp.csc_matrix(adata.X), adata.obs, adata.var), path)
+
+
+def in_a_file(adata: ad.AnnData, path) -> ad.AnnData:
+    adata.write_h5ad(path / "x.h5ad")
+    return ad.read_h5ad(path / "x.h5ad", backed="r")
+
+
+def dense(adata: ad.AnnData) -> ad.AnnData:
+    return ad.AnnData(adata.X.toarray(), adata.obs, adata.var)
+
+
+def in_zarr(adata: ad.AnnData, path) -> ad.AnnData:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(path / "x.zarr", mode="w")
+    ad.io.write_elem(group, "X", adata.X)
+    return ad.AnnData(ad.io.sparse_dataset(group["X"]), adata.obs, adata.var)
+
+
+def in_blocks(adata: ad.AnnData, path, convert=np.asarray) -> ad.AnnData:
+    """Dask blocks of 5 to 40 cells, which chunks of cells do not end with."""
+    da = pytest.importorskip("dask.array")
+    sizes = (5, 40, 11, adata.n_obs - 56)
+    x = da.from_array(adata.X.toarray(), chunks=(sizes, -1)).map_blocks(convert)
+    return ad.AnnData(x, adata.obs, adata.var)
+
+
+def in_large_blocks(adata: ad.AnnData, path) -> ad.AnnData:
+    query = in_blocks(adata, path)
+    assert _stores.by_rows(query.X) is not query.X
+    _stores.LARGEST = 10
+    assert _stores.by_rows(query.X) is query.X
+    return query
+
+
+def lazily(adata: ad.AnnData, path) -> ad.AnnData:
+    pytest.importorskip("xarray")
+    pytest.importorskip("dask")
+    adata.write_zarr(path / "lazy.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ad.experimental.read_lazy(path / "lazy.zarr")
+
+
+FORMS = {
+    "csc": lambda a, _: ad.AnnData(sp.csc_matrix(a.X), a.obs, a.var),
+    "dense": lambda a, _: dense(a),
+    "float64": lambda a, _: ad.AnnData(a.X.astype(np.float64), a.obs, a.var),
+    "file": in_a_file,
+    "csc-file": csc_in_a_file,
+    "dense-file": lambda a, path: in_a_file(dense(a), path),
+    "zarr": in_zarr,
+    "dask": in_blocks,
+    "dask-large": in_large_blocks,
+    "dask-csr": lambda a, path: in_blocks(a, path, sp.csr_matrix),
+    "lazy": lazily,
+}
+
+
+@announced
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+@pytest.mark.parametrize("scale", ["counts", "log1p"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_saved_model_reads_every_store_to_the_bit(
+    form, scale, sides, saved, tmp_path, monkeypatch
+):
+    adata, _ = sides
+    adata.X = adata.X.astype(np.float32)
+    if scale == "log1p":
+        adata.X = adata.X.log1p()
+    monkeypatch.setattr(_expression, "CHUNK", 17)
+    monkeypatch.setattr(_stores, "LARGEST", _stores.LARGEST)  # put back at the end
+    expected = sctool.tl.annotate(adata, saved, copy=True)
+    monkeypatch.setattr(_expression, "DENSE", 7 * adata.n_vars)  # fewer cells than a chunk
+    monkeypatch.setattr(_stores, "HELD", adata.X.nnz // 3)  # several passes
+    monkeypatch.setattr(_stores, "READ", adata.X.nnz // 5)
+    query = FORMS[form](adata, tmp_path)
+    sctool.tl.annotate(query, saved)
+    assert list(query.obs["sctool"]) == list(expected.obs["sctool"])
+    for slot in ("sctool_proba", "X_sctool"):
+        np.testing.assert_array_equal(query.obsm[slot], expected.obsm[slot])
+    slow = [note for note in query.uns["sctool"]["audit"] if "stored by genes (CSC)" in note]
+    assert len(slow) == (form == "csc-file")
+    if query.isbacked:
+        query.file.close()
+
+
+def test_a_file_by_genes_is_read_a_few_times_not_once_a_chunk(sides, tmp_path, monkeypatch):
+    adata, _ = sides
+    query = csc_in_a_file(adata, tmp_path)
+    matrix, reads = query.X, []
+    monkeypatch.setattr(_stores, "READ", adata.X.nnz // 4)
+    monkeypatch.setattr(_stores, "HELD", adata.X.nnz // 2)
+    take = _stores.RowsOfCSC.take
+    monkeypatch.setattr(
+        _stores.RowsOfCSC, "take", lambda self, cells: reads.append(len(cells)) or take(self, cells)
+    )
+    found = _stores.by_rows(matrix)
+    parts = [found[i : min(i + 9, adata.n_obs)] for i in range(0, adata.n_obs, 9)]
+    np.testing.assert_array_equal(sp.vstack(parts).toarray(), adata.X.toarray())
+    assert len(reads) <= found.n_passes + 1
+    query.file.close()
+
+
+def test_each_block_of_dask_is_computed_once(sides):
+    da = pytest.importorskip("dask.array")
+    adata, _ = sides
+    computed = []
+
+    def block(x):
+        computed.append(len(x))
+        return x
+
+    sizes = (5, 40, 11, adata.n_obs - 56)
+    x = da.from_array(adata.X.toarray(), chunks=(sizes, -1)).map_blocks(
+        block, meta=np.empty((0, 0))
+    )
+    found = _stores.by_rows(x)
+    parts = [found[i : min(i + 9, adata.n_obs)] for i in range(0, adata.n_obs, 9)]
+    np.testing.assert_array_equal(np.concatenate(parts), adata.X.toarray())
+    assert sorted(computed) == sorted(sizes)
+
+
+def test_reading_ahead():
+    made = []
+
+    def items():
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    assert list(read_ahead(items())) == list(range(5))
+    made.clear()
+    ahead = read_ahead(items())
+    assert next(ahead) == 0
+    ahead.close()  # as an interruption does
+    assert made == [0, 1]
+
+    def broken():
+        yield 1
+        raise OSError("the disk is gone")
+
+    ahead = read_ahead(broken())
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)

@@ -37,6 +37,11 @@ class Cells(Dataset):
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    @property
+    def unseen(self) -> np.ndarray:
+        """Cells that express none of the inputs, (n_cells,) bool."""
+        return np.asarray(self.x.sum(axis=1)).ravel() == 0
+
     def __getitem__(self, index: np.ndarray | list[int] | slice) -> dict[str, Tensor]:
         x = self.x[index].toarray()
         if self.fill is not None:

@@ -30,7 +30,7 @@ def run(folder: Path, method: str, seed: int) -> None:
         Random seed of the split and of the method.
     """
     from sctool import _files, datasets, tl
-    from sctool._progress import print_notes
+    from sctool._progress import note_lines
 
     adata, ref = datasets.blood(random_state=seed)
     ref = ref[ref.obs["cell_type"] != HIDDEN].copy()
@@ -43,7 +43,7 @@ def run(folder: Path, method: str, seed: int) -> None:
     tl.annotate(adata, ref, method=method, random_state=seed)
     seconds = time.perf_counter() - start
     result = adata.uns["sctool"]
-    print_notes(result)
+    print(*note_lines(result["audit"], result["alarms"]), sep="\n")
     tl.annotate(adata, ref, method=BASELINE, random_state=seed, key_added=BASELINE)
 
     print(f"{'':<22}{method:>12}{'regression':>12}")

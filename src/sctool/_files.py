@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, MutableMapping
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +102,56 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
 
 
 def write(adata: AnnData, path: Path) -> None:
-    """Write an ``.h5ad`` file under a temporary name, then move it to ``path`` in one step."""
-    path = path.resolve()  # a link stays a link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write ``.h5ad`` or ``.zarr`` under a temporary name, then move it to ``path`` in one step."""
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".zarr":
+            with no_announcements():
+                adata.write_zarr(temporary)
+        else:
+            adata.write_h5ad(temporary)
+
+
+@contextmanager
+def no_announcements() -> Iterator[None]:
+    """Ignore what anndata and zarr say of how their next versions will write."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3")
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        yield
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``, which is moved there if nothing fails.
+
+    A link stays a link.
+    """
+    path = path.resolve()
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        adata.write_h5ad(temporary)
-        os.replace(temporary, path)
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            _exchange(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Exchange two folders, in one step where the system can (Linux); else in three renamings."""
+    if sys.platform == "linux":
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)
+        if rename and rename(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+            return
+    aside = new.with_name(f"{new.name}.old")
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)
 
 
 def _refuse_matrices(adata: AnnData) -> None:

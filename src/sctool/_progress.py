@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,6 +20,7 @@ def progress(
     *,
     desc: str,
     total: int | None = None,
+    unit: str = "it",
     enabled: bool = True,
     leave: bool = False,
 ) -> Any:
@@ -33,7 +34,9 @@ def progress(
     watched = IN_NOTEBOOK or sys.stderr.isatty()
     pace = {} if watched else {"mininterval": SLOW, "maxinterval": SLOW}
     leave = leave or not watched
-    return tqdm(iterable, desc=desc, total=total, disable=not enabled, leave=leave, **pace)
+    return tqdm(
+        iterable, desc=desc, total=total, unit=unit, disable=not enabled, leave=leave, **pace
+    )
 
 
 class EpochBar(Callback):
@@ -71,11 +74,7 @@ class EpochBar(Callback):
             self.bar.close()
 
 
-def print_notes(result: Mapping[str, Any]) -> None:
-    """Print the audit of an annotation, ``uns[key]``, and its alarms; what is both only once."""
-    alarms = list(result["alarms"])
-    for note in result["audit"]:
-        if note not in alarms:
-            print(f"  {note}")
-    for alarm in alarms:
-        print(f"  alarm: {alarm}")
+def note_lines(audit: Sequence[str], alarms: Sequence[str]) -> list[str]:
+    """Lines of the audit of an annotation and of its alarms; what is both is an alarm alone."""
+    notes = [f"  {note}" for note in audit if note not in list(alarms)]
+    return notes + [f"  alarm: {alarm}" for alarm in alarms]

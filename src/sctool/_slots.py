@@ -206,7 +206,7 @@ def write_annotation(
     if verdicts.pooled is not None:
         pooled = pd.Categorical.from_codes(verdicts.pooled, names)
         adata.obs[f"{key}_pooled"] = pooled.remove_unused_categories()
-    adata.obsm[f"X_{key}"] = latent.astype(np.float32)
+    adata.obsm[f"X_{key}"] = latent.astype(np.float32, copy=False)
     adata.obsm[f"{key}_proba"] = np.where(unseen[:, None], 0, proba).astype(np.float32)
     if all(name in colors for name in classes):
         known = [colors[name] for name in classes]

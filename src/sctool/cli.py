@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 EPILOG = """\
@@ -24,13 +26,21 @@ examples:
   sctool annotate query.h5ad --ref ref.h5ad -o annotated.h5ad --save-model model/
   sctool annotate other.h5ad --model model/ -o other_annotated.h5ad
       save the trained model and apply it to other cells without training
+  sctool annotate large.h5ad --model model/ --in-place
+      with a saved model the cells are read in pieces and never loaded as a whole
+  sctool annotate large.zarr --model model/ -o labels.csv --json
+      a table of the labels alone, and a summary that other programs can read
   sctool report annotated.h5ad -o report.html
       write a report on an annotation, one file that any browser opens
   sctool cluster cells.h5ad -o clustered.h5ad
       cluster cells without a reference
 
-exit codes: 0 success, 2 invalid input or arguments, 130 interrupted"""
+exit codes: 0 success, 1 an unforeseen error (with a traceback), 2 invalid input or arguments,
+130 interrupted. Except for 0, inputs and existing outputs are as they were."""
 
+
+#: What `sctool annotate` writes, by the ending of the name: cells, and tables of labels.
+CELLS, TABLES = (".h5ad", ".zarr"), (".csv", ".parquet")
 
 METHOD_HELP = "{methods} (default: %(default)s)"
 
@@ -77,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Assign cell types to the cells of QUERY using a labelled reference or a trained "
             "model. Genes are matched by name; counts, linear and log1p values are recognised. "
-            "OUT is QUERY with the results added to obs, obsm and uns. QUERY and REF are .h5ad "
-            "files, .zarr folders, 10x .h5 files or 10x folders."
+            "OUT is QUERY with the results added to obs, obsm and uns, or a table of labels. QUERY "
+            "and REF are .h5ad files, .zarr folders, 10x .h5 files or 10x folders."
         ),
     )
     annotate.add_argument("query", metavar="QUERY", type=Path, help="cells to annotate")
@@ -87,8 +97,21 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--model", metavar="DIR", type=Path, help="saved model to apply without training"
     )
+    where = annotate.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        help="what to write: *.h5ad, *.zarr, or the labels alone in *.csv or *.parquet",
+    )
+    where.add_argument(
+        "--in-place",
+        action="store_true",
+        help="add the results to QUERY, which is replaced by an annotated copy at the very end",
+    )
     annotate.add_argument(
-        "-o", "--output", metavar="OUT.h5ad", type=Path, required=True, help="file to write"
+        "--json", action="store_true", help="print a summary as JSON instead of text"
     )
     annotate.add_argument(
         "--labels-key",
@@ -267,45 +290,91 @@ def _run(argv: Sequence[str] | None) -> int:
 def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
     from sctool import _files, tl
-    from sctool._progress import print_notes
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model requires --ref: with --model nothing is trained.")
-    _check_outputs(args)
-    adata = _read_for(args, args.query)
-    levels = args.labels_key or ["cell_type"]
-    model = tl.annotate(
-        adata,
-        _files.read(args.ref) if args.ref is not None else args.model,
-        labels_key=levels if len(levels) > 1 else levels[0],
-        method=args.method,
-        batch_key=args.batch_key,
-        layer=args.layer,
-        novel=int(args.novel) if args.novel.isdigit() else args.novel,
-        risk=args.risk,
-        groupby=args.groupby,
-        ignore_case=args.ignore_case,
-        key_added=args.key_added,
-        random_state=args.seed,
-        return_model=True,
-        model_kwargs={"preset": args.preset} if args.preset else None,
-        train_kwargs=_train_kwargs(args),
-    )
-    _write(adata, model, args)
-    key = args.key_added
-    print_notes(adata.uns[key])
-    novel = adata.obs.get(f"{key}_novel")
-    counts = adata.obs[key].value_counts()
-    width = max(len(str(name)) for name in counts.index)
-    for name, n in counts[counts > 0].items():
-        flagged = (
-            ""
-            if novel is None
-            else f"  ({int(novel[adata.obs[key] == name].sum())} flagged as novel)"
+    if args.in_place:
+        args.output, args.overwrite = args.query, True
+    _check_outputs(args, (*CELLS, *TABLES))
+    with _query(args) as adata:
+        levels = args.labels_key or ["cell_type"]
+        model = tl.annotate(
+            adata,
+            _files.read(args.ref) if args.ref is not None else args.model,
+            labels_key=levels if len(levels) > 1 else levels[0],
+            method=args.method,
+            batch_key=args.batch_key,
+            layer=args.layer,
+            novel=int(args.novel) if args.novel.isdigit() else args.novel,
+            risk=args.risk,
+            groupby=args.groupby,
+            ignore_case=args.ignore_case,
+            key_added=args.key_added,
+            random_state=args.seed,
+            return_model=True,
+            model_kwargs={"preset": args.preset} if args.preset else None,
+            train_kwargs=_train_kwargs(args),
         )
-        print(f"  {name!s:<{width}}  {n:>7}{flagged}")
-    print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
+    _write(adata, model, args)
+    print(_as_json(adata, args) if args.json else _as_text(adata, args))
     return 0
+
+
+@contextmanager
+def _query(args: argparse.Namespace) -> Iterator[AnnData]:
+    """Yield the query; with a saved model it stays on disk, if its format allows that."""
+    from sctool import _ondisk
+
+    if args.model is None or not _stays_on_disk(args):
+        yield _read_for(args, args.query)
+        return
+    with ExitStack() as stack:
+        try:
+            adata = _ondisk.lazy(stack.enter_context(_ondisk.opened(args.query)))
+        except Exception:  # older than what can be read in pieces, or broken, which this says
+            adata = _read_for(args, args.query)
+        yield adata
+
+
+def _summary(adata: AnnData, args: argparse.Namespace) -> dict[str, Any]:
+    """What an annotation found, by name."""
+    key = args.key_added
+    result, names, flagged = adata.uns[key], adata.obs[key], adata.obs.get(f"{key}_novel")
+
+    def count(values: pd.Series) -> dict[str, int]:
+        return {str(name): int(n) for name, n in values.value_counts().items() if n}
+
+    return {
+        "output": str(args.output),
+        "model": str(args.save_model or args.model) if args.save_model or args.model else None,
+        "key": key,
+        "n_cells": adata.n_obs,
+        "counts": count(names),
+        "flagged_as_novel": None if flagged is None else count(names[flagged]),
+        "status": count(adata.obs[f"{key}_status"]),
+        "audit": [str(note) for note in result["audit"]],
+        "alarms": [str(alarm) for alarm in result["alarms"]],
+    }
+
+
+def _as_json(adata: AnnData, args: argparse.Namespace) -> str:
+    """The summary as one JSON object."""
+    return json.dumps(_summary(adata, args), ensure_ascii=False, indent=1)
+
+
+def _as_text(adata: AnnData, args: argparse.Namespace) -> str:
+    """The audit of an annotation, its alarms and the number of cells of each type."""
+    from sctool._progress import note_lines
+
+    found = _summary(adata, args)
+    flagged = found["flagged_as_novel"]
+    lines = note_lines(found["audit"], found["alarms"])
+    width = max(map(len, found["counts"]), default=0)
+    for name, n in found["counts"].items():
+        novel = "" if flagged is None else f"  ({flagged.get(name, 0)} flagged as novel)"
+        lines.append(f"  {name:<{width}}  {n:>7}{novel}")
+    saved = f" and {args.save_model}" if args.save_model else ""
+    return "\n".join([*lines, f"wrote {args.output}{saved}"])
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -353,22 +422,40 @@ def run_cluster(args: argparse.Namespace) -> int:
 
 def _write(adata: AnnData, model: Any, args: argparse.Namespace) -> None:
     """Write model and cells; if one fails, the other is still written."""
-    from sctool import _files
+    from sctool import _files, _ondisk
 
     try:
         if args.save_model is not None:  # first: it took the longest to make
             model.save(args.save_model, overwrite=args.overwrite)
     finally:
-        _files.write(adata, args.output)
+        if args.output.suffix.lower() in TABLES:
+            _ondisk.write_table(adata, args.key_added, args.output)
+        elif _stays_on_disk(args):
+            _ondisk.write_annotated(adata, args.key_added, args.query, args.output)
+        else:
+            _files.write(adata, args.output)
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def _stays_on_disk(args: argparse.Namespace) -> bool:
+    """Whether results are appended to a copy of the query, which need not be loaded."""
+    from sctool import _ondisk
+
+    if args.command != "annotate" or not args.query.exists():
+        return False
+    return _ondisk.kind_of(args.query) is not None and (args.model is not None or args.in_place)
+
+
+def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)) -> None:
     """Refuse outputs that cannot or must not be written, before anything is computed."""
+    from sctool import _ondisk
+
     output, model = args.output, args.save_model
-    if output.suffix.lower() != ".h5ad":
-        raise ValueError(f"-o {str(output)!r}: AnnData files are written, named *.h5ad.")
-    if output.is_dir():
-        raise ValueError(f"-o {str(output)!r} is a folder: name a file, *.h5ad.")
+    ending = output.suffix.lower()
+    named = " or ".join(f"*{ending}" for ending in endings)
+    if ending not in endings:
+        raise ValueError(f"-o {str(output)!r}: what is written is named {named}.")
+    if output.is_dir() and _ondisk.kind_of(output) != "zarr":
+        raise ValueError(f"-o {str(output)!r} is a folder: name a file, {named}.")
     if model is not None and model.resolve() == output.resolve():
         raise ValueError(f"-o and --save-model are both {str(output)!r}: name two places.")
     if model is not None and model.exists() and not model.is_dir():
@@ -381,6 +468,10 @@ def _check_outputs(args: argparse.Namespace) -> None:
     ref = getattr(args, "ref", None)
     if ref is not None and ref.exists() and output.exists() and output.samefile(ref):
         raise ValueError(f"-o {str(output)!r} is the reference, which would be lost.")
+    if ending in TABLES:
+        _ondisk.check_table(output)
+    elif _stays_on_disk(args):
+        _ondisk.check_space(args.query, output)
 
 
 def _read_for(args: argparse.Namespace, path: Path) -> AnnData:

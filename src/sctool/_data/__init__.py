@@ -12,6 +12,7 @@ Each step adds notes to an audit that is stored in ``uns[key]["audit"]``:
 Cells stay sparse and are read once, in chunks; backed files and lazy arrays are treated alike.
 """
 
+from sctool._data._dense import Inputs
 from sctool._data._expression import Expression, find_expression
 from sctool._data._features import Features
 from sctool._data._join import (
@@ -28,6 +29,7 @@ from sctool._data._join import (
 __all__ = [
     "Expression",
     "Features",
+    "Inputs",
     "TrainingData",
     "batch_names",
     "clean_labels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,18 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.abc import CSRDataset
 
 from sctool._data._genes import other_features
 from sctool._data._scale import LOG_MAX, UNUSABLE, Scale, cells_of_counts, scale_of
+from sctool._data._stores import RowsOfCSC, by_rows
+
+logger = logging.getLogger("sctool")
 
 #: Number of cells read at a time.
 CHUNK = 8192
+#: Number of values read at a time from a dense matrix (128 MB of float64), at least one cell.
+DENSE = 2**24
 #: Maximum number of cells used to detect the scale, and number of runs of consecutive cells that
 #: they are read in, spread evenly over the file.
 SAMPLE, RUNS = 8192, 16
@@ -72,13 +79,17 @@ def rows(matrix: Any, start: int, stop: int, columns: np.ndarray | None = None) 
     NotNumbersError
         The values are not real numbers.
     """
+    step = stop - start if _is_sparse(matrix) else max(DENSE // max(matrix.shape[1], 1), 1)
+    if step < stop - start:  # the dense copy of all would be large
+        parts = [rows(matrix, i, min(i + step, stop), columns) for i in range(start, stop, step)]
+        return sp.vstack(parts, format="csr")
     try:
         block = matrix[start:stop]
     except ValueError as error:
         if "does not support dtype" in str(error):  # SciPy, on a sparse matrix in a file
             raise NotNumbersError(str(error)) from None
         raise
-    if hasattr(block, "compute"):  # dask
+    if hasattr(block, "compute"):  # of Dask, in large blocks
         block = block.compute()
     if hasattr(block, "to_memory"):
         block = block.to_memory()
@@ -87,6 +98,10 @@ def rows(matrix: Any, start: int, stop: int, columns: np.ndarray | None = None) 
         x = x.copy()
         x.sum_duplicates()
     return x if columns is None else x[:, columns]
+
+
+def _is_sparse(matrix: Any) -> bool:
+    return sp.issparse(matrix) or isinstance(matrix, CSRDataset | RowsOfCSC)
 
 
 def take_columns(x: sp.csr_matrix, column: np.ndarray, n_columns: int) -> sp.csr_matrix:
@@ -147,17 +162,25 @@ class Expression:
         """
         genes = genes_of(self.var)
         column = column if genes is None else column[genes]
+        for x in self.chunks():
+            yield take_columns(x, column, n_columns)
+
+    def chunks(self) -> Iterator[sp.csr_matrix]:
+        """Yield chunks of cells on the linear scale, CSR (at most ``CHUNK``, n_genes) float32.
+
+        Their columns are the features that are genes. Raises the errors of :meth:`linear`.
+        """
+        genes = genes_of(self.var)
         for start in range(0, self.n_cells, CHUNK):
             try:
                 x = rows(self.matrix, start, min(start + CHUNK, self.n_cells), genes)
             except NotNumbersError:
                 raise self._contradiction(UNUSABLE["text"], start) from None
             self._check(x, start)
+            x = sp.csr_matrix(x, dtype=np.float32)
             if self.scale.name == "log1p":
-                # before columns are summed
-                x = sp.csr_matrix(x, dtype=np.float32)
                 x.data = self.scale.linear(x.data)
-            yield take_columns(x, column, n_columns)
+            yield x
 
     def _check(self, x: sp.csr_matrix, start: int) -> None:
         """Raise if values contradict the scale, which was detected from a sample of cells."""
@@ -198,6 +221,9 @@ def detect_scale(
         return scale_of(rows(matrix, 0, n_cells, columns), bases)
     size = SAMPLE // RUNS
     starts = np.linspace(0, n_cells - size, RUNS).astype(int)
+    if isinstance(matrix, RowsOfCSC):
+        some = np.unique(starts[:, None] + np.arange(size))
+        return scale_of(rows(matrix.take(some), 0, len(some), columns), bases)
     runs = [rows(matrix, start, start + size, columns) for start in starts]
     return scale_of(sp.vstack(runs, format="csr"), bases)
 
@@ -233,6 +259,15 @@ def notes_on_logarithm(scale: Scale, noted: float | None, logged: bool) -> list[
             "base; note another in uns['log1p']['base']"
         )
     return notes
+
+
+def note_slow(side: str, slot: str, matrix: RowsOfCSC) -> str:
+    """Note on a matrix in a file that is slow to read."""
+    return (
+        f"{side}: {slot} is stored by genes (CSC), which is slow to read by cells: the file is "
+        f"read {matrix.n_passes + 1} times. If it fits into memory, convert it once: "
+        "adata.X = scipy.sparse.csr_matrix(adata.X)"
+    )
 
 
 def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expression, list[str]]:
@@ -277,7 +312,7 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
         repeated = sorted(set(map(str, var.columns[again])))
         var = var.loc[:, ~again] if repeated else var
         try:
-            matrix = as_csr(matrix)
+            matrix = by_rows(as_csr(matrix))
             # The base noted for X is that of ``raw`` only if the values say so.
             bases = [np.e] if slot == "raw.X" else [noted or np.e]
             scale = detect_scale(matrix, [*bases, noted or np.e], genes_of(var))
@@ -291,6 +326,9 @@ def find_expression(adata: AnnData, layer: str | None, side: str) -> tuple[Expre
             note += f", because {' and '.join(refused)}"
         said = notes_on_logarithm(scale, noted, logged)
         notes = [note, *(f"{side}: {slot} {text}" for text in said)]
+        if isinstance(matrix, RowsOfCSC):
+            notes.append(note_slow(side, slot, matrix))
+            logger.warning("%s.", notes[-1])
         if repeated:
             notes.append(
                 f"{side}: var has several columns {repeated!r}; the first of each was used"

@@ -13,7 +13,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.feature_selection import f_classif
 
-from sctool._data._expression import Expression
+from sctool._ahead import read_ahead
+from sctool._data._dense import COUNTED, OTHER, Inputs
+from sctool._data._expression import Expression, genes_of
 from sctool._data._genes import advice, locate, match_genes, note_duplicates
 from sctool._data._join import TrainingData
 
@@ -190,6 +192,44 @@ class Features:
         ValueError
             Fewer than half of the selected genes are present.
         """
+        theirs, columns, fill, audit = self._match(expression)
+
+        def chunks() -> Iterator[sp.csr_matrix]:
+            for x in expression.linear(theirs, len(self.genes)):
+                total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+                yield normalize(x[:, columns], self.target_sum, total)
+
+        return chunks(), fill, audit
+
+    def inputs(self, expression: Expression) -> tuple[Iterator[Inputs], list[str]]:
+        """As :meth:`transform`, but chunks of cells that are made dense in one step.
+
+        The next chunk is read while one is used.
+        """
+        place, columns, fill, audit = self._match(expression)
+        genes = genes_of(expression.var)
+        own = place if genes is None else place[genes]
+        if len(np.unique(own[own >= 0])) == (own >= 0).sum():
+            chunks = expression.chunks()
+        else:  # genes of one name are summed first
+            chunks = expression.linear(place, len(self.genes))
+            own = np.arange(len(self.genes))
+        input_of = np.full(len(self.genes), COUNTED)
+        input_of[columns] = np.arange(len(columns))
+        column = np.where(own < 0, OTHER, input_of[own])
+        made = (Inputs(x, column, self.target_sum, fill, len(columns)) for x in chunks)
+        return read_ahead(made), audit
+
+    def _match(
+        self, expression: Expression
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+        """Find the model's genes among those of some cells.
+
+        Returns
+        -------
+        Position of each of the cells' genes among ``genes``, (n_vars,), -1 if it is none;
+        positions of ``selected`` among ``genes``; fill and audit of :meth:`transform`.
+        """
         ours, theirs, audit = match_genes(self.genes, expression.var, self.ignore_case)
         audit += note_duplicates(theirs, pd.Index(ours), expression.side)
         columns = self.genes.index.get_indexer(self.selected)
@@ -208,13 +248,7 @@ class Features:
         if share < FEW_PRESENT:
             logger.warning("Only %s; missing genes are set to the reference's mean.", text)
         fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None
-
-        def chunks() -> Iterator[sp.csr_matrix]:
-            for x in expression.linear(locate(theirs, ours), len(ours)):
-                total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-                yield normalize(x[:, columns], self.target_sum, total)
-
-        return chunks(), fill, audit
+        return locate(theirs, ours), columns, fill, audit
 
     def positions(self, var: pd.DataFrame) -> np.ndarray:
         """Position of each gene of ``var`` among the selected genes, (n_vars,); -1 if absent."""

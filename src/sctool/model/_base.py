@@ -28,6 +28,7 @@ from sctool import _data
 from sctool._batches import Cells
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
+from sctool._progress import progress
 from sctool._sets import Calibration, Hierarchy
 from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
 from sctool.model import _saving
@@ -37,6 +38,8 @@ logger = logging.getLogger("sctool")
 LABELS_COLUMN, BATCH_COLUMN = "_sctool_labels", "_sctool_batch"
 #: Cells per forward pass.
 BATCH_SIZE = 2048
+#: Number of cells above which there is a progress bar.
+MANY = 20_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,13 @@ def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarr
     out = np.full((len(kept), *values.shape[1:]), missing, dtype=values.dtype)
     out[kept] = values
     return out
+
+
+def _counted(chunks: Iterable[Any], bar: Any) -> Iterator[Any]:
+    """Yield chunks of cells, and advance a bar once they were used."""
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk))
 
 
 @dataclass(frozen=True)
@@ -311,14 +321,14 @@ class CellModel(BaseModelClass):
         logits, z = self.module(x)
         return logits.softmax(dim=1), z
 
-    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, ...]]:
+    def _forward_cells(self, cells: Cells | _data.Inputs) -> Iterator[tuple[np.ndarray, ...]]:
         """The output of :meth:`_forward`, in batches of equal size and fixed order."""
         self.module.eval()
         device = next(self.module.parameters()).device
         size = self._prediction_batch_size()
         for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
             with torch.inference_mode():
-                outputs = self._forward(cells[batch]["x"].to(device))
+                outputs = self._forward(cells[batch[0] : batch[-1] + 1]["x"].to(device))
             yield tuple(output.cpu().numpy() for output in outputs)
 
     def _prediction_batch_size(self) -> int:
@@ -330,6 +340,7 @@ class CellModel(BaseModelClass):
         adata: AnnData | None = None,
         layer: str | None = None,
         indices: np.ndarray | None = None,
+        enable_progress_bar: bool = True,
     ) -> Prediction:
         """Predict probabilities and embedding in a single pass over the cells.
 
@@ -338,6 +349,8 @@ class CellModel(BaseModelClass):
         %(any_adata)s
         indices
             Positions of the training cells to use if ``adata`` is None; default all.
+        enable_progress_bar
+            Show a bar over the cells of ``adata``, with the time left, if they are many.
 
         Raises
         ------
@@ -346,22 +359,43 @@ class CellModel(BaseModelClass):
         ValueError
             Fewer than half of the model's genes are found, or no values are usable.
         """
-        return self._predict(*self._read(adata, layer, indices))
+        if adata is None:
+            return self._predict(*self._read(None, None, indices))
+        features = self.features_
+        expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
+        chunks, notes = features.inputs(expression)
+        notes[:0] = audit  # in place: reading the chunks appends to it
+        n_cells = expression.n_cells
+        shown = enable_progress_bar and n_cells > MANY
+        with progress(desc="annotating", total=n_cells, unit="cell", enabled=shown) as bar:
+            return self._predict(_counted(chunks, bar), notes, n_cells)
 
-    def _predict(self, chunks: Iterable[Cells], audit: list[str]) -> Prediction:
-        """Predict for cells in chunks; the audit is complete once they are read."""
+    def _predict(
+        self, chunks: Iterable[Cells | _data.Inputs], audit: list[str], n_cells: int | None = None
+    ) -> Prediction:
+        """Predict for cells in chunks; the audit is complete once they are read.
+
+        ``n_cells`` is their number, if there is more than one chunk.
+        """
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
-        batches: list[tuple[np.ndarray, ...]] = []
+        outputs: list[np.ndarray] = []
         unseen = []
+        done = 0
         for cells in chunks:
-            unseen.append(np.asarray(cells.x.sum(axis=1)).ravel() == 0)
-            batches += self._forward_cells(cells)
+            for batch in self._forward_cells(cells):
+                if not outputs:  # not a list of parts, whose concatenation would double them
+                    n = n_cells or len(cells)
+                    outputs = [np.empty((n, *part.shape[1:]), part.dtype) for part in batch]
+                for whole, part in zip(outputs, batch, strict=True):
+                    whole[done : done + len(part)] = part
+                done += len(batch[0])
+            unseen.append(cells.unseen)
         empty = np.concatenate(unseen)
         if n := int(empty.sum()):
             note = f"cells: {n} express none of the model's genes and were not annotated"
             logger.warning("%s.", note)
             audit.append(note)
-        proba, latent, *novelty = map(np.concatenate, zip(*batches, strict=True))
+        proba, latent, *novelty = outputs
         return Prediction(proba, latent, empty, audit, *novelty)
 
     @docs.dedent

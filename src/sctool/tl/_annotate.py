@@ -99,7 +99,8 @@ def annotate(
     model_kwargs
         Passed to the model, such as ``preset="paper"`` or any field of its settings class.
     train_kwargs
-        Passed to the model's ``train``, such as ``max_epochs`` or ``accelerator``.
+        Passed to the model's ``train``, such as ``max_epochs`` or ``accelerator``. With a trained
+        model only ``enable_progress_bar`` has a use.
 
     Returns
     -------
@@ -213,7 +214,8 @@ def annotate(
         check_risk(risk, type(trained))
         tree, notes = find_tree(trained, levels, hierarchy)
         _refuse_training_arguments(trained, method, batch_key, model_kwargs, train_kwargs)
-        result = _predict(adata, trained, layer, novel)
+        bar = (train_kwargs or {}).get("enable_progress_bar", True)
+        result = _predict(adata, trained, layer, novel, bar)
     model, prediction = result.model, result.prediction
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
@@ -268,9 +270,11 @@ def _trained_model(ref: Any) -> AnnotationModel:
     return model
 
 
-def _predict(adata: AnnData, model: AnnotationModel, layer: str | None, novel: str | int) -> Result:
-    """Apply a trained model."""
-    prediction = model.predict_cells(adata, layer)
+def _predict(
+    adata: AnnData, model: AnnotationModel, layer: str | None, novel: str | int, bar: bool
+) -> Result:
+    """Apply a trained model, with a progress bar or without."""
+    prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
     prediction.audit.extend(model._note_reuse(novel))
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
@@ -348,7 +352,8 @@ def _refuse_training_arguments(
 ) -> None:
     if method != "auto" and type(model) is not METHODS[method]:
         raise ValueError(f"method={method!r}, but ref is a trained {type(model).__name__}.")
-    given = {"batch_key": batch_key, "model_kwargs": model_kwargs, "train_kwargs": train_kwargs}
+    training = {k: v for k, v in (train_kwargs or {}).items() if k != "enable_progress_bar"}
+    given = {"batch_key": batch_key, "model_kwargs": model_kwargs, "train_kwargs": training}
     used = [name for name, value in given.items() if value]
     if used:
         raise ValueError(f"ref is a trained model, so nothing is trained: {used!r} cannot be used.")
