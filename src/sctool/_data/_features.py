@@ -22,6 +22,8 @@ logger = logging.getLogger("sctool")
 TARGET_SUM = 1e4
 #: Fractions of a model's genes that a query must have, and below which a warning is given.
 MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
+#: Advice where names match, but a selection of genes is too small for a model of others.
+FEW = "Pass all genes that were measured, as a layer or raw may have them, or train on a reference."
 
 
 def normalize(
@@ -131,6 +133,10 @@ class Features:
         Total that each cell is scaled to before the logarithm.
     ignore_case
         Whether case is ignored when matching gene names.
+    min_genes
+        Number of the selected genes that a query must have; None for half of them.
+    all_genes
+        Whether size factors are computed on all genes of a query, as models of others may ask for.
     """
 
     genes: pd.DataFrame
@@ -138,6 +144,8 @@ class Features:
     mean: np.ndarray
     target_sum: float = TARGET_SUM
     ignore_case: bool = False
+    min_genes: int | None = None
+    all_genes: bool = False
 
     @classmethod
     def fit(
@@ -188,7 +196,7 @@ class Features:
         Raises
         ------
         ValueError
-            Fewer than half of the selected genes are present.
+            Fewer of the selected genes are present than are needed.
         """
         ours, theirs, audit = match_genes(self.genes, expression.var, self.ignore_case)
         audit += note_duplicates(theirs, pd.Index(ours), expression.side)
@@ -197,20 +205,32 @@ class Features:
         share = present.mean()
         n, of = int(present.sum()), len(present)
         text = f"{n} of the model's {of} genes ({share:.0%}) are in the query"
-        if share < MIN_PRESENT:
+        too_few = share < MIN_PRESENT if self.min_genes is None else n < self.min_genes
+        if too_few:
+            needed = f"{MIN_PRESENT:.0%}" if self.min_genes is None else str(self.min_genes)
             raise ValueError(
-                f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
+                f"Only {text}; at least {needed} are needed. Model: "
                 f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. "
-                + advice(self.genes, expression.var, self.ignore_case)
+                + (
+                    FEW
+                    if n and self.min_genes
+                    else advice(self.genes, expression.var, self.ignore_case)
+                )
             )
-        missing = "; missing genes were set to the reference's mean" if share < 1 else ""
-        audit.append(f"genes: {text}{missing}")
+        value = "the reference's mean" if self.mean.any() else "0"
+        audit.append(
+            f"genes: {text}" + (f"; missing genes were set to {value}" if share < 1 else "")
+        )
         if share < FEW_PRESENT:
-            logger.warning("Only %s; missing genes are set to the reference's mean.", text)
+            logger.warning("Only %s; missing genes are set to %s.", text, value)
         fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None
 
+        column, n_columns = locate(theirs, ours), len(ours)
+        if self.all_genes:  # the other genes' sum is one more column
+            column, n_columns = np.where(column < 0, n_columns, column), n_columns + 1
+
         def chunks() -> Iterator[sp.csr_matrix]:
-            for x in expression.linear(locate(theirs, ours), len(ours)):
+            for x in expression.linear(column, n_columns):
                 total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
                 yield normalize(x[:, columns], self.target_sum, total)
 

@@ -493,6 +493,8 @@ class AnnotationModel(CellModel):
     sensitivity_: Mapping[str, float] = MappingProxyType({})
     #: Type codes by group of the unlabelled cells, in order, of models that group them.
     names_by_group_: np.ndarray | None = None
+    #: Cell Ontology id of each type, where one is known.
+    terms_: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

@@ -241,6 +241,7 @@ def annotate(
         },
         versions=versions(),
         audit=prediction.audit,
+        terms=model.terms_,
     )
     return _slots.returned(target, model, copy, return_model)
 
