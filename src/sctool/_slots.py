@@ -92,7 +92,7 @@ def clear(adata: AnnData, key: str) -> None:
             del adata.obs[column]
     for slot in arrays(key):
         adata.obsm.pop(slot, None)
-    for slot in (key, f"{key}_colors", f"{key}_evaluation"):
+    for slot in (key, f"{key}_colors", f"{key}_evaluation", f"{key}_ontology"):
         adata.uns.pop(slot, None)
 
 
@@ -163,7 +163,8 @@ def write_annotation(
 ) -> None:
     """Write the results documented in :func:`sctool.tl.annotate`.
 
-    ``terms`` are the Cell Ontology ids of the types, if they have any. ``unseen`` marks the cells, (n_cells,), that express no gene of the model: they get no label.
+    ``terms`` are the Cell Ontology ids of the types, if they have any. ``unseen`` marks the cells,
+    (n_cells,), that express no gene of the model: they get no label.
     """
     clear(adata, key)
     names = [*classes, *novel_classes]
@@ -214,6 +215,24 @@ def write_terms(adata: AnnData, key: str, terms: Mapping[str, str]) -> None:
     names = adata.obs[key].astype(object)
     found = names.map(lambda name: terms.get(str(name), "unknown"), na_action="ignore")
     adata.obs[f"{key}_ontology_term_id"] = found.fillna("unknown").astype("category")
+
+
+def write_ontology(
+    adata: AnnData,
+    key: str,
+    terms: Mapping[str, str],
+    table: pd.DataFrame,
+    unmapped: list[str],
+    version: str,
+) -> None:
+    """Write the results documented in :func:`sctool.tl.map_to_ontology`."""
+    in_memory(adata)
+    write_terms(adata, key, terms)
+    adata.uns[f"{key}_ontology"] = {
+        "terms": table,
+        "unmapped": np.array(unmapped, dtype=object),
+        "version": version,
+    }
 
 
 def _reasons(status: pd.Series, reason: np.ndarray) -> pd.DataFrame:

@@ -142,6 +142,7 @@ class PretrainedModel(AnnotationModel):
         notes = [
             f"model: {source['name']!r}, trained by others; nothing was trained. From "
             f"{source['from']}",
+            *self.audit_,
             "novel: not judged, for the cells that the model was trained on are not at hand. A "
             "cell of an unknown type gets the name of the most similar known one",
         ]
