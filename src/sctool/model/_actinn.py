@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -161,7 +162,7 @@ def read_human() -> HierarchicalACTINN:
     folder = human_folder()
     try:
         return read_actinn(folder)
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"The model 'human' in {str(folder)!r} cannot be read ({type(error).__name__}: "
             f"{error}). Install actinn-jax 0.3.1 again."
@@ -216,7 +217,8 @@ def read_actinn(folder: Path) -> HierarchicalACTINN:
 def _read_network(folder: Path, name: str) -> tuple[list[str], list[str], dict[str, Tensor]]:
     """Genes, outputs and tensors of one network, for inputs log1p instead of log2(1 + x)."""
     about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+    # opened here, for numpy leaves a damaged file open
+    with open(folder / f"{name}.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
         found = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     found["W1"] = found["W1"] / math.log(2)
     layers = ["encoder.0", "encoder.2", "encoder.4", "head"]
