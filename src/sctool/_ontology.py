@@ -42,7 +42,7 @@ def normalize_name(name: str) -> str:
     effect, nor does "alpha-beta" of CD4 and CD8 T cells: "CD4+ T cells" is what the ontology calls
     "CD4-positive, alpha-beta T cell".
     """
-    text = name.lower().translate(str.maketrans(GREEK))
+    text = name.lower().translate({ord(k): v for k, v in GREEK.items()})
     words = re.findall(r"[a-z0-9]+", text)
     words = [
         w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words

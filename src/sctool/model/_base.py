@@ -425,6 +425,15 @@ class CellModel(BaseModelClass):
         raise NotImplementedError
 
     @classmethod
+    def _restore(cls, state: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """A model without cells, of what :func:`sctool.model._saving.read` returns."""
+        model = cls.__new__(cls)
+        BaseModelClass.__init__(model, registry=state["registry"])
+        model._cells = None
+        _saving.restore(model, state, tensors)
+        return model
+
+    @classmethod
     def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> Self:  # type: ignore[override]
         """Load a saved model.
 
@@ -449,10 +458,7 @@ class CellModel(BaseModelClass):
                 f"{str(dir_path)!r} contains a {state['model']}, not a {cls.__name__}: load it "
                 f"with sctool.model.load or sctool.model.{state['model']}.load."
             )
-        model = cls.__new__(cls)
-        BaseModelClass.__init__(model, registry=state["registry"])
-        model._cells = None
-        _saving.restore(model, state, tensors)
+        model = cls._restore(state, tensors)
         if adata is not None:
             chunks, notes = model._read(adata, model._layer())
             parts = list(chunks)

@@ -43,8 +43,8 @@ def _scalar(dtype: np.dtype, data: bytes) -> Any:
 
 
 def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    """An empty array, which numpy fills next."""
-    return np.ndarray.__new__(np.ndarray, shape, dtype)
+    """An empty array, to which the pickle then gives its values."""
+    return np.empty(0)
 
 
 #: What files of CellTypist name, by module and name, and what is taken for it.

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from torch import Tensor
 
 from sctool._batches import Cells
 from sctool._data._genes import MIN_SHARED, kind_of_names, shared_ignoring_case
 from sctool._data._join import n_shared
-from sctool.model import _saving
 from sctool.model._base import AnnotationModel, Prediction
 
 #: Prefix of the Ensembl ids of each species.
@@ -30,8 +30,8 @@ class PretrainedModel(AnnotationModel):
     no training cells, so that novelty cannot be judged.
     """
 
-    #: Genes of the model that a query must have.
-    MIN_GENES: ClassVar[int]
+    #: Genes of the model that a query must have; None for half of them.
+    MIN_GENES: ClassVar[int | None]
     #: Whether cells are normalised over all genes of the query, and not those of the model alone.
     ALL_GENES: ClassVar[bool]
 
@@ -66,10 +66,10 @@ class PretrainedModel(AnnotationModel):
         tensors
             Weights of the module.
         """
-        settings = cls.PRESETS["default"]
         state = {
             "preset": "default",
             "settings": {},
+            "registry": {"setup_args": None, "field_registries": {}},
             "audit": [],
             "class_colors": {},
             "n_domains": 1,
@@ -77,20 +77,12 @@ class PretrainedModel(AnnotationModel):
             "gene_identifiers": {name: list(genes[name]) for name in genes},
             "selected": selected,
             "ignore_case": False,
-            "target_sum": settings.target_sum,
+            "target_sum": cls.PRESETS["default"].target_sum,
             **outputs,
         }
         weights = {f"module.{name}": value for name, value in tensors.items()}
-        import torch
-
         weights["features.mean"] = torch.from_numpy(np.asarray(mean, dtype=np.float32))
-        model = cls.__new__(cls)
-        super(AnnotationModel.__base__, model).__init__(
-            registry={"setup_args": None, "field_registries": {}}
-        )
-        model._cells = None
-        _saving.restore(model, state, weights)
-        return model
+        return cls._restore(state, weights)
 
     def _build(self) -> None:
         super()._build()
