@@ -15,15 +15,8 @@ from pathlib import Path
 
 TABLES = Path(__file__).parent / "tables"
 ROOT = "CL:0000000"
-TERM = re.compile(r"CL:\d{7}")
-#: Spelt-out forms, in normalised names.
-GREEK = dict(
-    zip(
-        "\u03b1\u03b2\u03b3\u03b4\u03b5",
-        ("alpha", "beta", "gamma", "delta", "epsilon"),
-        strict=True,
-    )
-)
+#: Greek letters, spelt out.
+GREEK = {0x3B1: "alpha", 0x3B2: "beta", 0x3B3: "gamma", 0x3B4: "delta", 0x3B5: "epsilon"}
 #: Words of a name that say nothing, with which the ontology is consistent and people are not.
 SILENT = {"cell", "positive", "pos", "and", "of"}
 
@@ -42,11 +35,8 @@ def normalize_name(name: str) -> str:
     effect, nor does "alpha-beta" of CD4 and CD8 T cells: "CD4+ T cells" is what the ontology calls
     "CD4-positive, alpha-beta T cell".
     """
-    text = name.lower().translate({ord(k): v for k, v in GREEK.items()})
-    words = re.findall(r"[a-z0-9]+", text)
-    words = [
-        w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words
-    ]
+    words = re.findall(r"[a-z0-9]+", name.lower().translate(GREEK))
+    words = [re.sub(r"(?<=\w\w[^s])s$", "", word) for word in words]
     silent = SILENT | ({"alpha", "beta"} if {"cd4", "cd8"} & set(words) else set())
     kept = sorted(word for word in words if word not in silent)
     return "" if set(kept) <= set(GREEK.values()) else " ".join(kept)  # "alpha": of which tissue?
