@@ -14,6 +14,7 @@ from scipy.special import expit
 
 import sctool
 from sctool.model import CellTypistModel, load
+from sctool.model._celltypist import Stored
 
 FIXTURES = Path(__file__).parent / "fixtures" / "celltypist"
 MODELS = ("lr", "sgd", "two")
@@ -141,15 +142,13 @@ def test_what_is_not_needed_is_refused_by_name(function, tmp_path):
         load(tmp_path / "model.pkl")
 
 
-def test_an_instance_runs_nothing_of_its_own(tmp_path):
-    """The state of an object is stored, whatever its names."""
-    from sklearn.linear_model import LogisticRegression
-
-    state = LogisticRegression()
-    state.__dict__["__setstate__"] = "text"
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"Model": state}))
+def test_what_a_file_sets_on_a_class_stays_in_it(tmp_path):
+    """The second part of a state is set as attributes, here of the class itself."""
+    name = "sklearn.preprocessing._data\nStandardScaler\n"
+    (tmp_path / "model.pkl").write_bytes(f"c{name}(N(S'planted'\nI1\ndtb.".encode())
     with pytest.raises(ValueError, match="no model of CellTypist"):
         load(tmp_path / "model.pkl")
+    assert not hasattr(Stored, "planted")
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])

@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             row, table = judge(adata, task.labels_key, labels, model, known)
             rows.append({"data": name, "tuned": known_data()[name].get("tuned", False), **row})
             by_type.append(table.assign(data=name, model=row["model"]))
+    if not rows:
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text(as_markdown(pd.DataFrame(rows)), encoding="utf-8")
     pd.concat(by_type).to_csv(args.out / "by_type.csv", index=False)
