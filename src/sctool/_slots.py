@@ -159,7 +159,7 @@ def write_annotation(
     params: dict[str, Any],
     versions: dict[str, str],
     audit: list[str],
-    terms: Mapping[str, str],
+    terms: Mapping[str, str] | None = None,
 ) -> None:
     """Write the results documented in :func:`sctool.tl.annotate`.
 

@@ -48,12 +48,13 @@ def test_cells_are_judged_by_the_ontology(cells):
     assert line.startswith("| mine | False | lr | 60 | 0.333 | 0.333 | 0.333 |")
 
 
-def test_what_the_model_refuses_is_said(cells):
+def test_what_the_model_refuses_is_said_and_measured(cells):
     adata, _ = cells
     adata.obs["cell_type"] = "x"
-    row, table = judge(adata[:, :50].copy(), "cell_type", {}, str(FIXTURES / "lr.pkl"), {})
-    assert row["refused"].startswith("Only 50 of the model's 260 genes")
-    assert table.empty
+    labels = {"x": "CL:0000000"}  # any type is a kind of cell
+    row, table = judge(adata[:, :50].copy(), "cell_type", labels, str(FIXTURES / "lr.pkl"), {})
+    assert row["refused"] == "Only 50 genes"
+    assert (row["right"], table["n_cells"].sum()) == (1, 60)
 
 
 def test_the_command_skips_data_that_are_not_there(tmp_path, monkeypatch, capsys):

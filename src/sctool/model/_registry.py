@@ -65,7 +65,7 @@ def models() -> pd.DataFrame:
 
     Examples
     --------
-    >>> models().loc["human", "n_types"]
+    >>> int(models().loc["human", "n_types"])
     324
     """
     rows = {
