@@ -87,11 +87,11 @@ PLOTS = functions("pl")
 
 
 def test_the_public_names_are_those_promised():
-    assert set(sctool.__all__) == {"__version__", *MODULES}
+    assert set(sctool.__all__) == {"__version__", "models", *MODULES}
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
-    tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"}
-    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "report"}}
+    tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "map_to_ontology"}
+    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "rename_novel", "report"}}
     plots = {"agreement", "annotation", "composition", "confidence", "confusion", "explain"}
     plots |= {"mls", "novel", "reliability", "risk"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}
@@ -183,6 +183,7 @@ def test_data_come_first_and_the_rest_is_keyword_only(name):
         ["labels_key"],
         ["path"],
         ["groupby"],
+        ["key"],
     )
     assert all(p.default is p.empty for p in positional)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
@@ -199,7 +200,7 @@ FILE = "tl.report"
 def test_tools_take_what_scanpys_tools_take(name):
     parameters = inspect.signature(TOOLS[name]).parameters
     assert parameters["copy"].default is False
-    if name == "tl.rename_novel":  # it reads no expression and draws nothing
+    if name in ("tl.map_to_ontology", "tl.rename_novel"):  # they read no expression
         return
     assert parameters["random_state"].default == 0
     if name == "tl.cluster":  # named after the method, as scanpy's own

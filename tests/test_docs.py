@@ -44,6 +44,7 @@ NOT_RUN = {
     ".venv-test/bin/pytest ": "is this test suite",
     "python -c ": "reports on the installation",
     "python -m sctool_benchmark ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.pretrained ": "is tested in tests/benchmark",
 }
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sctool import datasets, metrics, model, pl, tl
+    from sctool.model import models
 
-__all__ = ["__version__", "datasets", "metrics", "model", "pl", "tl"]
+__all__ = ["__version__", "datasets", "metrics", "model", "models", "pl", "tl"]
 #: Name on the package index, where `sctool` is not available.
 DISTRIBUTION = "sctool-annotate"
 __version__ = version(DISTRIBUTION)
@@ -26,6 +27,8 @@ if "torch" not in sys.modules:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("sctool.model").models
     if name in __all__:
         return import_module(f"sctool.{name}")
     raise AttributeError(f"module 'sctool' has no attribute {name!r}")

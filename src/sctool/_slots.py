@@ -99,7 +99,7 @@ def is_result(value: Any) -> bool:
 
 def columns(key: str) -> list[str]:
     """Names of the columns of ``obs`` that hold a result."""
-    annotation = ["score", "novel", "novel_score", "status", "safe", "pooled"]
+    annotation = ["score", "novel", "novel_score", "status", "safe", "pooled", "ontology_term_id"]
     check = ["given", "suggested", "suspect"]
     return [key, *(f"{key}_{ending}" for ending in (*annotation, *check))]
 
@@ -117,7 +117,7 @@ def clear(adata: AnnData, key: str) -> None:
             del adata.obs[column]
     for slot in arrays(key):
         adata.obsm.pop(slot, None)
-    for slot in (key, f"{key}_colors", f"{key}_evaluation"):
+    for slot in (key, f"{key}_colors", f"{key}_evaluation", f"{key}_ontology"):
         adata.uns.pop(slot, None)
 
 
@@ -184,10 +184,12 @@ def write_annotation(
     params: dict[str, Any],
     versions: dict[str, str],
     audit: list[str],
+    terms: Mapping[str, str] | None = None,
 ) -> None:
     """Write the results documented in :func:`sctool.tl.annotate`.
 
-    ``unseen`` marks the cells, (n_cells,), that express no gene of the model: they get no label.
+    ``terms`` are the Cell Ontology ids of the types, if they have any. ``unseen`` marks the cells,
+    (n_cells,), that express no gene of the model: they get no label.
     """
     clear(adata, key)
     names = [*classes, *novel_classes]
@@ -203,6 +205,8 @@ def write_annotation(
         safe = pd.Series(verdicts.safe, index=adata.obs_names, dtype=object)
         adata.obs[f"{key}_safe"] = safe.astype("category")
         adata.obsm[f"{key}_set"] = verdicts.sets
+    if terms:
+        write_terms(adata, key, terms)
     if verdicts.pooled is not None:
         pooled = pd.Categorical.from_codes(verdicts.pooled, names)
         adata.obs[f"{key}_pooled"] = pooled.remove_unused_categories()
@@ -226,6 +230,34 @@ def write_annotation(
         adata.uns[key]["n_novel"] = n_novel
     if verdicts.groups is not None:
         adata.uns[key]["groups"] = verdicts.groups
+
+
+def write_terms(adata: AnnData, key: str, terms: Mapping[str, str]) -> None:
+    """Write the Cell Ontology ids of the types in ``obs[key]``, "unknown" where there is none.
+
+    That is the word of the CELLxGENE schema; cells without a type are unknown too.
+    """
+    names = adata.obs[key].astype(object)
+    found = names.map(lambda name: terms.get(str(name), "unknown"), na_action="ignore")
+    adata.obs[f"{key}_ontology_term_id"] = found.fillna("unknown").astype("category")
+
+
+def write_ontology(
+    adata: AnnData,
+    key: str,
+    terms: Mapping[str, str],
+    table: pd.DataFrame,
+    unmapped: list[str],
+    version: str,
+) -> None:
+    """Write the results documented in :func:`sctool.tl.map_to_ontology`."""
+    in_memory(adata)
+    write_terms(adata, key, terms)
+    adata.uns[f"{key}_ontology"] = {
+        "terms": table,
+        "unmapped": np.array(unmapped, dtype=object),
+        "version": version,
+    }
 
 
 def _reasons(status: pd.Series, reason: np.ndarray) -> pd.DataFrame:

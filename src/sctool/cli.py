@@ -30,6 +30,8 @@ examples:
       with a saved model the cells are read in pieces and never loaded as a whole
   sctool annotate large.zarr --model model/ -o labels.csv --json
       a table of the labels alone, and a summary that other programs can read
+  sctool annotate query.h5ad --model human -o annotated.h5ad
+      annotate human cells without a reference; `sctool models` lists such models
   sctool report annotated.h5ad -o report.html
       write a report on an annotation, one file that any browser opens
   sctool cluster cells.h5ad -o clustered.h5ad
@@ -95,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     source = annotate.add_mutually_exclusive_group(required=True)
     source.add_argument("--ref", metavar="REF", type=Path, help="labelled reference to train on")
     source.add_argument(
-        "--model", metavar="DIR", type=Path, help="saved model to apply without training"
+        "--model",
+        help="model to apply without training: a saved one, a name that `sctool models` lists, a "
+        "file of CellTypist or a URL",
     )
     where = annotate.add_mutually_exclusive_group(required=True)
     where.add_argument(
@@ -188,7 +192,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cluster.add_argument("cells", metavar="CELLS", type=Path, help="cells to cluster")
     cluster.add_argument(
-        "--model", metavar="DIR", type=Path, help="saved model to apply without training"
+        "--model",
+        help="model to apply without training: a saved one, a name that `sctool models` lists, a "
+        "file of CellTypist or a URL",
     )
     cluster.add_argument(
         "-o", "--output", metavar="OUT.h5ad", type=Path, required=True, help="file to write"
@@ -208,6 +214,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_run_arguments(cluster)
     cluster.set_defaults(run=run_cluster)
+
+    models = commands.add_parser(
+        "models",
+        help="list the models that have a name",
+        description="List the models that `sctool annotate --model` knows by name.",
+    )
+    models.set_defaults(run=run_models)
 
     demo = commands.add_parser(
         "demo",
@@ -417,6 +430,17 @@ def run_cluster(args: argparse.Namespace) -> int:
     for name, n in adata.obs[key].value_counts(sort=False).items():
         print(f"  {name!s:<4}  {n:>7}")
     print(f"wrote {args.output}" + (f" and {args.save_model}" if args.save_model else ""))
+    return 0
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """``sctool models``."""
+    from sctool.model import models
+
+    for name, row in models().iterrows():
+        print(f"{name}" + ("" if row["available"] else "  (not installed)"))
+        print(f"  {row['species']}, {row['n_types']} types, {row['n_genes']} genes")
+        print(f"  {row['source']}; {row['size_mb']} MB; licence: {row['licence']}")
     return 0
 
 

@@ -24,6 +24,8 @@ logger = logging.getLogger("sctool")
 TARGET_SUM = 1e4
 #: Fractions of a model's genes that a query must have, and below which a warning is given.
 MIN_PRESENT, FEW_PRESENT = 0.5, 0.8
+#: Advice where names match, but a selection of genes is too small for a model of others.
+FEW = "Pass all genes that were measured, as a layer or raw may have them, or train on a reference."
 
 
 def normalize(
@@ -133,6 +135,10 @@ class Features:
         Total that each cell is scaled to before the logarithm.
     ignore_case
         Whether case is ignored when matching gene names.
+    min_genes
+        Number of the selected genes that a query must have; None for half of them.
+    all_genes
+        Whether size factors are computed on all genes of a query, as models of others may ask for.
     """
 
     genes: pd.DataFrame
@@ -140,6 +146,8 @@ class Features:
     mean: np.ndarray
     target_sum: float = TARGET_SUM
     ignore_case: bool = False
+    min_genes: int | None = None
+    all_genes: bool = False
 
     @classmethod
     def fit(
@@ -190,12 +198,12 @@ class Features:
         Raises
         ------
         ValueError
-            Fewer than half of the selected genes are present.
+            Fewer of the selected genes are present than are needed.
         """
-        theirs, columns, fill, audit = self._match(expression)
+        place, n_columns, columns, fill, audit = self._match(expression)
 
         def chunks() -> Iterator[sp.csr_matrix]:
-            for x in expression.linear(theirs, len(self.genes)):
+            for x in expression.linear(place, n_columns):
                 total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
                 yield normalize(x[:, columns], self.target_sum, total)
 
@@ -206,15 +214,16 @@ class Features:
 
         The next chunk is read while one is used.
         """
-        place, columns, fill, audit = self._match(expression)
+        place, n_columns, columns, fill, audit = self._match(expression)
         genes = genes_of(expression.var)
         own = place if genes is None else place[genes]
-        if len(np.unique(own[own >= 0])) == (own >= 0).sum():
+        found = own[(own >= 0) & (own < len(self.genes))]
+        if len(np.unique(found)) == len(found):
             chunks = expression.chunks()
         else:  # genes of one name are summed first
-            chunks = expression.linear(place, len(self.genes))
-            own = np.arange(len(self.genes))
-        input_of = np.full(len(self.genes), COUNTED)
+            chunks = expression.linear(place, n_columns)
+            own = np.arange(n_columns)
+        input_of = np.full(n_columns, COUNTED)
         input_of[columns] = np.arange(len(columns))
         column = np.where(own < 0, OTHER, input_of[own])
         made = (Inputs(x, column, self.target_sum, fill, len(columns)) for x in chunks)
@@ -222,12 +231,13 @@ class Features:
 
     def _match(
         self, expression: Expression
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    ) -> tuple[np.ndarray, int, np.ndarray, np.ndarray | None, list[str]]:
         """Find the model's genes among those of some cells.
 
         Returns
         -------
-        Position of each of the cells' genes among ``genes``, (n_vars,), -1 if it is none;
+        Column of each of the cells' genes, (n_vars,): its position among ``genes``, -1 if it is
+        none of them or, with ``all_genes``, one column more for these; the number of columns;
         positions of ``selected`` among ``genes``; fill and audit of :meth:`transform`.
         """
         ours, theirs, audit = match_genes(self.genes, expression.var, self.ignore_case)
@@ -237,18 +247,29 @@ class Features:
         share = present.mean()
         n, of = int(present.sum()), len(present)
         text = f"{n} of the model's {of} genes ({share:.0%}) are in the query"
-        if share < MIN_PRESENT:
+        too_few = share < MIN_PRESENT if self.min_genes is None else n < self.min_genes
+        if too_few:
+            needed = f"{MIN_PRESENT:.0%}" if self.min_genes is None else str(self.min_genes)
             raise ValueError(
-                f"Only {text}; at least {MIN_PRESENT:.0%} are needed. Model: "
+                f"Only {text}; at least {needed} are needed. Model: "
                 f"{list(self.selected[:3])!r}, query: {list(expression.var.index[:3])!r}. "
-                + advice(self.genes, expression.var, self.ignore_case)
+                + (
+                    FEW
+                    if n and self.min_genes
+                    else advice(self.genes, expression.var, self.ignore_case)
+                )
             )
-        missing = "; missing genes were set to the reference's mean" if share < 1 else ""
-        audit.append(f"genes: {text}{missing}")
+        value = "the reference's mean" if self.mean.any() else "0"
+        audit.append(
+            f"genes: {text}" + (f"; missing genes were set to {value}" if share < 1 else "")
+        )
         if share < FEW_PRESENT:
-            logger.warning("Only %s; missing genes are set to the reference's mean.", text)
+            logger.warning("Only %s; missing genes are set to %s.", text, value)
         fill = np.where(present, 0, self.mean).astype(np.float32) if share < 1 else None
-        return locate(theirs, ours), columns, fill, audit
+        place, n_columns = locate(theirs, ours), len(ours)
+        if self.all_genes:  # the other genes' sum is one more column
+            place, n_columns = np.where(place < 0, n_columns, place), n_columns + 1
+        return place, n_columns, columns, fill, audit
 
     def positions(self, var: pd.DataFrame) -> np.ndarray:
         """Position of each gene of ``var`` among the selected genes, (n_vars,); -1 if absent."""

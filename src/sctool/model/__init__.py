@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sctool.model import _saving
+from sctool.model._actinn import HierarchicalACTINN, HierarchicalACTINNSettings
 from sctool.model._auto import AutoClassifier, AutoSettings
 from sctool.model._base import (
     AnnotationModel,
@@ -14,10 +15,13 @@ from sctool.model._base import (
     Prediction,
     Settings,
 )
+from sctool.model._celltypist import CellTypistModel, CellTypistSettings
 from sctool.model._cicl import CICL, CICLSettings
 from sctool.model._contrastive import ACTINN, SCDAE, ContrastiveClassifier, ContrastiveSettings
 from sctool.model._gate import GroupNoveltyClassifier, GroupNoveltySettings
 from sctool.model._logistic import LogisticClassifier, LogisticSettings
+from sctool.model._pretrained import PretrainedModel
+from sctool.model._registry import load, models, register_model
 from sctool.model._scdet import SCDET, SCDETSettings
 from sctool.model._scnym import SCNYM, SCNYMSettings
 from sctool.model._sskm import SSKM, SSKMSettings
@@ -36,12 +40,18 @@ METHODS: dict[str, type[AnnotationModel]] = {
 }
 #: Model class of each method of :func:`sctool.tl.cluster` that trains a model.
 CLUSTER_METHODS: dict[str, type[CICL]] = {"cicl": CICL}
+#: Model classes that are made of what others trained.
+PRETRAINED: dict[str, type[PretrainedModel]] = {
+    "actinn_hierarchy": HierarchicalACTINN,
+    "celltypist": CellTypistModel,
+}
 
 __all__ = [
     "ACTINN",
     "CICL",
     "CLUSTER_METHODS",
     "METHODS",
+    "PRETRAINED",
     "SCDAE",
     "SCDET",
     "SCNYM",
@@ -51,44 +61,34 @@ __all__ = [
     "AutoSettings",
     "CICLSettings",
     "CellModel",
+    "CellTypistModel",
+    "CellTypistSettings",
     "ContrastiveClassifier",
     "ContrastiveSettings",
     "GroupNoveltyClassifier",
     "GroupNoveltySettings",
+    "HierarchicalACTINN",
+    "HierarchicalACTINNSettings",
     "LogisticClassifier",
     "LogisticSettings",
     "NetworkSettings",
     "OpenWorldModel",
     "Prediction",
+    "PretrainedModel",
     "SCDETSettings",
     "SCNYMSettings",
     "SSKMSettings",
     "Settings",
     "load",
+    "models",
+    "register_model",
 ]
 
 
-def load(dir_path: str | Path) -> CellModel:
-    """Load a saved model of any class.
-
-    Parameters
-    ----------
-    dir_path
-        Directory written by the model's ``save``.
-
-    Returns
-    -------
-    The trained model.
-
-    Raises
-    ------
-    FileNotFoundError
-        The directory contains no saved model.
-    ValueError
-        The model class is unknown, or the files contain more than JSON and plain tensors.
-    """
+def load_saved(dir_path: Path) -> CellModel:
+    """The model in a directory written by ``save``; raises as :func:`load`."""
     name = _saving.read(dir_path)[0]["model"]
-    models: dict[str, type[CellModel]] = {**METHODS, **CLUSTER_METHODS}
+    models: dict[str, type[CellModel]] = {**METHODS, **CLUSTER_METHODS, **PRETRAINED}
     for model in models.values():
         if model.__name__ == name:
             return model.load(dir_path)

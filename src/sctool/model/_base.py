@@ -459,6 +459,15 @@ class CellModel(BaseModelClass):
         raise NotImplementedError
 
     @classmethod
+    def _restore(cls, state: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """A model without cells, of what :func:`sctool.model._saving.read` returns."""
+        model = cls.__new__(cls)
+        BaseModelClass.__init__(model, registry=state["registry"])
+        model._cells = None
+        _saving.restore(model, state, tensors)
+        return model
+
+    @classmethod
     def load(cls, dir_path: str | Path, adata: AnnData | None = None) -> Self:  # type: ignore[override]
         """Load a saved model.
 
@@ -483,10 +492,7 @@ class CellModel(BaseModelClass):
                 f"{str(dir_path)!r} contains a {state['model']}, not a {cls.__name__}: load it "
                 f"with sctool.model.load or sctool.model.{state['model']}.load."
             )
-        model = cls.__new__(cls)
-        BaseModelClass.__init__(model, registry=state["registry"])
-        model._cells = None
-        _saving.restore(model, state, tensors)
+        model = cls._restore(state, tensors)
         if adata is not None:
             chunks, notes = model._read(adata, model._layer())
             parts = list(chunks)
@@ -527,6 +533,8 @@ class AnnotationModel(CellModel):
     sensitivity_: Mapping[str, float] = MappingProxyType({})
     #: Type codes by group of the unlabelled cells, in order, of models that group them.
     names_by_group_: np.ndarray | None = None
+    #: Cell Ontology id of each type, where one is known.
+    terms_: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

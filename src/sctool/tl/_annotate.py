@@ -55,8 +55,9 @@ def annotate(
     adata
         Query cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
     ref
-        Labelled reference, a trained sctool model, or the directory of a saved model. A trained
-        model is applied as it is, without training.
+        Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
+        directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
+        of CellTypist, or a URL. A trained model is applied as it is, without training.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
         used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
@@ -128,6 +129,8 @@ def annotate(
         are only looked for when a model is trained.
     ``obs[f"{key}_safe"]`` : categorical, with ``risk``
         The most specific name that holds at that risk; "unknown" for novel cells too.
+    ``obs[f"{key}_ontology_term_id"]`` : categorical, of models that know these ids
+        Cell Ontology id of the assigned type, "unknown" where there is none.
     ``obs[f"{key}_pooled"]`` : categorical, with ``groupby``
         Most frequent type of the cell's cluster; a type of at least 20 cells in a cluster is kept.
     ``obsm[f"X_{key}"]`` : float32, (n_cells, n_latent)
@@ -243,6 +246,7 @@ def annotate(
         },
         versions=versions(),
         audit=prediction.audit,
+        terms=model.terms_,
     )
     return _slots.returned(target, model, copy, return_model)
 

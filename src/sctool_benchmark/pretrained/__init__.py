@@ -1,0 +1,1 @@
+"""Models that others trained, on data sets with published labels."""

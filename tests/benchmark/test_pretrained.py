@@ -1,0 +1,64 @@
+"""Models that others trained, compared with labels by the Cell Ontology."""
+
+import tomllib
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from sctool._ontology import cell_ontology
+from sctool_benchmark._tasks import known_data
+from sctool_benchmark.pretrained.__main__ import TRUTH, as_markdown, judge, main
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "celltypist"
+TRUTHS = tomllib.loads(TRUTH.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def cells() -> tuple[ad.AnnData, np.ndarray]:
+    """Cells, and the types that the model of the fixture gives to them."""
+    with np.load(FIXTURES / "expected.npz") as file:
+        adata = ad.AnnData(file["counts"].astype(np.float32), var=pd.DataFrame(index=file["genes"]))
+        return adata, file["lr_labels"]
+
+
+def test_every_label_has_a_term():
+    terms = {term for labels in TRUTHS.values() for key, term in labels.items() if key != "split"}
+    assert terms <= set(cell_ontology().labels)
+    assert set(TRUTHS) <= set(known_data())
+
+
+def test_cells_are_judged_by_the_ontology(cells):
+    adata, found = cells
+    # of a T cell, "CD4" is a kind, and "lymphocyte" is more general; of an NK cell nothing fits
+    labels = {"x": "CL:0000624", "y": "CL:0000542", "z": "CL:0000233"}
+    of_type = {"T cells": "x", "B cells": "y", "NK cells": "z"}
+    adata.obs["cell_type"] = [of_type[name] for name in found]
+    row, table = judge(adata, "cell_type", labels, str(FIXTURES / "lr.pkl"), {})
+    assert (row["right"], row["less specific"], row["wrong"]) == (1 / 3, 1 / 3, 1 / 3)
+    assert table.set_index("label")["is"].to_dict() == {
+        "x": "less specific",
+        "y": "right",
+        "z": "wrong",
+    }
+    assert table["n_cells"].tolist() == [20, 20, 20]
+    line = as_markdown(pd.DataFrame([{"data": "mine", "tuned": False, **row}])).splitlines()[2]
+    assert line.startswith("| mine | False | lr | 60 | 0.333 | 0.333 | 0.333 |")
+
+
+def test_what_the_model_refuses_is_said_and_measured(cells):
+    adata, _ = cells
+    adata.obs["cell_type"] = "x"
+    labels = {"x": "CL:0000000"}  # any type is a kind of cell
+    row, table = judge(adata[:, :50].copy(), "cell_type", labels, str(FIXTURES / "lr.pkl"), {})
+    assert row["refused"] == "Only 50 genes"
+    assert (row["right"], table["n_cells"].sum()) == (1, 60)
+
+
+def test_the_command_skips_data_that_are_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCTOOL_DATA_DIR", str(tmp_path))
+    assert main(["-o", str(tmp_path / "out")]) == 2
+    assert "pbmc3k_seurat.h5ad" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
