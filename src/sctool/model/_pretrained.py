@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
@@ -12,7 +11,6 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from sctool._batches import Cells
 from sctool._data._genes import MIN_SHARED, kind_of_names, shared_ignoring_case
 from sctool._data._join import n_shared
 from sctool.model._base import AnnotationModel, Prediction
@@ -99,12 +97,11 @@ class PretrainedModel(AnnotationModel):
         """Raise RuntimeError: others trained the model, and its cells are not here."""
         raise RuntimeError(f"{type(self).__name__} was trained by others and cannot be trained.")
 
-    def _read(
-        self, adata: AnnData | None, layer: str | None, indices: np.ndarray | None = None
-    ) -> tuple[Iterator[Cells], list[str]]:
+    def predict_cells(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Prediction:
+        """Predict as other models do, but refuse genes of another species (ValueError)."""
         if adata is not None:
             self._check_species(adata.var)
-        return super()._read(adata, layer, indices)
+        return super().predict_cells(adata, *args, **kwargs)
 
     def _check_species(self, var: pd.DataFrame) -> None:
         """Raise ValueError if the genes are of another species than the model's."""
