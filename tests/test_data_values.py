@@ -288,7 +288,7 @@ def test_a_file_is_read_once_beyond_the_sample(given, form, small_sample, tmp_pa
     wanted = logistic(adata.copy(), source).obsm["sctool_proba"]
     adata, _ = in_files(tmp_path, adata, ref)
     counted, usual = Counted(adata.X), ad.AnnData.X
-    x = property(lambda self: counted if self is adata else usual.fget(self))
+    x = property(lambda self: counted if self is adata else usual.fget(self), usual.fset)
     monkeypatch.setattr(ad.AnnData, "X", x)
     logistic(adata, source)
     np.testing.assert_allclose(adata.obsm["sctool_proba"], wanted, atol=1e-5)
