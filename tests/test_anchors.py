@@ -68,6 +68,13 @@ def shifted() -> SimpleNamespace:
 
 
 @cache
+def judged() -> tuple[np.ndarray, dict[int, float]]:
+    """Probability that each of the shifted cells is novel, and the sensitivity to each type."""
+    q = shifted()
+    return judge_by_group(q.groups, q.proba, reference().profiles)
+
+
+@cache
 def two_batches() -> SimpleNamespace:
     """Known types alone, half of the cells of another experiment."""
     return query(np.tile(KNOWN, 80), np.repeat([0.0, 1.5], 240))
@@ -84,15 +91,13 @@ def test_a_novel_type_is_ranked_first_under_a_shift():
 
 
 def test_judged_by_group_the_novel_type_is_found_and_known_ones_are_not():
-    q = shifted()
-    proba, _ = judge_by_group(q.groups, q.proba, reference().profiles)
+    q, (proba, _) = shifted(), judged()
     assert (proba[q.types == NOVEL] > 0.5).mean() > 0.9
     assert (proba[q.types != NOVEL] > 0.5).mean() < 0.1
 
 
 def test_the_sensitivity_is_high_for_a_type_apart_and_low_for_a_twin():
-    q = shifted()
-    _, found = judge_by_group(q.groups, q.proba, reference().profiles)
+    q, (_, found) = shifted(), judged()
     predicted = np.bincount(q.proba.argmax(axis=1), minlength=NOVEL)
     assert set(found) == set(np.flatnonzero(predicted >= 50))
     assert min(found[t] for t in found if t not in TWINS) > 0.8
