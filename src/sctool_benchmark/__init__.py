@@ -13,6 +13,7 @@ from it.
 ``_baselines.py``  floors that are no method of the library
 ``_report.py``     the tables
 ``_metrics.py``    scores that only the tables have
+``scale.py``       a command of its own: saved models on large files
 ``suites``         tasks and methods of each experiment
 ``methods.toml``   variants of methods, and peers
 ``data.toml``      data sets
