@@ -124,6 +124,23 @@ def test_types_that_were_never_seen_are_told_apart_by_what_sets_others_apart(mon
     assert adjusted_rand_score(labels[~some], codes) > 0.95
 
 
+def test_many_cells_have_the_types_of_a_sample(monkeypatch):
+    x, labels = cells(1600)
+    learnt, sizes = learn_separation(*cells(400), RNG(0)), []
+    small_groups = _n_types.small_groups
+
+    def recorded(x, *args):
+        sizes.append(x.shape[0])
+        return small_groups(x, *args)
+
+    monkeypatch.setattr(_n_types, "small_groups", recorded)
+    monkeypatch.setattr(_n_types, "EPISODE_CELLS", 300)
+    codes = split_into_types(x, learnt, None, 0)[0]
+    assert sizes == [300]
+    assert adjusted_rand_score(labels, codes) > 0.95
+    assert (np.diff(np.bincount(codes)) <= 0).all()
+
+
 def test_the_same_draws_teach_the_same(monkeypatch):
     monkeypatch.setattr(_n_types, "EPISODES", 6)
     x, labels = cells(400)

@@ -838,7 +838,7 @@ def test_labels_of_the_query_are_irrelevant_to_what_is_novel(hidden, monkeypatch
     args = {"method": "scdet", "train_kwargs": QUICK | {"max_epochs": 2}, "copy": True}
     expected = sctool.tl.annotate(adata, ref, **args)
     adata = adata.copy()
-    adata.obs["cell_type"] = adata.obs["sctool"] = adata.obs["truth"]
+    adata.obs["cell_type"] = adata.obs["truth"]
     del adata.obs["truth"]
     result = sctool.tl.annotate(adata, ref, **args)
     assert "novel_1" in expected.obs["sctool"].cat.categories

@@ -14,10 +14,12 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sctool._neighbors import (
+    fit_pca,
     group_means,
     leiden,
     neighbor_graph,
@@ -228,6 +230,9 @@ def split_into_types(
 ) -> tuple[np.ndarray, int, int]:
     """Assign cells to types.
 
+    The types are those of a random sample of as many cells as the training episodes had at most,
+    because many cells form more and smaller groups. The others get the type of their neighbours.
+
     Parameters
     ----------
     x
@@ -244,8 +249,15 @@ def split_into_types(
     if n_cells < MIN_CELLS or n == 1:
         low, high = (1, max(n, 1)) if n else number_range(1, separation.off)
         return np.zeros(n_cells, dtype=int), low, high
-    groups = small_groups(x, seed, n or 1, separation.weights)
-    codes = order_by_size(separation.types(x, groups, n and min(n, int(groups.max()) + 1)))
+    some = np.sort(np.random.default_rng(seed).permutation(n_cells)[:EPISODE_CELLS])
+    pca = fit_pca(x[some], N_COMPONENTS, seed)
+    z = pca.transform(x).astype(np.float32)
+    groups = small_groups(x[some], seed, n or 1, separation.weights, z[some])
+    codes = separation.types(x[some], groups, n and min(n, int(groups.max()) + 1))
+    if len(some) < n_cells:
+        k = min(N_NEIGHBORS, len(some))
+        codes = KNeighborsClassifier(k).fit(z[some], codes).predict(z)
+    codes = order_by_size(np.unique(codes, return_inverse=True)[1])
     found = int(codes.max()) + 1
     return codes, *((found, found) if n else number_range(found, separation.off))
 
