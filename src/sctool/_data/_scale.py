@@ -203,7 +203,7 @@ def is_coarse(x: sp.csr_matrix) -> bool:
     if (has_levels(x) & (odd > 0.1 * above)).mean() > 0.25:
         return True
     ratio = noise(x)  # (0 if all cells are the same, which says nothing)
-    return len(ratio) == 20 and bool(0 < np.median(ratio) < COARSE)
+    return len(ratio) == 20 and bool(0.01 < np.median(ratio) < COARSE)
 
 
 def noise(x: sp.csr_matrix, n_genes: int = 20) -> np.ndarray:
