@@ -91,7 +91,7 @@ def test_the_public_names_are_those_promised():
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
     tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "rename_novel"}
-    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "report"}}
+    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "project_umap", "report"}}
     plots = {"agreement", "annotation", "composition", "confidence", "confusion", "explain"}
     plots |= {"mls", "novel", "reliability", "risk"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}

@@ -15,7 +15,10 @@ FILES = sorted(SRC.rglob("*.py"))
 #: From the ground up: a file imports from its own package and from floors below, never from above
 #: or beside.
 FLOORS = [
-    ["_docs", "_files", "_progress", "_sets", "_slots", "datasets", "losses", "metrics", "nn"],
+    [
+        *("_docs", "_files", "_progress", "_sets", "_slots", "_umap"),
+        *("datasets", "losses", "metrics", "nn"),
+    ],
     ["_batches", "_data", "_neighbors", "_regression"],
     ["_label_errors", "_quality", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],

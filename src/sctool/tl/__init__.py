@@ -1,4 +1,4 @@
-"""Tools that check, annotate, cluster, evaluate, explain and report.
+"""Tools that check, annotate, cluster, evaluate, explain, map and report.
 
 Results are written to the AnnData; a report is a file.
 """
@@ -8,6 +8,7 @@ from sctool.tl._check_reference import check_reference
 from sctool.tl._cluster import cluster
 from sctool.tl._evaluate import evaluate
 from sctool.tl._explain import explain
+from sctool.tl._project_umap import project_umap
 from sctool.tl._rename_novel import rename_novel
 from sctool.tl._report import report
 
@@ -17,6 +18,7 @@ __all__ = [
     "cluster",
     "evaluate",
     "explain",
+    "project_umap",
     "rename_novel",
     "report",
 ]
