@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,20 @@ def check_writable(adata: AnnData, path: Path) -> list[str]:
 
 def write(adata: AnnData, path: Path) -> None:
     """Write an ``.h5ad`` file under a temporary name, then move it to ``path`` in one step."""
+    with replacing(path) as temporary:
+        adata.write_h5ad(temporary)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what was written there is moved to ``path`` at once.
+
+    If writing fails, an earlier file stays as it was.
+    """
     path = path.resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        adata.write_h5ad(temporary)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
