@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from sctool._docs import docs
-from sctool.model._base import CellModel
 from sctool.pl import _figure
 
 ACCURACY = "accuracy_validation"
@@ -16,7 +16,7 @@ ACCURACY = "accuracy_validation"
 
 @docs.dedent
 def history(
-    model: CellModel,
+    model: Any,
     *,
     ax: Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -48,7 +48,7 @@ def history(
         The model was not trained in this session, or not in epochs; ``ax`` has not one axes for
         each network.
     """
-    if not isinstance(model, CellModel):
+    if not hasattr(type(model), "history"):
         raise TypeError(f"model must be a model of sctool, not {type(model).__name__}.")
     panels = _panels(model)
     if ax is None:
@@ -69,7 +69,7 @@ def history(
     return axes
 
 
-def _panels(model: CellModel) -> dict[str, dict[str, pd.Series]]:
+def _panels(model: Any) -> dict[str, dict[str, pd.Series]]:
     """Curves of more than one epoch, by network and then by name."""
     recorded = getattr(model, "history_", None) or {}
     curves = {
@@ -122,5 +122,10 @@ def _draw(ax: Axes, curves: dict[str, pd.Series]) -> None:
         labels.append("accuracy, held-out")
         right.set(ylabel="accuracy", ylim=(0, 1.02))
         right.spines["top"].set_visible(False)
-    style = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2, "frameon": False}
+    style: dict[str, Any] = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, -0.18),
+        "ncols": 2,
+        "frameon": False,
+    }
     ax.legend(handles, labels, fontsize=_figure.FONT_SIZE, **style)

@@ -74,11 +74,7 @@ def markers(
     result = adata.uns.get(key, {})
     ignore_case = bool(result.get("params", {}).get("ignore_case"))
     data = _data.join(adata, ref, labels_key=labels_key, layer=layer, ignore_case=ignore_case)
-    cells = AnnData(
-        normalize(data.x),
-        obs=pd.DataFrame(index=np.arange(data.x.shape[0]).astype(str)),
-        var=pd.DataFrame(index=pd.Index(data.genes.index.astype(str))),
-    )
+    x, genes = normalize(data.x), pd.DataFrame(index=pd.Index(data.genes.index.astype(str)))
     true = data.labels.astype(object)[: ref.n_obs]
     n_ref, n_query = pd.Series(true).value_counts(), found.value_counts()
     types = [n for n in data.labels.categories if n in n_query.index and n_ref[n] > 1]
@@ -87,8 +83,8 @@ def markers(
             f"adata.obs[{key!r}] has no type with two cells in the reference; it has "
             f"{list(n_query.index[:5])!r}, and the reference {list(data.labels.categories[:5])!r}."
         )
-    known = cells[: ref.n_obs][pd.notna(true)].copy()
-    known.obs["type"] = pd.Categorical(true[pd.notna(true)])
+    labelled = np.flatnonzero(pd.notna(true))
+    known = AnnData(x[labelled], _column("type", pd.Categorical(true[labelled])), genes)
     if n_genes is None:
         n_genes = 1 if len(types) > _figure.MAX_COLORS else N_GENES
     with warnings.catch_warnings():
@@ -96,15 +92,15 @@ def markers(
         sc.tl.rank_genes_groups(known, "type", groups=types, method="t-test_overestim_var")
     chosen = _first(known.uns["rank_genes_groups"]["names"], types, n_genes)
 
-    rows, label = [], np.full(cells.n_obs, None, dtype=object)
+    rows, label = [], np.full(x.shape[0], None, dtype=object)
     for name in types:
         for side, of_side, n in (("reference", true, n_ref), ("query", found, n_query)):
             rows.append(f"{name}, {side} ({n[name]})")
             own = np.flatnonzero(np.asarray(of_side == name))
             label[own + (ref.n_obs if side == "query" else 0)] = rows[-1]
-    cells.obs["row"] = pd.Categorical(label, rows)
-    shown = cells[pd.notna(label), [gene for genes in chosen.values() for gene in genes]].copy()
-    plot = sc.pl.DotPlot(shown, chosen, "row", use_raw=False, var_group_rotation=90, vmin=0, ax=ax)
+    drawn = np.flatnonzero(pd.notna(label))
+    cells = AnnData(x[drawn], _column("row", pd.Categorical(label[drawn], rows)), genes)
+    plot = sc.pl.DotPlot(cells, chosen, "row", use_raw=False, var_group_rotation=90, vmin=0, ax=ax)
     plot.style(cmap="Blues", dot_edge_color="0.3", dot_edge_lw=0.5)
     plot.legend(colorbar_title="mean expression", size_title="% of cells")
     main = plot.get_axes()["mainplot_ax"]
@@ -112,6 +108,10 @@ def markers(
         main.axhline(i, color="0.8", linewidth=0.6, zorder=0)
     _figure.finish(main, "sctool_markers", show, save)
     return main
+
+
+def _column(name: str, values: pd.Categorical) -> pd.DataFrame:
+    return pd.DataFrame({name: values}, index=np.arange(len(values)).astype(str))
 
 
 def _first(names: Any, types: list[str], n: int) -> dict[str, list[str]]:
