@@ -91,9 +91,10 @@ def test_the_public_names_are_those_promised():
     assert set(dir(sctool)) == set(sctool.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sctool.__version__)
     tools = {"annotate", "check_reference", "cluster", "evaluate", "explain", "map_to_ontology"}
-    assert set(TOOLS) == {f"tl.{name}" for name in {*tools, "rename_novel", "report"}}
+    tools |= {"project_umap", "rename_novel", "report"}
+    assert set(TOOLS) == {f"tl.{name}" for name in tools}
     plots = {"agreement", "annotation", "composition", "confidence", "confusion", "explain"}
-    plots |= {"mls", "novel", "reliability", "risk"}
+    plots |= {"history", "markers", "mls", "novel", "reliability", "risk"}
     assert set(PLOTS) == {f"pl.{name}" for name in plots}
 
 
@@ -171,7 +172,8 @@ def test_what_torch_would_not_read_is_not_set():
 @pytest.mark.parametrize("name", [*TOOLS, *PLOTS])
 def test_data_come_first_and_the_rest_is_keyword_only(name):
     parameters = list(inspect.signature((TOOLS | PLOTS)[name]).parameters.values())
-    assert parameters[0].name == ("ref" if name == "tl.check_reference" else "adata")
+    first = {"tl.check_reference": "ref", "pl.history": "model"}
+    assert parameters[0].name == first.get(name, "adata")
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
     assert [p.name for p in positional[1:]] in (
@@ -210,15 +212,15 @@ def test_tools_take_what_scanpys_tools_take(name):
     assert parameters["layer"].default is None
 
 
-#: The plot of several axes, and the one that scanpy draws, in the place of the given axes.
-SEVERAL, IN_PLACE = "pl.annotation", "pl.novel"
+#: The plots of several axes, and those that scanpy draws, in the place of the given axes.
+SEVERAL, IN_PLACE = ("pl.annotation", "pl.history"), ("pl.novel", "pl.markers")
 
 
 @pytest.mark.parametrize("name", list(PLOTS))
 def test_plots_take_axes(name):
     signature = inspect.signature(PLOTS[name])
     assert signature.parameters["ax"].default is None
-    assert signature.return_annotation == ("list[Axes]" if name == SEVERAL else "Axes")
+    assert signature.return_annotation == ("list[Axes]" if name in SEVERAL else "Axes")
     assert list(signature.parameters)[-3:] == ["ax", "show", "save"]
     assert signature.parameters["show"].default is None
     assert signature.parameters["save"].default is None
@@ -345,6 +347,14 @@ def explained():
     return adata
 
 
+def trained() -> AnnotationModel:
+    """Return a model with the history of three networks."""
+    model = object.__new__(sctool.model.SCNYM)
+    curve = pd.DataFrame({"loss": [2.0, 1.0]}, index=pd.RangeIndex(2, name="epoch"))
+    model.history_ = {f"{name}_loss_train": curve for name in ("a", "b", "c")}
+    return model
+
+
 DRAW = {
     "pl.agreement": lambda adata, **kwargs: sctool.pl.agreement(adata, "truth", **kwargs),
     "pl.annotation": lambda adata, **kwargs: sctool.pl.annotation(adata, **kwargs),
@@ -352,6 +362,8 @@ DRAW = {
     "pl.confidence": lambda adata, **kwargs: sctool.pl.confidence(adata, **kwargs),
     "pl.confusion": lambda adata, **kwargs: sctool.pl.confusion(adata, "truth", **kwargs),
     "pl.explain": lambda adata, **kwargs: sctool.pl.explain(adata, **kwargs),
+    "pl.history": lambda _, **kwargs: sctool.pl.history(trained(), **kwargs),
+    "pl.markers": lambda adata, **kwargs: sctool.pl.markers(adata, simulate(), **kwargs),
     "pl.mls": lambda adata, **kwargs: sctool.pl.mls(adata, color="truth", **kwargs),
     "pl.novel": lambda adata, **kwargs: sctool.pl.novel(adata, **kwargs),
     "pl.reliability": lambda adata, **kwargs: sctool.pl.reliability(adata, "truth", **kwargs),
@@ -364,16 +376,16 @@ def test_plots_return_axes_and_show_nothing(name, explained, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("plt.show was called"))
     before = explained.copy()
     drawn = DRAW[name](explained)
-    for ax in drawn if name == SEVERAL else [drawn]:
+    for ax in drawn if name in SEVERAL else [drawn]:
         assert isinstance(ax, Axes)
         assert ax.has_data()
     assert set(explained.uns) == set(before.uns)
     assert list(explained.obs) == list(before.obs)
     figure, (left, *others) = plt.subplots(1, 4)
-    given = others if name == SEVERAL else others[0]
+    given = others if name in SEVERAL else others[0]
     drawn = DRAW[name](explained, ax=given)
-    assert drawn == given or name == IN_PLACE
-    assert all(ax.has_data() for ax in (drawn if name == SEVERAL else [drawn]))
+    assert drawn == given or name in IN_PLACE
+    assert all(ax.has_data() for ax in (drawn if name in SEVERAL else [drawn]))
     assert not left.has_data()
     assert len(plt.get_fignums()) == 2
     figure.canvas.draw()
@@ -390,7 +402,7 @@ def test_plots_are_saved_as_by_scanpy_and_shown_if_asked_to(name, explained, mon
     assert shown == [True]
 
 
-@pytest.mark.parametrize("name", list(PLOTS))
+@pytest.mark.parametrize("name", [name for name in PLOTS if name != "pl.history"])  # of a model
 def test_plots_name_what_is_missing(name):
     adata, _ = simulate_sides()
     with pytest.raises(KeyError, match="sctool"):

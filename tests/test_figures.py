@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from synthetic import FAST, MARKERS, simulate_joint, simulate_sides
+from synthetic import TYPES as SIMULATED
 
 import sctool
 from sctool.pl._figure import COLOR_BLIND_SAFE, UNASSIGNED
@@ -366,3 +368,75 @@ def test_figures_are_saved_where_scanpy_saves_its_own(figdir):
     sctool.pl.risk(annotated(), "truth", save=False)
     assert len(list(figdir.iterdir())) == 4
     assert (figdir / "sctool_reliability.svg").exists()
+
+
+# -- markers of known types, and training --------------------------------------------------------
+
+
+def test_markers_are_the_references_and_drawn_for_both_sides():
+    adata, ref = simulate_sides()
+    wrong = adata.obs["truth"].cat.rename_categories({"B": "DC", "DC": "B"})
+    adata.obs["sctool"] = wrong.astype(object).where(wrong != "Mono", "novel_1")
+    before = adata.copy(), ref.copy()
+    ax = sctool.pl.markers(adata, ref, n_genes=4)
+    rows = [text.get_text() for text in ax.get_yticklabels()]
+    assert rows == [
+        f"{name}, {side}"
+        for name in ("B", "CD4 T/NK", "DC")  # no cell is named Mono, and novel_1 is unknown
+        for side in ("reference (30)", "query (20)")
+    ]
+    genes = [text.get_text() for text in ax.get_xticklabels()]
+    assert all(set(genes[4 * i : 4 * i + 4]) <= set(MARKERS[SIMULATED[i]]) for i in range(3))
+    # the reference's B cells express the markers of B, the query's "B cells" do not
+    dots = next(c for c in ax.collections if len(c.get_offsets()) == 72)
+    dark = 1 - dots.get_facecolors()[:, :3].mean(axis=1).reshape(6, 12)
+    assert dark[0, :4].mean() > dark[1, :4].mean() + 0.1
+    assert dark[2, 4:8].mean() > dark[0, 4:8].mean() + 0.1
+    assert dark[3, 4:8].mean() > dark[1, 4:8].mean() + 0.1
+    for now, then in zip((adata, ref), before, strict=True):
+        pd.testing.assert_frame_equal(now.obs, then.obs)
+        assert (now.X != then.X).nnz == 0
+        assert list(now.uns) == list(then.uns)
+
+
+def test_markers_say_when_there_is_no_common_type():
+    adata, ref = simulate_sides()
+    adata.obs["sctool"] = "novel_1"
+    with pytest.raises(ValueError, match="no type with two cells in the reference"):
+        sctool.pl.markers(adata, ref)
+
+
+def test_history_has_a_panel_for_each_network():
+    joint = simulate_joint()
+    sctool.model.SCNYM.setup_anndata(joint, "cell_type")
+    model = sctool.model.SCNYM(joint)
+    with pytest.raises(ValueError, match="no history to draw"):
+        sctool.pl.history(model)
+    model.train(**FAST)
+    (ax,) = sctool.pl.history(model)
+    assert ax.get_title() == "SCNYM"
+    drawn = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    recorded = {name: table.to_numpy(dtype=float).ravel() for name, table in model.history.items()}
+    np.testing.assert_allclose(drawn["loss"], recorded["loss_train"])
+    np.testing.assert_allclose(drawn["loss, held-out"], recorded["loss_validation"])
+    (right,) = [other for other in ax.figure.axes if other is not ax]
+    accuracy = right.get_lines()[0].get_ydata()
+    np.testing.assert_allclose(accuracy, recorded["accuracy_validation"])
+    assert ((accuracy >= 0) & (accuracy <= 1)).all()
+
+    table = model.history
+    model.history_ = {f"{net}_{k}": v for net in ("adversary", "other") for k, v in table.items()}
+    first, second = sctool.pl.history(model)
+    assert [first.get_title(), second.get_title()] == ["adversary", "other"]
+    assert {line.get_label() for line in first.get_lines()} == set(drawn)
+    with pytest.raises(ValueError, match="ax has 1 axes: pass 2"):
+        sctool.pl.history(model, ax=[ax])
+
+
+def test_a_model_without_epochs_says_so():
+    adata, ref = simulate_sides()
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    with pytest.raises(ValueError, match="LogisticClassifier has no history to draw: it is not"):
+        sctool.pl.history(model)
+    with pytest.raises(TypeError, match="must be a model of sctool"):
+        sctool.pl.history(adata)

@@ -521,6 +521,15 @@ def test_the_same_cells_give_the_same_page(tmp_path):
     assert written(annotated(), tmp_path) == written(annotated(), tmp_path)
 
 
+def test_a_report_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
+    page = written(annotated(), tmp_path)
+    monkeypatch.setattr(sctool._report, "render", lambda *_: "half a page \ud800")  # not UTF-8
+    with pytest.raises(UnicodeEncodeError):
+        sctool.tl.report(annotated(), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
 # -- in a browser --------------------------------------------------------------------------------
 
 
@@ -528,7 +537,8 @@ def test_the_same_cells_give_the_same_page(tmp_path):
 def browser():
     """Return a headless Chromium without network, or skip."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    program = shutil.which("google-chrome") or shutil.which("chromium")
+    driver = shutil.which("chromedriver")
     if program is None or driver is None:
         pytest.skip("no browser: on Debian, apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()

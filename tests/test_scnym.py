@@ -198,6 +198,7 @@ def test_cells_of_a_pass_are_those_of_the_settings():
         "unlabelled_train",
         "adversary_train",
         "loss_validation",
+        "accuracy_validation",
     }
 
 
@@ -221,7 +222,7 @@ def test_training_without_max_epochs_makes_the_settings_steps():
 def test_the_history_has_the_terms_that_there_are(settings, keys):
     model = make_model(**settings)
     model.train(**FAST)
-    assert set(model.history) == keys | {"loss_train", "loss_validation"}
+    assert set(model.history) == keys | {"loss_train", "loss_validation", "accuracy_validation"}
 
 
 # -- domains -------------------------------------------------------------------------------------

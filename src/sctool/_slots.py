@@ -88,8 +88,10 @@ def _is_left_of_result(adata: AnnData, key: str) -> bool:
     score, given = (adata.obs.get(f"{key}_{ending}") for ending in ("score", "given"))
     annotated = key in adata.obs and score is not None and score.dtype.kind == "f"
     checked = {f"{key}_suggested", f"{key}_suspect"} <= set(adata.obs) and given is not None
-    explained = key in adata.varm and not any(column in adata.obs for column in columns(key))
-    return annotated or checked or explained
+    no_column = not any(column in adata.obs for column in columns(key))
+    explained = key in adata.varm and no_column
+    placed = key.endswith("_umap") and f"X_{key}" in adata.obsm and no_column
+    return annotated or checked or explained or placed
 
 
 def is_result(value: Any) -> bool:
@@ -328,6 +330,25 @@ def write_reference_check(
     adata.uns[key] = {
         "types": types,
         "pairs": pairs,
+        "params": storable(params),
+        "versions": versions,
+        "audit": np.array(audit, dtype=object),
+    }
+
+
+def write_projection(
+    adata: AnnData,
+    key: str,
+    *,
+    positions: np.ndarray,
+    params: dict[str, Any],
+    versions: dict[str, str],
+    audit: list[str],
+) -> None:
+    """Write the results documented in :func:`sctool.tl.project_umap`."""
+    clear(adata, key)
+    adata.obsm[f"X_{key}"] = positions.astype(np.float32)
+    adata.uns[key] = {
         "params": storable(params),
         "versions": versions,
         "audit": np.array(audit, dtype=object),

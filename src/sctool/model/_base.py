@@ -31,6 +31,7 @@ from sctool._docs import docs
 from sctool._progress import progress
 from sctool._sets import Calibration, Hierarchy
 from sctool._train import TRAINER_ARGUMENTS, TrainOptions, refuse_arguments
+from sctool._umap import ReferenceMap
 from sctool.model import _saving
 
 logger = logging.getLogger("sctool")
@@ -162,6 +163,8 @@ class CellModel(BaseModelClass):
     settings_: Any
     module: Any
     audit_: list[str]
+    #: The reference on a map, if :func:`sctool.tl.project_umap` has made one.
+    map_: ReferenceMap | None = None
     _adata: AnnData | None
     _adata_manager: Any
     _cells: Cells | None
@@ -299,6 +302,7 @@ class CellModel(BaseModelClass):
         why = "" if self.TRAINER_ARGUMENTS else ": this model is not trained in minibatches"
         refuse_arguments(list(trainer_kwargs), self.TRAINER_ARGUMENTS, why)
         trainer = {"accelerator": accelerator, "devices": devices, **trainer_kwargs}
+        self.map_ = None  # it would be of another embedding
         self._train(TrainOptions(max_epochs, enable_progress_bar, trainer))
         self.module.eval()
         self.is_trained_ = True
@@ -437,7 +441,8 @@ class CellModel(BaseModelClass):
     def save(self, dir_path: str | Path, overwrite: bool = False) -> None:  # type: ignore[override]
         """Write ``model.json`` and ``weights.pt`` (tensors only) to a directory.
 
-        The training cells are not saved. The files can be loaded with other versions of Python
+        The training cells are not saved, but with a map (:func:`sctool.tl.project_umap`) the
+        embedding of those that are on it. The files can be loaded with other versions of Python
         and of the dependencies.
 
         Raises

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sctool import __version__
 from sctool._data import Features
+from sctool._umap import ReferenceMap
 
 if TYPE_CHECKING:
     from sctool.model._base import CellModel
@@ -55,6 +56,9 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
     features = model.features_
     tensors = {f"module.{k}": v.cpu() for k, v in model.module.state_dict().items()}
     tensors["features.mean"] = torch.from_numpy(features.mean)
+    if model.map_ is not None:
+        tensors["map.latent"] = torch.from_numpy(model.map_.latent)
+        tensors["map.positions"] = torch.from_numpy(model.map_.positions)
     buffer = io.BytesIO()  # in memory, for on a full disk torch does not raise OSError
     torch.save(tensors, buffer)
     weights = buffer.getvalue()
@@ -159,6 +163,8 @@ def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor])
         state["target_sum"],
         state["ignore_case"],
     )
+    if "map.positions" in tensors:
+        model.map_ = ReferenceMap(tensors["map.latent"].numpy(), tensors["map.positions"].numpy())
     model._build()
     weights = {k: v for k, v in tensors.items() if k.startswith("module.")}
     model.module.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})

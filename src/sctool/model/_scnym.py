@@ -191,10 +191,12 @@ class SCNYMPlan(Plan):
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Cross entropy on held-out labelled cells."""
+        """Cross entropy and accuracy on held-out labelled cells."""
         logits, _ = self.module(batch["x"])
         loss = F.cross_entropy(logits, batch["label"])
-        self.log("loss_validation", loss, on_epoch=True, batch_size=len(logits))
+        right = (logits.argmax(dim=1) == batch["label"]).float().mean()
+        found = {"loss_validation": loss, "accuracy_validation": right}
+        self.log_dict(found, on_epoch=True, batch_size=len(logits))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adadelta or AdamW."""

@@ -84,7 +84,7 @@ def annotation(
     label = names.astype(object).where(names.notna(), "unassigned").astype(str)
     axes[0].scatter(xy[:, 0], xy[:, 1], c=list(label.map(colors)), **style)
     for name, number in _figure.numbers(list(colors)).items():
-        own = (label == name).to_numpy()
+        own = (label == name).to_numpy() & np.isfinite(xy).all(axis=1)
         if own.any():
             _figure.write(axes[0], np.median(xy[own], axis=0), number)
     _figure.legend(axes[0], colors, below=below)

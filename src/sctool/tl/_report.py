@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from sctool import _report
+from sctool import _files, _report
 
 
 def report(
@@ -21,7 +21,7 @@ def report(
     adata
         Annotated by :func:`annotate`. It may be backed.
     path
-        File to write, ``*.html``. An existing file is replaced.
+        File to write, ``*.html``. An existing file is replaced once the new one is complete.
     key
         Key of the annotation.
     basis
@@ -47,4 +47,6 @@ def report(
     path = Path(path)
     if path.suffix.lower() != ".html":
         raise ValueError(f"path={str(path)!r}: the report is an HTML file, named *.html.")
-    path.write_text(_report.render(adata, key, basis), encoding="utf-8")
+    page = _report.render(adata, key, basis)
+    with _files.replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
