@@ -21,7 +21,7 @@ STATUS_WORDS = {
     "unexpected": (
         "unexpected",
         "the cell is rather of a known type that was said not to be there",
-        "allow this type, or do without the name",
+        "check the markers of this type, and allow it if it is there",
     ),
     "novel": (
         "novel",
@@ -46,7 +46,7 @@ ADVICE = {
     "genes: only": "Trust coarse types only.",
     "shift:": "Expect more errors than scores and risk say, and check the markers of the types.",
     "shares:": "Check the markers of this type: cells of another type may bear its name.",
-    "allowed:": "Allow these types, or leave out the unexpected cells.",
+    "allowed:": "Check the markers of these types, and allow them if they are there.",
     "prior:": "Check the markers of this type, and whether the shares hold for this sample.",
     "names:": "Check the markers of the two types that are named.",
     "novel: low sensitivity": "Look by markers for types that are close to these.",
