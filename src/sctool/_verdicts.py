@@ -315,7 +315,8 @@ def alarm_unexpected(fit: Fit, cells: np.ndarray, classes: Sequence[str]) -> lis
         f"allowed: {len(other) / n_cells:.1%} of the query's known cells ({len(other)}) fit types "
         "that are not allowed better, most often "
         + ", ".join(f"{classes[t]!r} ({n[t]})" for t in most)
-        + ": they are there after all, or the model takes allowed types for them; check their markers"
+        + ": they are there after all, or the model mistakes allowed types for them; check their "
+        "markers"
     ]
 
 
