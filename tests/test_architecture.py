@@ -17,7 +17,8 @@ MODULES_OF_ARRAYS = ["datasets", "losses", "metrics", "nn"]
 #: or beside.
 FLOORS = [
     [
-        *("_ahead", "_docs", "_files", "_ontology", "_progress", "_sets", "_slots", "_umap"),
+        *("_ahead", "_docs", "_expected", "_files", "_ontology", "_progress", "_sets", "_slots"),
+        "_umap",
         *MODULES_OF_ARRAYS,
     ],
     ["_batches", "_data", "_ondisk", "_neighbors", "_regression"],

@@ -28,7 +28,7 @@ def verdicts(n: int, n_names: int, novel: np.ndarray, everything: bool = False) 
     safe = np.array(["a", *["unknown"] * (n - 2), None], dtype=object)
     table = pd.DataFrame({"n_cells": [n], "label": ["a"]}, index=pd.Index(["0"], dtype=object))
     asked = (sets, safe, pooled, table) if everything else (None,) * 4
-    status = pd.Categorical.from_codes(code, list(STATUSES))
+    status = pd.Categorical(np.array(["assigned", "ambiguous", "novel"])[code], list(STATUSES))
     return _slots.Verdicts(status, reason, *asked, ["genes: few"])
 
 

@@ -39,7 +39,7 @@ def test_of_several_verdicts_the_first_counts():
     safe = np.array(["B / T"] * 4 + ["B"] * 2, dtype=object)
     doublets, low = evidence([1, 1, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0])
     novel = np.array([1, 1, 1, 0, 0, 0], dtype=bool)
-    code, reason = cell_status(score, novel, safe, safe == "B", doublets, low, CLASSES)
+    code, reason = cell_status(score, novel, None, safe, safe == "B", doublets, low, CLASSES)
     assert [STATUSES[i] for i in code] == [
         *["low_quality", "doublet", "novel", "ambiguous", "ambiguous", "assigned"]
     ]
@@ -50,7 +50,7 @@ def test_of_several_verdicts_the_first_counts():
 
 
 def test_what_was_not_judged_is_no_verdict():
-    code, reason = cell_status(np.array([0.5, 0.499]), None, None, None, None, None, CLASSES)
+    code, reason = cell_status(np.array([0.5, 0.499]), *[None] * 6, CLASSES)
     assert [STATUSES[i] for i in code] == ["assigned", "ambiguous"]
     assert list(reason) == ["", "probability 0.50"]
 

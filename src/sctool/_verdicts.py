@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from sctool._data import _genes
+from sctool._expected import Fit
 from sctool._label_errors import MIN_CELLS
 from sctool._quality import REASONS, Doublets, LowQuality
 
-STATUSES = ("assigned", "ambiguous", "novel", "doublet", "low_quality")
+STATUSES = ("assigned", "ambiguous", "unexpected", "novel", "doublet", "low_quality")
 #: Below this probability of the assigned type a cell is ambiguous.
 AMBIGUOUS = 0.5
 #: In a cluster, a type of this many cells keeps its name.
@@ -43,6 +44,9 @@ UNLIKELY_RATIO, LARGE_SHARE = 10, 0.05
 #: Alarms: sensitivity below this; share of cells whose group has another name, and loss of the mean
 #: score relative to the held-out cells, above these.
 LOW_SENSITIVITY, MANY_DISAGREE, LOST_SCORE = 0.5, 0.15, 0.1
+#: Alarms: share of cells of types that are not allowed, and half the sum of the differences between
+#: expected and found shares, from these on.
+MANY_UNEXPECTED, OTHER_SHARES = 0.05, 0.3
 
 
 # -- status --------------------------------------------------------------------------------------
@@ -51,6 +55,7 @@ LOW_SENSITIVITY, MANY_DISAGREE, LOST_SCORE = 0.5, 0.15, 0.1
 def cell_status(
     score: np.ndarray,
     novel: np.ndarray | None,
+    fit: Fit | None,
     safe: np.ndarray | None,
     specific: np.ndarray | None,
     doublets: Doublets | None,
@@ -59,7 +64,7 @@ def cell_status(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Status of each cell and its reason.
 
-    The first that applies of low quality, doublet, novel, ambiguous, assigned.
+    The first that applies of low quality, doublet, novel, unexpected, ambiguous, assigned.
 
     Parameters
     ----------
@@ -67,6 +72,8 @@ def cell_status(
         Probability of the assigned type, (n_cells,).
     novel
         Whether cells are called novel, (n_cells,); None if that was not judged.
+    fit
+        How cells fit the types that are allowed; None if all are.
     safe, specific
         Names that hold at the requested risk, and whether they are those of a single type,
         (n_cells,); None without a risk.
@@ -90,6 +97,11 @@ def cell_status(
     mark("ambiguous", unsure, [f"probability {p:.2f}" for p in score[unsure]])
     if safe is not None and specific is not None:
         mark("ambiguous", ~specific, [f"no more is safe than {name}" for name in safe[~specific]])
+    if fit is not None:
+        found = np.flatnonzero(fit.unexpected)
+        told = zip(fit.outside[found], fit.other[found], strict=True)
+        texts = [f"{p:.2f} on types not allowed, most on {classes[t]}" for p, t in told]
+        mark("unexpected", found, texts)
     if novel is not None:
         mark("novel", novel, "unlike the known types")
     if doublets is not None:
@@ -149,7 +161,7 @@ def describe_groups(
     -------
     One row per group: "n_cells"; "label", the most frequent name, and its "share"; "second_label"
     and "second_share"; "entropy" of the names in bits; mean "novel_score"; and the shares of cells
-    whose status is "ambiguous", "novel", "doublet" and "low_quality".
+    whose status is one of ``STATUSES``, except "assigned".
     """
     rows = []
     for group in groups.categories:
@@ -283,6 +295,43 @@ def alarm_labels(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     return [
         f"labels: too few labelled cells, fewer than {MIN_CELLS}, to learn the types "
         f"{', '.join(few)}: their cells may bear another name or be called novel"
+    ]
+
+
+def alarm_unexpected(fit: Fit, cells: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Many cells whose types are not allowed.
+
+    Parameters
+    ----------
+    cells
+        Cells of known types, (n_cells,) bool.
+    """
+    n_cells, other = int(cells.sum()), fit.other[cells & fit.unexpected]
+    if not n_cells or len(other) < MANY_UNEXPECTED * n_cells:
+        return []
+    n = np.bincount(other, minlength=len(classes))
+    most = [t for t in map(int, np.argsort(-n, kind="stable")[:3]) if n[t]]
+    return [
+        f"allowed: {len(other) / n_cells:.1%} of the query's known cells ({len(other)}) fit types "
+        "that are not allowed better, most often "
+        + ", ".join(f"{classes[t]!r} ({n[t]})" for t in most)
+        + ": they are there after all, or the model mistakes allowed types for them; check their "
+        "markers"
+    ]
+
+
+def alarm_prior(fit: Fit, classes: Sequence[str]) -> list[str]:
+    """Expected shares far from those that the model finds without them."""
+    if fit.expected is None:
+        return []
+    difference = fit.found - fit.expected
+    if (half := np.abs(difference).sum() / 2) < OTHER_SHARES:
+        return []
+    t = int(np.abs(difference).argmax())
+    return [
+        f"prior: {half:.1%} of the query would have to be of other types to have these shares, "
+        f"most of all {classes[t]!r}, of which {fit.expected[t]:.1%} are expected and "
+        f"{fit.found[t]:.1%} found without them: check its markers"
     ]
 
 

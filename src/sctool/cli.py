@@ -147,6 +147,13 @@ def parser() -> argparse.ArgumentParser:
         "--groupby", help="column of QUERY's obs with clusters, to describe and to pool names by"
     )
     annotate.add_argument(
+        "--allowed",
+        metavar="TYPE",
+        action="append",
+        help="a known type that may be there, repeated for each; cells that fit none of them are "
+        "flagged (default: all)",
+    )
+    annotate.add_argument(
         "--ignore-case",
         action="store_true",
         help="ignore case when matching gene names (Cd79a, CD79A)",
@@ -321,6 +328,7 @@ def run_annotate(args: argparse.Namespace) -> int:
             novel=int(args.novel) if args.novel.isdigit() else args.novel,
             risk=args.risk,
             groupby=args.groupby,
+            allowed=args.allowed,
             ignore_case=args.ignore_case,
             key_added=args.key_added,
             random_state=args.seed,

@@ -19,6 +19,7 @@ MIN_UMAP = 20
 STATUS_COLORS = {
     "assigned": "#0072b2",
     "ambiguous": "#e69f00",
+    "unexpected": "#009e73",
     "novel": "#d55e00",
     "doublet": "#cc79a7",
     "low_quality": "#767676",

@@ -540,6 +540,8 @@ class AnnotationModel(CellModel):
     names_by_group_: np.ndarray | None = None
     #: Cell Ontology id of each type, where one is known.
     terms_: Mapping[str, str] = MappingProxyType({})
+    #: Share of each known type among the labelled cells, if it is known.
+    class_shares_: list[float] | None = None
 
     def __init__(
         self,
@@ -573,6 +575,9 @@ class AnnotationModel(CellModel):
 
     def _take_outputs(self, data: TrainingData) -> None:
         self.classes_ = [str(name) for name in data.labels.categories]
+        codes = data.labels.codes
+        n = np.bincount(codes[codes >= 0], minlength=len(self.classes_))
+        self.class_shares_ = (n / n.sum()).tolist()
         self.novel_classes_ = []
         self.class_colors_ = data.colors
         self.n_domains_ = int(data.domain.max()) + 1
@@ -614,12 +619,14 @@ class AnnotationModel(CellModel):
         return {
             "classes": self.classes_,
             "class_colors": self.class_colors_,
+            "class_shares": self.class_shares_,
             "novel_classes": self.novel_classes_,
             "n_domains": self.n_domains_,
         }
 
     def _set_outputs(self, state: dict[str, Any]) -> None:
         self.classes_, self.class_colors_ = state["classes"], state["class_colors"]
+        self.class_shares_ = state.get("class_shares")
         self.novel_classes_ = state.get("novel_classes", [])
         self.n_domains_ = state["n_domains"]
 

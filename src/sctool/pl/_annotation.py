@@ -15,6 +15,7 @@ from sctool.pl import _figure
 STATUS_COLORS = {
     "assigned": "#C6DBEF",
     "ambiguous": "#E69F00",
+    "unexpected": "#009E73",
     "novel": "#D55E00",
     "doublet": "#CC79A7",
     "low_quality": "#000000",

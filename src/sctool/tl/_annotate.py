@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from anndata import AnnData
 
 from sctool import _data, _slots, novelty
 from sctool._docs import docs
+from sctool._expected import Expected, Fit
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
 from sctool.model import METHODS, AnnotationModel, load
-from sctool.model._base import expand
+from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
-from sctool.tl._judge import Result, check_risk, find_tree, judge
+from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -35,6 +37,8 @@ def annotate(
     risk: float | None = None,
     hierarchy: Mapping[str, str] | None = None,
     groupby: str | None = None,
+    allowed: Iterable[str] | None = None,
+    prior: Mapping[str, float] | None = None,
     ignore_case: bool = False,
     key_added: str = "sctool",
     random_state: int = 0,
@@ -86,6 +90,17 @@ def annotate(
         in a file, unless another is given when the model is used.
     groupby
         Column of ``adata.obs`` with clusters, such as "leiden", to describe and to pool names by.
+    allowed
+        Known types that may be in the query, such as those of its tissue; only these are named.
+        Probabilities of known types are renormalised over them, those of novel groups stay as they
+        are. Cells of which more than half of the probability of known types lay on other types have
+        the status "unexpected", and many of them raise an alarm. Default: all types.
+    prior
+        Instead of ``allowed``: expected shares of the known types among the query's cells of known
+        type, ``{type: share}``, scaled to a sum of 1; a type without a share is not allowed. By
+        Bayes' rule probabilities are multiplied by this share over that among the labelled cells of
+        training and renormalised (Saerens, Latinne & Decaestecker 2002). Shares far from those
+        found without ``prior`` raise an alarm.
     ignore_case
         Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
     key_added
@@ -124,11 +139,12 @@ def annotate(
         "gate", "sskm").
     ``obs[f"{key}_status"]`` : categorical
         The first that applies of "low_quality" (few counts or genes for its type), "doublet" (a
-        mixture of two types), "novel", "ambiguous" (score below 0.5, or with ``risk`` no single
-        type is safe) and "assigned". Doublets and cells of low quality are not called novel, and
+        mixture of two types), "novel", "unexpected" (rather of a type that is not ``allowed``),
+        "ambiguous" (score below 0.5, or with ``risk`` no single type is safe) and "assigned".
+        Doublets and cells of low quality are not called novel, and
         are only looked for when a model is trained.
     ``obs[f"{key}_safe"]`` : categorical, with ``risk``
-        The most specific name that holds at that risk; "unknown" for novel cells too.
+        The most specific name that holds at that risk; "unknown" for novel and unexpected cells.
     ``obs[f"{key}_ontology_term_id"]`` : categorical, of models that know these ids
         Cell Ontology id of the assigned type, "unknown" where there is none.
     ``obs[f"{key}_pooled"]`` : categorical, with ``groupby``
@@ -150,8 +166,9 @@ def annotate(
         ``reason`` of each cell that is not assigned. With ``groupby``, ``groups``, a DataFrame with
         one row per cluster: ``n_cells``; most frequent ``label`` and its ``share``,
         ``second_label`` and ``second_share``; ``entropy`` of the types in bits; mean
-        ``novel_score``; shares of cells that are ``ambiguous``, ``novel``, ``doublet``,
-        ``low_quality``; and, when a model is trained, ``nearest``, ``distance`` and ``markers``.
+        ``novel_score``; shares of cells that are ``ambiguous``, ``unexpected``, ``novel``,
+        ``doublet``, ``low_quality``; and, when a model is trained, ``nearest``, ``distance`` and
+        ``markers``.
 
     Raises
     ------
@@ -161,9 +178,11 @@ def annotate(
         An unknown method or preset; too few shared genes; unusable values (only scaled values, NaN,
         only zeros); fewer than two cell types; a ``key_added`` that no file can store, or whose
         slots exist and were not written by sctool; a ``risk`` outside 0 to 1 or of another method
-        than "auto"; a ``hierarchy`` that is none.
+        than "auto"; a ``hierarchy`` that is none; ``allowed`` or ``prior`` that are empty, name a
+        type that the model does not know, are both given, or hold shares that are negative, not
+        finite or all 0.
     TypeError
-        ``adata`` or ``ref`` has the wrong type, or a setting is unknown.
+        ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
 
     Notes
     -----
@@ -209,16 +228,20 @@ def annotate(
     if isinstance(ref, AnnData):
         check_risk(risk, METHODS[method])
         tree, notes = find_tree(ref, levels, hierarchy)
-        result = _train_and_predict(adata, ref, METHODS[method], levels[-1], clusters, params)
+        expected = find_expected(ref, levels[-1], allowed, prior)
+        result = _train_and_predict(
+            adata, ref, METHODS[method], levels[-1], clusters, expected, params
+        )
         if tree is not None:  # in place of the one learnt, and saved with the model
             result.model.hierarchy_ = tree(result.model.classes_)
     else:
         trained = _trained_model(ref)
         check_risk(risk, type(trained))
         tree, notes = find_tree(trained, levels, hierarchy)
+        expected = find_expected(trained, levels[-1], allowed, prior)
         _refuse_training_arguments(trained, method, batch_key, model_kwargs, train_kwargs)
         bar = (train_kwargs or {}).get("enable_progress_bar", True)
-        result = _predict(adata, trained, layer, novel, bar)
+        result = _predict(adata, trained, layer, novel, expected, bar)
     model, prediction = result.model, result.prediction
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
@@ -243,6 +266,7 @@ def annotate(
             "method": registered.get(type(model), type(model).__name__),
             "preset": model.preset_,
             **params,
+            **_expected_params(expected),
         },
         versions=versions(),
         audit=prediction.audit,
@@ -274,16 +298,54 @@ def _trained_model(ref: Any) -> AnnotationModel:
     return model
 
 
+def _expected_params(expected: Expected | None) -> dict[str, Any]:
+    """What may be there; names of types are values and never keys, which may not hold a "/"."""
+    if expected is None:
+        return {}
+    if expected.shares is None:
+        return {"allowed": expected.names}
+    return {"prior": {"types": expected.names, "shares": expected.shares}}
+
+
+def _reweigh(
+    model: AnnotationModel, prediction: Prediction, expected: Expected | None
+) -> tuple[Prediction, Fit | None]:
+    """The prediction for a query in which only some types, or some shares of them, are expected.
+
+    The only place that changes probabilities: all that is said about cells follows from the result.
+    """
+    if expected is None:
+        return prediction, None
+    classes, usual = model.classes_, model.class_shares_
+    proba, fit = expected.apply(
+        prediction.proba, classes, None if usual is None else np.array(usual)
+    )
+    n = np.count_nonzero(fit.weights)
+    prediction.audit.append(f"allowed: {n} of {len(classes)} known types may be named")
+    if expected.shares is not None and usual is None:
+        prediction.audit.append(
+            "prior: the model does not say how frequent types were in its training; equal shares "
+            "are assumed"
+        )
+    return replace(prediction, proba=proba), fit
+
+
 def _predict(
-    adata: AnnData, model: AnnotationModel, layer: str | None, novel: str | int, bar: bool
+    adata: AnnData,
+    model: AnnotationModel,
+    layer: str | None,
+    novel: str | int,
+    expected: Expected | None,
+    bar: bool,
 ) -> Result:
     """Apply a trained model, with a progress bar or without."""
     prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
     prediction.audit.extend(model._note_reuse(novel))
+    prediction, fit = _reweigh(model, prediction, expected)
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
     flags = None if novel == 0 else model._is_novel(prediction)
-    return Result(model, prediction, flags, table)
+    return Result(model, prediction, flags, fit, table)
 
 
 def _train_and_predict(
@@ -292,6 +354,7 @@ def _train_and_predict(
     cls: type[AnnotationModel],
     labels_key: str,
     clusters: pd.Categorical | None,
+    expected: Expected | None,
     params: dict[str, Any],
 ) -> Result:
     """Train a model, which is returned without its cells, and apply it to the query."""
@@ -308,17 +371,18 @@ def _train_and_predict(
         model.train(**(params["train_kwargs"] or {}))
         prediction = model.predict_cells(indices=query)
     linear, n_known = data.x[query], len(model.classes_)
-    known = prediction.proba[:, :n_known]
-    known = known / np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
+    known = _among_known(prediction, n_known)  # whatever is expected: any types can mix
     batch = None if params["batch_key"] is None else data.domain[query]
     doublets = find_doublets(linear, known, data.is_counts, batch, params["random_state"])
     low_quality = find_low_quality(linear, data.is_counts, known.argmax(axis=1), batch)
     prediction.audit.extend(doublets.audit + low_quality.audit)
+    prediction, fit = _reweigh(model, prediction, expected)
     novel = model._is_novel(prediction)
     if novel is not None:
         neither = doublets.found | low_quality.found
         novel &= ~neither
-        prediction.proba[neither] = np.pad(known[neither], ((0, 0), (0, len(model.novel_classes_))))
+        known = _among_known(prediction, n_known)[neither]
+        prediction.proba[neither] = np.pad(known, ((0, 0), (0, len(model.novel_classes_))))
 
     labelled = np.flatnonzero(data.labels.codes >= 0)
     described = (linear, data.genes.index)
@@ -336,6 +400,7 @@ def _train_and_predict(
         model,
         prediction.expand(kept),
         None if novel is None else expand(novel, kept),
+        None if fit is None else fit.expand(kept),
         table,
         group_table,
         doublets.expand(kept),
@@ -345,6 +410,12 @@ def _train_and_predict(
         len(data.genes),
         data.lost,
     )
+
+
+def _among_known(prediction: Prediction, n_known: int) -> np.ndarray:
+    """Probabilities of the known types given that the type is known, (n_cells, n_known)."""
+    known = prediction.proba[:, :n_known]
+    return known / np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
 
 
 def _refuse_training_arguments(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -12,18 +12,21 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, _slots
+from sctool._expected import Expected, Fit
 from sctool._quality import Doublets, LowQuality
-from sctool._sets import UNKNOWN, Hierarchy, label_shift, prediction_sets, safe_names
+from sctool._sets import UNKNOWN, Calibration, Hierarchy, label_shift, prediction_sets, safe_names
 from sctool._verdicts import (
     STATUSES,
     alarm_agreement,
     alarm_genes,
     alarm_labels,
     alarm_lost,
+    alarm_prior,
     alarm_programmes,
     alarm_sensitivity,
     alarm_shares,
     alarm_shift,
+    alarm_unexpected,
     cell_status,
     describe_groups,
     pool_names,
@@ -41,6 +44,8 @@ class Result:
     ----------
     novel
         Whether cells are called novel, (n_cells,); None if that is not judged.
+    fit
+        How the cells fit the types that may be there; None if all may.
     novel_table, group_table
         Descriptions of the novel groups and of the user's clusters.
     doublets, low_quality
@@ -58,6 +63,7 @@ class Result:
     model: AnnotationModel
     prediction: Prediction
     novel: np.ndarray | None
+    fit: Fit | None
     novel_table: pd.DataFrame
     group_table: pd.DataFrame | None = None
     doublets: Doublets | None = None
@@ -116,6 +122,22 @@ def find_tree(
     return lambda types: build(types)[0], notes
 
 
+def find_expected(
+    ref: AnnData | AnnotationModel,
+    labels_key: str,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+) -> Expected | None:
+    """Which types the user says may be there, checked before training; None if all may."""
+    if allowed is None and prior is None:
+        return None
+    if isinstance(ref, AnnotationModel):
+        return Expected.read(allowed, prior, ref.classes_)
+    column = _data.obs_column(ref, labels_key, "labels_key", "ref")
+    types = list(map(str, _data.clean_labels(column).categories))
+    return Expected.read(allowed, prior, types)
+
+
 def judge(
     result: Result,
     clusters: pd.Categorical | None,
@@ -123,14 +145,14 @@ def judge(
     tree: Callable[[list[str]], Hierarchy] | None,
 ) -> _slots.Verdicts:
     """Status, safe names, pooled names and alarms."""
-    model, prediction = result.model, result.prediction
+    model, prediction, fit = result.model, result.prediction, result.fit
     seen, n_known = ~prediction.unseen, len(model.classes_)
     names = np.where(seen, prediction.proba.argmax(axis=1), -1)
     score = prediction.proba.max(axis=1)
     is_known = seen & (names < n_known)
     known = prediction.proba[:, :n_known].astype(float)
     known /= np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
-    calibration = model.calibration_
+    calibration = _expected_cells(model.calibration_, fit)
     corrected = None
     alarms: list[str] = []
     if calibration is not None and is_known.any():
@@ -150,17 +172,29 @@ def judge(
             alarms.append(
                 "risk: no name is safe, because "
                 + ("a type is called 'unknown'" if calibration else "no cell could be held out")
+                + ("" if fit is None or calibration else " of these types")
             )
         elif is_known.any():
             sets[np.ix_(is_known, np.arange(n_known))] = prediction_sets(
                 known[is_known], calibration, risk
             )
             safe[is_known] = safe_names(known[is_known], calibration, hierarchy, risk)[0]
+            if fit is not None:
+                sets[:, :n_known] &= fit.weights > 0
+                elsewhere = is_known & fit.unexpected
+                sets[elsewhere, :n_known], safe[elsewhere] = True, UNKNOWN
             specific[is_known] = np.isin(safe[is_known], model.classes_)
         safe[~seen] = None
 
     code, reason = cell_status(
-        score, result.novel, safe, specific, result.doublets, result.low_quality, model.classes_
+        score,
+        result.novel,
+        fit,
+        safe,
+        specific,
+        result.doublets,
+        result.low_quality,
+        model.classes_,
     )
     status = pd.Categorical.from_codes(np.where(seen, code, -1), list(STATUSES))
     pooled = groups = None
@@ -174,15 +208,21 @@ def judge(
     if result.n_shared is not None:
         alarms += alarm_genes(result.n_shared)
     alarms += alarm_lost(result.lost)
+    if fit is not None:
+        alarms += alarm_unexpected(fit, is_known, model.classes_) + alarm_prior(fit, model.classes_)
     if calibration is not None:
         alarms += alarm_shift(known[is_known].max(axis=1), calibration.proba.max(axis=1))
     if result.labels is not None:
         few = alarm_labels(result.labels, model.classes_)
         prediction.audit.extend(few)
         alarms += few
-        alarms += alarm_shares(names[is_known], result.labels, corrected, model.classes_)
+        if fit is None or fit.expected is None:  # shares that are given are no surprise
+            labels = result.labels if fit is None else result.labels[fit.weights[result.labels] > 0]
+            alarms += alarm_shares(names[is_known], labels, corrected, model.classes_)
     if result.by_group is not None:
         both = is_known & (result.by_group >= 0) & (result.by_group < n_known)
+        if fit is not None:  # groups of types that are not allowed contradict any name
+            both[both] &= fit.weights[result.by_group[both]] > 0
         alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
     if result.labels is not None:  # measured on the cells of training
         alarms += alarm_sensitivity(model.sensitivity_)
@@ -190,3 +230,13 @@ def judge(
     for alarm in alarms:
         logger.warning("%s.", alarm)
     return _slots.Verdicts(status, reason, sets, safe, pooled, groups, alarms)
+
+
+def _expected_cells(calibration: Calibration | None, fit: Fit | None) -> Calibration | None:
+    """The held-out cells of types that may be there, with probabilities like the query's."""
+    if calibration is None or fit is None:
+        return calibration
+    kept = fit.weights[calibration.codes] > 0
+    if not kept.any():
+        return None
+    return Calibration(fit.reweigh(calibration.proba[kept]), calibration.codes[kept])
