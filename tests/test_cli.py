@@ -132,6 +132,14 @@ def test_every_option_reaches_the_function(files, capsys):
     assert "k_novel" not in out.obs
 
 
+def test_allowed_types(files):
+    options = ["--method", "logistic", "--allowed", TYPES[1], "--allowed", TYPES[3], "-q"]
+    assert run(*annotate(*options)) == 0
+    out = ad.read_h5ad("out.h5ad")
+    assert set(out.obs["sctool"]) == {TYPES[1], TYPES[3]}
+    assert "unexpected" in set(out.obs["sctool_status"])
+
+
 def test_risk_levels_of_labels_and_clusters(files, capsys):
     adata, ref = simulate_sides()
     adata.obs["leiden"] = ["0", "1"] * (adata.n_obs // 2)
