@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -163,3 +164,71 @@ def test_another_pickle_is_no_model(tmp_path):
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"Model": np.ones(3)}))
     with pytest.raises(ValueError, match="is a pickle, but no model of CellTypist"):
         load(tmp_path / "model.pkl")
+
+
+class ForgedType:
+    """A dtype that takes bytes of the file for pointers to objects, without the flag for these."""
+
+    def __reduce__(self) -> tuple:
+        fields = {"a": (np.dtype("O"), 0)}
+        return np.dtype, ("V8", False, True), (3, "|", None, ("a",), fields, 8, 1, 0)
+
+
+class OfForgedType:
+    def __reduce__(self) -> tuple:
+        make, (array, *_), _ = np.zeros(1).__reduce__()
+        return make, (array, (0,), b"b"), (1, (1,), ForgedType(), False, b"A" * 8)
+
+
+def changed(path: Path, **attributes: object) -> Path:
+    """Write a fixture with other attributes of its classifier or scaler."""
+    with open(FIXTURES / "lr.pkl", "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # another scikit-learn wrote it
+        content = pickle.load(file)  # ours, made by make_celltypist_fixture.py
+    for name, value in attributes.items():
+        owner = content["Scaler_"] if name in ("mean_", "scale_") else content["Model"]
+        setattr(owner, name, value(getattr(owner, name)) if callable(value) else value)
+    path.write_bytes(pickle.dumps(content))
+    return path
+
+
+def test_an_array_of_forged_pointers_is_refused(tmp_path):
+    path = changed(tmp_path / "forged.pkl", classes_=OfForgedType())
+    with pytest.raises(ValueError, match="arrays of records"):
+        load(path)
+
+
+def with_first(value: float):
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"coef_": with_first(np.nan)},
+        {"coef_": with_first(np.inf)},
+        {"coef_": lambda a: a.astype(complex)},
+        {"coef_": lambda a: a[:, 1:]},
+        {"intercept_": lambda a: a[1:]},
+        {"intercept_": lambda a: a[:, None]},
+        {"mean_": with_first(np.nan)},
+        {"mean_": lambda a: a[1:]},
+        {"scale_": with_first(0)},
+        {"classes_": lambda a: a[:0]},
+        {"features": lambda a: np.r_[a[:1], a[:-1]]},
+    ],
+    ids=lambda a: "-".join(a),
+)
+def test_numbers_that_are_none_are_refused(attributes, tmp_path):
+    with pytest.raises(ValueError, match="no model of CellTypist"):
+        load(changed(tmp_path / "changed.pkl", **attributes))
+
+
+def test_a_file_that_was_written_again_is_the_same_model(query, expected, tmp_path):
+    model = load(changed(tmp_path / "same.pkl"))
+    assert (model.predict(query) == expected["lr_labels"]).all()

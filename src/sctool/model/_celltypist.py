@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,26 +30,59 @@ ATTRIBUTION = "Domínguez Conde et al. 2022, doi:10.1126/science.abl5197 (CellTy
 
 
 class Stored:
-    """In the place of an object of scikit-learn: its attributes, and nothing that runs."""
+    """In the place of any object: its attributes, and nothing that runs."""
 
     def __init__(self, *args: Any):
         pass
 
 
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
-    """A number, as numpy writes it."""
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("a number that is an object")
-    return np.frombuffer(data, dtype)[0]
+class StoredType(Stored):
+    """In the place of a ``numpy.dtype``: of plain numbers or text, or of objects."""
+
+    def __init__(self, name: Any, *args: Any):
+        self.name, self.order = name, "|"
+
+    def __setstate__(self, state: Any) -> None:
+        _, order, *parts = state
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
+            raise pickle.UnpicklingError("it has arrays of records")
+        self.order = order
+
+    def numpy(self) -> np.dtype | None:
+        """The type of plain values; None of objects."""
+        if self.name == "O8":
+            return None
+        if not isinstance(self.name, str) or not re.fullmatch(
+            r"b1|[iuf][1248]|[SU]\d{1,4}", self.name
+        ):
+            raise pickle.UnpicklingError(f"it has values of type {self.name!r}")
+        return np.dtype(self.order.replace("|", "=") + self.name)
+
+    def scalar(self, data: bytes) -> Any:
+        """One value."""
+        if (plain := self.numpy()) is None:
+            raise pickle.UnpicklingError("it has a number that is an object")
+        return np.frombuffer(data, plain)[0]
 
 
-def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    """An empty array, to which the pickle then gives its values."""
-    return np.empty(0)
+class StoredArray(Stored):
+    """In the place of a ``numpy.ndarray``. Its memory is made here, never by the file."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, self.by_column, self.data = state
+
+    def numpy(self) -> np.ndarray:
+        """The array, of plain values or of text."""
+        plain = self.dtype.numpy()
+        if plain is None:
+            values = np.array([str(value) for value in self.data], dtype=object)
+        else:
+            values = np.frombuffer(self.data, plain)
+        return values.reshape(self.shape, order="F" if self.by_column else "C")
 
 
-#: What files of CellTypist name, by module and name, and what is taken for it.
-ADMITTED: dict[tuple[str, str], Any] = {
+#: What files of CellTypist name, by module and name, and the class that is taken for it.
+STORED: dict[tuple[str, str], type[Stored] | type[dict]] = {
     ("sklearn.linear_model._logistic", "LogisticRegression"): Stored,
     ("sklearn.linear_model._stochastic_gradient", "SGDClassifier"): Stored,
     # the classifier's loss, by versions of scikit-learn
@@ -57,34 +91,55 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("_loss", "CyHalfBinomialLoss"): Stored,
     ("sklearn.preprocessing._data", "StandardScaler"): Stored,
     ("collections", "OrderedDict"): dict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{
-        (f"numpy.{core}.multiarray", name): function
-        for core in ("core", "_core")
-        for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))
-    },
+    ("numpy", "ndarray"): StoredArray,
+    ("numpy", "dtype"): StoredType,
 }
+#: Modules of numpy with the two functions that such files call.
+MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Reads pickles that name nothing but :data:`ADMITTED`."""
+    """Reads pickles that name nothing but :data:`STORED` and two functions of numpy.
+
+    Neither scikit-learn's nor numpy's own objects are made: a pickle can give a ``numpy.dtype`` a
+    state in which bytes of the file are taken for pointers.
+    """
 
     def __init__(self, file: IO[bytes]):
         super().__init__(file)
-        # of this file alone, for a pickle can set the attributes of a class
-        self.stored = type("Stored", (Stored,), {})
+        # All of this file alone, for a pickle can set the attributes of classes and functions.
+        own: dict[type, type] = {
+            cls: type(cls.__name__, (cls,), {}) for cls in (Stored, StoredType, StoredArray)
+        }
+        self.admitted: dict[tuple[str, str], Any] = {
+            name: own.get(cls, cls) for name, cls in STORED.items()
+        }
+        for module in MULTIARRAY:
+            self.admitted[module, "_reconstruct"] = lambda *_: own[StoredArray]()
+            self.admitted[module, "scalar"] = lambda dtype, data: StoredType.scalar(dtype, data)
 
     def find_class(self, module: str, name: str) -> Any:
         """What is taken for a name; raise UnpicklingError for one that is not admitted."""
-        if (module, name) not in ADMITTED:
+        if (module, name) not in self.admitted:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        found = ADMITTED[module, name]
-        return self.stored if found is Stored else found
+        return self.admitted[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         """Raise UnpicklingError: such files refer to nothing outside."""
         raise pickle.UnpicklingError(f"it refers to {pid!r} outside of the file")
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array of a file."""
+    return value.numpy() if isinstance(value, StoredArray) else np.asarray(value)
+
+
+def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """An array of a file with finite numbers and a given shape; ValueError for others."""
+    array = _array(value)
+    if array.dtype.kind not in "iuf" or array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"{name} is not {shape} finite numbers")
+    return array.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -148,24 +203,25 @@ def read_celltypist(path: Path) -> CellTypistModel:
     try:
         classifier, scaler = vars(found["Model"]), vars(found["Scaler_"])
         about = {k: str(v) for k, v in found["description"].items() if v}
-        coefficients, bias = np.asarray(classifier["coef_"]), np.asarray(classifier["intercept_"])
-        classes = [str(name) for name in classifier["classes_"]]
-        genes = [str(name) for name in classifier["features"]]
-        centred = scaler["with_mean"]
-        mean = np.asarray(scaler["mean_"]) if centred else np.zeros(len(genes))
-        scale = np.asarray(scaler["scale_"], dtype=np.float64)
-        written_with = classifier.get("_sklearn_version", "an unknown version")
-        if len(classes) == 2:  # of which scikit-learn keeps the second alone
+        classes = [str(name) for name in _array(classifier["classes_"])]
+        genes = [str(name) for name in _array(classifier["features"])]
+        for names in (classes, genes):
+            if len(names) < 2 or len(set(names)) < len(names):
+                raise ValueError("types or genes of one name, or fewer than two")
+        n_rows = 1 if len(classes) == 2 else len(classes)  # of two, the second alone is kept
+        coefficients = _numbers(classifier["coef_"], (n_rows, len(genes)), "coef_")
+        bias = _numbers(classifier["intercept_"], (n_rows,), "intercept_")
+        if n_rows == 1:
             coefficients, bias = np.vstack([-coefficients, coefficients]), np.hstack([-bias, bias])
-        if coefficients.shape != (len(classes), len(genes)) or mean.shape != scale.shape:
-            raise ValueError(f"{coefficients.shape} coefficients")
-        tensors = {
-            "mean": mean.astype(np.float64),
-            "scale": scale,
-            "head.weight": coefficients.astype(np.float64),
-            "head.bias": bias.astype(np.float64),
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        mean = np.zeros(len(genes))
+        if scaler["with_mean"]:
+            mean = _numbers(scaler["mean_"], (len(genes),), "mean_")
+        scale = _numbers(scaler["scale_"], (len(genes),), "scale_")
+        if not (scale > 0).all():
+            raise ValueError("scale_ is not above 0")
+        written_with = str(classifier.get("_sklearn_version", "an unknown version"))
+        tensors = {"mean": mean, "scale": scale, "head.weight": coefficients, "head.bias": bias}
+    except (AttributeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{str(path)!r} is a pickle, but no model of CellTypist ({type(error).__name__}: "
             f"{error})."
