@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,6 +302,36 @@ try:
 except MemoryError:
     print("larger than the memory")
 """
+
+
+@pytest.mark.parametrize("name", ["query.h5ad", "query.zarr"])
+@pytest.mark.parametrize("change", ["reversed", "fewer", "another-result"])
+def test_a_file_that_others_changed_meanwhile_is_left_alone(
+    change, name, model, tmp_path, monkeypatch, capsys
+):
+    path, cells = tmp_path / name, rich()
+    write(cells, path)
+    other = {"reversed": cells[::-1], "fewer": cells[:50], "another-result": cells}[change].copy()
+    other.obs["theirs"] = 1
+    changed_after = _ondisk if change == "another-result" else sctool.tl
+    method = "_append" if change == "another-result" else "annotate"
+    usual = getattr(changed_after, method)
+
+    def meanwhile(*args, **kwargs):
+        result = usual(*args, **kwargs)
+        write(other, tmp_path.with_name(name))
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(tmp_path.with_name(name), path)
+        return result
+
+    monkeypatch.setattr(changed_after, method, meanwhile)
+    assert main(["annotate", str(path), "--model", str(model), "--in-place", "-q"]) == 2
+    assert "was changed while its cells were annotated" in capsys.readouterr().err
+    left = read(path)
+    assert "theirs" in left.obs
+    assert "sctool" not in left.obs
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.slow

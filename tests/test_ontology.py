@@ -146,3 +146,30 @@ def test_ids_of_others_are_kept():
         sctool.tl.map_to_ontology(adata, "type")
     with pytest.raises(TypeError, match="must be an AnnData"):
         sctool.tl.map_to_ontology(adata.obs, "cell_type")
+
+
+def test_spaces_around_names_do_not_matter():
+    adata = labelled(["T cell ", "B cell", "T cell "])
+    sctool.tl.map_to_ontology(adata, "cell_type", mapping={" B cell": "CL:0000236"})
+    assert list(adata.obs["cell_type_ontology_term_id"]) == [
+        "CL:0000084",
+        "CL:0000236",
+        "CL:0000084",
+    ]
+    assert list(adata.uns["cell_type_ontology"]["unmapped"]) == []
+
+
+def test_a_mapping_of_names_that_are_no_types_is_said(caplog):
+    adata = labelled(["alpha cell"])
+    sctool.tl.map_to_ontology(adata, "cell_type", mapping={"Alpha cell": "CL:0000171"})
+    assert "has no types of the names ['Alpha cell']" in caplog.text
+
+
+def test_what_others_keep_under_the_name_of_the_result_stays():
+    adata = labelled(["T cell"])
+    adata.uns["cell_type_ontology"] = "notes of mine"
+    with pytest.raises(
+        ValueError, match=r"uns\['cell_type_ontology'\] exists and was not written by"
+    ):
+        sctool.tl.map_to_ontology(adata, "cell_type")
+    assert adata.uns["cell_type_ontology"] == "notes of mine"

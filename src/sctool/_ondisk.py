@@ -25,6 +25,9 @@ from sctool._files import no_announcements, replacing
 #: Number of values copied at a time.
 BLOCK = 2**23
 SPARSE = ("csr_matrix", "csc_matrix")
+MEANWHILE = (
+    "was changed while its cells were annotated, and nothing was written: annotate it again."
+)
 
 
 def kind_of(path: Path) -> str | None:
@@ -117,7 +120,13 @@ def write_annotated(adata: AnnData, key: str, source: Path, target: Path) -> Non
         The cells of ``source``, annotated.
     source, target
         Files .h5ad or folders .zarr.
+
+    Raises
+    ------
+    ValueError
+        The file has other cells than ``adata`` by now, or others wrote to it meanwhile.
     """
+    before = _state(source)
     with replacing(target) as copy, no_announcements():
         if kind_of(source) == target.suffix.lower()[1:]:
             # (a file that may only be read gives one that may be written)
@@ -126,6 +135,10 @@ def write_annotated(adata: AnnData, key: str, source: Path, target: Path) -> Non
             with opened(source) as old, opened(copy, "w") as new:
                 _copy_group(old, new)
         with opened(copy, "r+") as group:
+            obs = group["obs"]
+            names = obs[obs.attrs["_index"]] if "_index" in getattr(obs, "attrs", {}) else None
+            if names is not None and not _same(ad.io.read_elem(names), adata.obs_names):
+                raise ValueError(f"{str(source)!r} {MEANWHILE}")
             _append(group, adata, key)
         if target.is_file():
             shutil.copymode(target, copy)
@@ -134,6 +147,19 @@ def write_annotated(adata: AnnData, key: str, source: Path, target: Path) -> Non
 
             if (copy / ".zmetadata").exists() or _is_consolidated(copy / "zarr.json"):
                 zarr.consolidate_metadata(str(copy))
+        if _state(source) != before:
+            raise ValueError(f"{str(source)!r} {MEANWHILE}")
+
+
+def _same(names: Any, others: pd.Index) -> bool:
+    """Whether two indices of cells are equal, as text."""
+    return pd.Index(names).astype(str).equals(others.astype(str))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes if others write to a file, or exchange it."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _append(group: Any, adata: AnnData, key: str) -> None:
@@ -141,7 +167,7 @@ def _append(group: Any, adata: AnnData, key: str) -> None:
     for slot in ("obsm", "uns"):
         if slot not in group:
             ad.io.write_elem(group, slot, {})
-    uns = (key, f"{key}_colors", f"{key}_evaluation")
+    uns = (key, f"{key}_colors", f"{key}_evaluation", f"{key}_ontology")
     for slot, names in (("obsm", _slots.arrays(key)), ("uns", uns)):
         for name in names:
             if name in group[slot]:

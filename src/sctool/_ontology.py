@@ -148,7 +148,7 @@ def map_names(
         The mapping gives what is no term that is in use.
     """
     ontology = cell_ontology()
-    mapping = dict(mapping or {})
+    mapping = {str(name).strip(): target for name, target in (mapping or {}).items()}
     terms = {name: ontology.find(str(target)) for name, target in mapping.items()}
     if bad := {name: mapping[name] for name, term in terms.items() if term is None}:
         raise ValueError(

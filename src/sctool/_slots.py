@@ -240,8 +240,13 @@ def write_terms(adata: AnnData, key: str, terms: Mapping[str, str]) -> None:
     That is the word of the CELLxGENE schema; cells without a type are unknown too.
     """
     names = adata.obs[key].astype(object)
-    found = names.map(lambda name: terms.get(str(name), "unknown"), na_action="ignore")
+    found = names.map(lambda name: terms.get(str(name).strip(), "unknown"), na_action="ignore")
     adata.obs[f"{key}_ontology_term_id"] = found.fillna("unknown").astype("category")
+
+
+def is_ontology(value: Any) -> bool:
+    """Whether a value of ``uns`` was written by :func:`write_ontology`."""
+    return isinstance(value, Mapping) and {"terms", "unmapped", "version"} <= set(value)
 
 
 def write_ontology(

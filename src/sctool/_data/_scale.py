@@ -119,8 +119,9 @@ def multiples(x: sp.csr_matrix, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     n_telling, n_whole = (np.add.reduceat(a, x.indptr[:-1], dtype=int) for a in (telling, whole))
     able = n_telling >= 5
     # log(1 + x) is proportional to x for small x, so small values are multiples on any scale.
-    blurred = {0.1: np.inf, 0.01: 0.2}.get(resolution(x.data), 0) if scale.name == "log1p" else 0
-    least_telling = max(0.002, blurred)
+    least_telling = 0.0
+    if scale.name == "log1p":
+        least_telling = max(0.002, {0.1: np.inf, 0.01: 0.2}.get(resolution(x.data), 0))
     return able & (n_whole >= 0.9 * n_telling) & (least >= least_telling), able
 
 

@@ -125,6 +125,12 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded "
             f"({type(error).__name__}): do not trust its source."
         ) from error
+    checksum = state.get("weights_sha256")
+    if checksum and hashlib.sha256(weights.read_bytes()).hexdigest() != checksum:
+        raise ValueError(
+            f"model.json and weights.pt in {str(path)!r} are not of the same model, or one of them "
+            "was changed: copy both files again."
+        )
     return (_from_format_1(state) if state["format"] == 1 else state), tensors
 
 

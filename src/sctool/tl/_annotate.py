@@ -218,7 +218,10 @@ def annotate(
         "layer": layer,
         "novel": novel,
         "risk": risk,
-        "hierarchy": None if hierarchy is None else dict(hierarchy),
+        # arrays, for the names of types may contain "/", which names of slots may not
+        "hierarchy": None
+        if hierarchy is None
+        else {"types": list(map(str, hierarchy)), "parents": list(map(str, hierarchy.values()))},
         "groupby": groupby,
         "ignore_case": ignore_case,
         "random_state": random_state,

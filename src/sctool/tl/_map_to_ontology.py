@@ -73,13 +73,20 @@ def map_to_ontology(
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     names = _data.clean_labels(_data.obs_column(adata, key, "key", "data"))
     column, slot = f"{key}_ontology_term_id", f"{key}_ontology"
-    ours = slot in adata.uns or _slots.is_result(adata.uns.get(key))
-    if column in adata.obs and not ours:
-        raise ValueError(
-            f"adata.obs[{column!r}] exists and was not written by sctool. Delete it first if it "
-            "should be replaced."
-        )
+    earlier = _slots.is_ontology(adata.uns.get(slot))
+    ours = earlier or _slots.is_result(adata.uns.get(key))
+    for name, theirs in (
+        (f"obs[{column!r}]", column in adata.obs and not ours),
+        (f"uns[{slot!r}]", slot in adata.uns and not earlier),
+    ):
+        if theirs:
+            raise ValueError(
+                f"adata.{name} exists and was not written by sctool. Delete it first if it should "
+                "be replaced."
+            )
     found = map_names(map(str, names.categories), mapping)
+    if idle := [str(name) for name in mapping or {} if str(name).strip() not in found]:
+        logger.warning("mapping: obs[%r] has no types of the names %r.", key, idle)
     terms = {name: term for name, term in found.items() if term is not None}
     unmapped = [name for name in found if name not in terms]
     if unmapped:
