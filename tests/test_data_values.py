@@ -39,6 +39,7 @@ SCALES = {
     "log2p1-cpm": (lambda x: np.log2(1 + 100 * cp10k(x)), "log1p"),
     "cpm": (lambda x: 100 * cp10k(x), "linear"),
     "cp10k-of-few-genes": (lambda x: cp10k(x) / 1000, "linear"),
+    "shares-of-the-total": (lambda x: cp10k(x) / 10000, "linear"),
     "tpm-of-some-genes": (lambda x: 100 * cp10k(x)[:, :100], "linear"),
     "corrected-counts": (lambda x: 0.93 * x.toarray(), "linear"),
     "scaled": (lambda x: scaled(np.log1p(cp10k(x))), "scaled"),

@@ -118,10 +118,10 @@ def multiples(x: sp.csr_matrix, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     whole = telling & (np.abs(ratio - np.round(ratio)) < 0.05)
     n_telling, n_whole = (np.add.reduceat(a, x.indptr[:-1], dtype=int) for a in (telling, whole))
     able = n_telling >= 5
-    # log(1 + x) is proportional to x for small x, so small values are multiples on any scale.
-    least_telling = 0.0
-    if scale.name == "log1p":
-        least_telling = max(0.002, {0.1: np.inf, 0.01: 0.2}.get(resolution(x.data), 0))
+    # log(1 + x) is proportional to x for small x, so small values are multiples on any scale. (If
+    # none is above 1, as in shares of a cell's total, it does not matter which is taken.)
+    blurred = {0.1: np.inf, 0.01: 0.2}.get(resolution(x.data), 0) if scale.name == "log1p" else 0
+    least_telling = max(0.002 if x.data.max() > 1 or scale.name == "log1p" else 0, blurred)
     return able & (n_whole >= 0.9 * n_telling) & (least >= least_telling), able
 
 
