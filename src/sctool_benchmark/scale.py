@@ -26,7 +26,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import psutil
 import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.neighbors import NearestNeighbors
@@ -131,17 +130,23 @@ def predict(path: Path, model: Path) -> dict[str, Any]:
     }
 
 
+def resident(pid: int) -> float:
+    """Bytes that a process holds in memory; 0 on systems without /proc, where nothing is limited."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
 def limited(command: Sequence[str], result: Path) -> dict[str, Any]:
     """What a process wrote, or why it was ended."""
     result.unlink(missing_ok=True)
     start = time.monotonic()
-    child = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while child.poll() is None:
         time.sleep(0.2)
-        try:
-            over = child.memory_info().rss > GIGABYTES * 1e9
-        except psutil.NoSuchProcess:
-            break
+        over = resident(child.pid) > GIGABYTES * 1e9
         if over or time.monotonic() - start > SECONDS:
             child.kill()
             child.wait()

@@ -213,7 +213,7 @@ def _unpack(path: Path) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             for name in SAVED:
                 (folder / name).write_bytes(archive.read(name))
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError) as error:  # the last: encrypted
         raise ValueError(
             f"{str(path)!r} is no archive of a saved model: {error}. It should hold {SAVED!r}, and "
             "no folder."

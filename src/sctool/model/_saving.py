@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 #: Name of weights that are being saved.
 PENDING = ".weights.pt.tmp"
+#: What every description of a model has.
+NEEDED = {"format", "genes", "model", "preset", "selected", "settings"}
 #: Classes and settings of format 1 that were renamed, and their new names.
 CLASSES_1 = {"LOGISTIC": "LogisticClassifier", "GATE": "GroupNoveltyClassifier"}
 SETTINGS_1 = {
@@ -111,7 +113,7 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path / 'model.json')!r} is not JSON: {error}.") from error
-    if not isinstance(state, dict) or not {"format", "model"} <= set(state):
+    if not isinstance(state, dict) or not set(state) >= NEEDED or type(state["format"]) is not int:
         raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
     if state["format"] > FORMAT:
         raise ValueError(
