@@ -131,7 +131,7 @@ def predict(path: Path, model: Path) -> dict[str, Any]:
 
 
 def resident(pid: int) -> float:
-    """Bytes that a process holds in memory; 0 on systems without /proc, where nothing is limited."""
+    """Bytes that a process holds in memory; 0 where there is no /proc, and thus no limit."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
