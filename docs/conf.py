@@ -77,6 +77,8 @@ def inherited_settings(app, what, name, obj, options, lines: list[str]) -> None:
     documented = {line for line in lines if not line.startswith(" ")}
     while lines and not lines[-1].strip():
         lines.pop()
+    if "Parameters" not in lines:  # it adds none
+        lines += ["", "Parameters", "----------"]
     for base in obj.__mro__[1:-1]:
         text = inspect.cleandoc(base.__doc__ or "").partition("Parameters\n----------\n")[2]
         for entry in re.split(r"\n(?=\S)", text):
