@@ -106,7 +106,9 @@ def _draw(adata: AnnData, path: Path, method: str) -> None:
         sc.pl.umap(adata, color=color, title=title, ax=ax, show=False, **style)
     names = adata.obs["sctool"].astype(str)
     for name in adata.uns["sctool"]["novel"].index:
-        x, y = adata.obsm["X_umap"][names == name].min(axis=0)
-        axes[0, 0].annotate(name, (x, y), ha="right", va="center", weight="bold")
+        x, y = adata.obsm["X_umap"][names == name].T  # (some cells may lie elsewhere)
+        left = (np.quantile(x, 0.1), np.median(y))
+        beside = {"xytext": (-12, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        axes[0, 0].annotate(name, left, weight="bold", **beside)
     figure.savefig(path, dpi=150)
     plt.close(figure)
