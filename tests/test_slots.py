@@ -597,3 +597,19 @@ def test_renaming_reaches_every_verdict(name, novel):
     named = [*["a"] * 2, *["b"] * 2, *[name] * 2, *["novel_2"] * 2]
     assert [classes[i] for i in after.argmax(axis=1)] == named
     assert (after.sum(axis=1) == 1).all()
+
+
+def test_parts_of_different_annotations_are_no_result(tmp_path):
+    adata, ref = simulate_sides()
+    fewer = ref[ref.obs["cell_type"] != "DC"].copy()
+    args = {"method": "logistic", "copy": True}
+    one, other = (sctool.tl.annotate(adata, side, **args) for side in (ref, fewer))
+    other.obs_names = [f"other {name}" for name in other.obs_names]
+    both = ad.concat([one, other], uns_merge="first")
+    for use in (
+        lambda: sctool.tl.report(both, tmp_path / "report.html"),
+        lambda: _slots.check_whole(both, "sctool"),
+    ):
+        with pytest.raises(ValueError, match=r"has 3 columns, but .* names 4 types"):
+            use()
+    assert not (tmp_path / "report.html").exists()

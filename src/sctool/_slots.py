@@ -99,6 +99,23 @@ def is_result(value: Any) -> bool:
     return isinstance(value, Mapping) and ("audit" in value or {"names", "genes"} <= set(value))
 
 
+def check_whole(adata: AnnData, key: str) -> None:
+    """Refuse an annotation whose parts are of several, as ``concat`` may leave them.
+
+    Raises
+    ------
+    ValueError
+        The probabilities have not one column for each type in ``uns[key]["classes"]``.
+    """
+    n, proba = len(adata.uns[key]["classes"]), adata.obsm.get(f"{key}_proba")
+    if proba is not None and proba.shape[1] != n:
+        raise ValueError(
+            f"adata.obsm['{key}_proba'] has {proba.shape[1]} columns, but adata.uns[{key!r}] names "
+            f"{n} types: the parts are of different annotations, as after concat. Annotate the "
+            "cells together."
+        )
+
+
 def columns(key: str) -> list[str]:
     """Names of the columns of ``obs`` that hold a result."""
     annotation = ["score", "novel", "novel_score", "status", "safe", "pooled", "ontology_term_id"]
@@ -398,6 +415,7 @@ def rename_novel(adata: AnnData, key: str, names: dict[str, str]) -> None:
     Cells are matched by name, never by category code: cells, categories and colours may have been
     subset or reordered since. Nothing is written before everything is computed.
     """
+    check_whole(adata, key)
     result, values = adata.uns[key], adata.obs[key].astype("category")
     classes = [names.get(str(name), str(name)) for name in result["classes"]]
     merged = list(dict.fromkeys(classes))

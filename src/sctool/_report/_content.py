@@ -215,6 +215,7 @@ def _annotation(adata: AnnData, key: str) -> Mapping[str, Any]:
             )
     if adata.n_obs == 0:
         raise ValueError(f"adata has no cells: found shape {adata.shape}.")
+    _slots.check_whole(adata, key)
     return result  # type: ignore[return-value]
 
 
