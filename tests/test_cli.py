@@ -306,6 +306,7 @@ def test_what_is_wrong_is_said(words, message, files, capsys):
         ("out.h5ad", "query.h5ad", "--save-model 'query.h5ad' is a file"),
         ("ref.h5ad", "model", "-o 'ref.h5ad' is the reference, which would be lost"),
         ("out.h5ad", "out.h5ad", "-o and --save-model are both 'out.h5ad': name two places"),
+        ("out.zarr", "out.zarr/m", "-o and --save-model are both 'out.zarr': name two places"),
     ],
 )
 def test_outputs_that_must_not_be_written_are_refused_first(output, model, message, files, capsys):

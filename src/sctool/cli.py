@@ -488,7 +488,7 @@ def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)
         raise ValueError(f"-o {str(output)!r}: what is written is named {named}.")
     if output.is_dir() and _ondisk.kind_of(output) != "zarr":
         raise ValueError(f"-o {str(output)!r} is a folder: name a file, {named}.")
-    if model is not None and model.resolve() == output.resolve():
+    if model is not None and output.resolve() in (model.resolve(), *model.resolve().parents):
         raise ValueError(f"-o and --save-model are both {str(output)!r}: name two places.")
     if model is not None and model.exists() and not model.is_dir():
         raise ValueError(f"--save-model {str(model)!r} is a file: name a folder.")
