@@ -1,6 +1,7 @@
 """The command line as a user runs it."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -315,6 +316,21 @@ def test_outputs_that_must_not_be_written_are_refused_first(output, model, messa
     words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", output, "--save-model", model]
     assert message in fails(capsys, *words, "--overwrite")
     assert {p.name: p.read_bytes() for p in files.iterdir() if p.is_file()} == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_first(files, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "out.h5ad"]
+    assert "may not be written to" in fails(capsys, *words)
+
+
+def test_json_is_alone_on_stdout(files, capsys, monkeypatch):
+    monkeypatch.setattr("sctool._files.check_writable", lambda adata, path: ["repaired"])
+    words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "out.h5ad", "--json"]
+    assert run(*words, "--method", "logistic") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["output"] == "out.h5ad"
+    assert "repaired" in said.err
 
 
 def test_the_query_is_not_lost_and_the_model_is_kept_if_the_write_fails(files, capsys, monkeypatch):

@@ -103,7 +103,7 @@ def test_a_registered_url_is_used_by_name(server):
     assert (row["available"], row["licence"]) == (True, "CC0")
 
 
-def test_a_saved_model_travels_as_an_archive(server, tmp_path):
+def test_a_saved_model_travels_as_an_archive(server, tmp_path, monkeypatch):
     joint = simulate(80, seed=3)
     LogisticClassifier.setup_anndata(joint, "cell_type")
     model = LogisticClassifier(joint)
@@ -115,6 +115,8 @@ def test_a_saved_model_travels_as_an_archive(server, tmp_path):
     adata = simulate_sides()[0]
     found = load(f"{server.url}/mine.zip").predict(adata)
     assert (found == model.predict(adata)).all()
+    monkeypatch.setitem(__import__("sys").modules, "pooch", None)  # which only downloads need
+    assert (load(server.folder / "mine.zip").predict(adata) == found).all()
     (server.folder / "other.zip").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="no archive of a saved model"):
         load(server.folder / "other.zip")
@@ -122,8 +124,9 @@ def test_a_saved_model_travels_as_an_archive(server, tmp_path):
 
 def test_local_files_are_compared_too(tmp_path, monkeypatch):
     monkeypatch.setattr(_registry, "_entries", {"human": _registry.HUMAN})
-    register_model("mine", CELLTYPIST, sha256=SHA256)
-    assert load("mine").classes_[0] == "B cells"
+    for checksum in (SHA256, SHA256.upper()):
+        register_model("mine", CELLTYPIST, sha256=checksum)
+        assert load("mine").classes_[0] == "B cells"
     register_model("wrong", CELLTYPIST, sha256="0" * 64)
     with pytest.raises(ValueError, match=f"has the checksum '{SHA256}', not the given '000"):
         load("wrong")
@@ -133,8 +136,9 @@ def test_names_are_checked():
     for name in ("human", "", "a/b", "http:x"):
         with pytest.raises(ValueError, match="pass a name that is not taken"):
             register_model(name, CELLTYPIST)
-    with pytest.raises(ValueError, match="is no file, folder or URL"):
-        register_model("mine", "nowhere.pkl")
+    for source in ("nowhere.pkl", ""):
+        with pytest.raises(ValueError, match="is no file, folder or URL"):
+            register_model("mine", source)
 
 
 def test_an_unknown_name_lists_those_there_are():

@@ -497,6 +497,8 @@ def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)
             raise ValueError(f"{str(path)!r} exists: pass --overwrite to replace it.")
     if not output.parent.is_dir():
         raise ValueError(f"The folder {str(output.parent)!r} does not exist.")
+    if not os.access(output.parent, os.W_OK):
+        raise ValueError(f"The folder {str(output.parent)!r} may not be written to.")
     ref = getattr(args, "ref", None)
     if ref is not None and ref.exists() and output.exists() and output.samefile(ref):
         raise ValueError(f"-o {str(output)!r} is the reference, which would be lost.")
@@ -511,8 +513,10 @@ def _read_for(args: argparse.Namespace, path: Path) -> AnnData:
     from sctool import _files
 
     adata = _files.read(path)
+    # (with --json stdout is for programs)
+    where = sys.stderr if getattr(args, "json", False) else sys.stdout
     for note in _files.check_writable(adata, args.output):
-        print(f"  {note}")
+        print(f"  {note}", file=where)
     return adata
 
 

@@ -150,6 +150,13 @@ def _commit(folder: Path) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
+def provenance(command: str) -> str:
+    """Lines below a table: the command that made it, the commit and the date."""
+    commit = _commit(Path(__file__).parent)
+    today = datetime.now(UTC).date().isoformat()
+    return f"\nMade by\n\n    {command}\n\n- commit {commit}\n- date {today}\n"
+
+
 # -- Plan ----------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.neighbors import NearestNeighbors
+
+from sctool_benchmark._run import provenance
 
 SECONDS, GIGABYTES = 1800, 16
 METHODS = ("logistic", "scnym", "auto", "celltypist", "celltypist-voting")
@@ -210,12 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             row |= limited([*own, str(path), str(model), str(result)], result)
             print(row, file=sys.stderr)
             rows.append(row)
-            table(rows, args.out / "table.md")
+            table(rows, args.out / "table.md", shlex.join(argv or sys.argv[1:]))
     return 0
 
 
-def table(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write what was measured as a table in Markdown."""
+def table(rows: list[dict[str, Any]], path: Path, words: str) -> None:
+    """Write what was measured as a table in Markdown, and the arguments of the command."""
     lines = [
         "| cells | method | seconds | reading alone | CPU seconds | GB | accuracy |",
         "|---|---|---|---|---|---|---|",
@@ -234,7 +237,8 @@ def table(rows: list[dict[str, Any]], path: Path) -> None:
             ]
             told += [f"{row['accuracy']:.3f}"]
         lines.append(f"| {' | '.join(told)} |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = provenance(f"python -m sctool_benchmark.scale {words}")
+    path.write_text("\n".join(lines) + "\n" + made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import sctool
 from sctool._ontology import cell_ontology
 from sctool_benchmark._tasks import known_data
 from sctool_benchmark.pretrained.__main__ import TRUTH, as_markdown, judge, main
@@ -55,6 +56,21 @@ def test_what_the_model_refuses_is_said_and_measured(cells):
     row, table = judge(adata[:, :50].copy(), "cell_type", labels, str(FIXTURES / "lr.pkl"), {})
     assert row["refused"] == "Only 50 genes"
     assert (row["right"], table["n_cells"].sum()) == (1, 60)
+
+
+def test_a_temperature_changes_scores_and_no_type():
+    if not sctool.models().loc["human", "available"]:
+        pytest.skip("actinn-jax is not installed")
+    with np.load(FIXTURES.parent / "human" / "random.npz") as file:
+        genes = pd.DataFrame(index=file["genes"])
+        adata = ad.AnnData(file["counts"].astype(np.float32), var=genes)
+    adata.obs["cell_type"] = "x"
+    labels = {"x": "CL:0000000"}
+    one, half = (judge(adata, "cell_type", labels, "human", {}, t)[0] for t in (1.0, 0.5))
+    assert one["right"] == half["right"] == 1
+    assert half["score"] > one["score"]
+    assert half["log likelihood"] > one["log likelihood"]
+    assert half["model"] == "human, temperature 0.5"
 
 
 def test_the_command_skips_data_that_are_not_there(tmp_path, monkeypatch, capsys):

@@ -68,7 +68,7 @@ def test_the_table(tmp_path):
         },
         {"cells": 1000, "method": "b", "ended": "at 16 GB"},
     ]
-    scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md")
+    scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md", "-o results")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
     assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |  |"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +121,7 @@ def register_model(
     if name == "human" or not name or set(name) & set("/\\:"):
         raise ValueError(f"name={name!r}: pass a name that is not taken, without slashes or ':'.")
     where = str(source)
-    if not is_url(where) and not Path(where).exists():
+    if not where or (not is_url(where) and not Path(where).exists()):
         raise ValueError(f"source={where!r} is no file, folder or URL.")
     size = None if is_url(where) else round(file_size(Path(where)) / 1e6, 1)
     _entries[name] = Entry(species, None, None, licence, where, size, where, sha256)
@@ -199,18 +201,16 @@ def _read(path: Path) -> CellModel:
     if path.suffix.lower() == ".pkl" and path.is_file():
         return read_celltypist(path)
     if path.suffix.lower() == ".zip" and path.is_file():
-        return load_saved(_unpack(path))
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(path, Path(folder))
+            return load_saved(Path(folder))
     return load_saved(path)
 
 
-def _unpack(path: Path) -> Path:
-    """Unpack the two files of a saved model beside their archive."""
-    import zipfile
-
-    folder = _cache() / f"{path.stem}-{_sha256(path)[:16]}"
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack the two files of a saved model."""
     try:
         with zipfile.ZipFile(path) as archive:
-            folder.mkdir(parents=True, exist_ok=True)
             for name in SAVED:
                 (folder / name).write_bytes(archive.read(name))
     except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError) as error:  # the last: encrypted
@@ -218,7 +218,6 @@ def _unpack(path: Path) -> Path:
             f"{str(path)!r} is no archive of a saved model: {error}. It should hold {SAVED!r}, and "
             "no folder."
         ) from error
-    return folder
 
 
 def _pooch() -> Any:
@@ -253,6 +252,7 @@ def _download(url: str, sha256: str | None) -> Path:
     """Download a file once; its checksum is compared each time, if one is known."""
     url, stated = _split(url)
     known = sha256 or stated
+    known = known and known.lower()
     pooch = _pooch()
     logger = pooch.get_logger()
     level = logger.level
@@ -284,7 +284,7 @@ def _sha256(path: Path) -> str:
 def _compare(path: Path, sha256: str) -> None:
     if path.is_dir():
         raise ValueError(f"sha256: {str(path)!r} is a folder, which has no checksum; pass none.")
-    if (found := _sha256(path)) != sha256:
+    if (found := _sha256(path)) != sha256.lower():
         raise ValueError(f"{str(path)!r} has the checksum {found!r}, not the given {sha256!r}.")
 
 

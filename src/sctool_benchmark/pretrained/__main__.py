@@ -5,10 +5,12 @@ with those of the published labels. Nothing is trained, and no label is read bef
 """
 
 import argparse
+import shlex
 import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pandas as pd
 from sctool import metrics, tl
 from sctool._ontology import cell_ontology, compare, map_names
 from sctool.model import load
+from sctool_benchmark._run import provenance
 from sctool_benchmark._tasks import Task, known_data, locate, read
 
 TRUTH = Path(__file__).parent / "truth.toml"
@@ -33,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         metavar="NAME|FILE",
         help="what sctool.model.load takes; repeated for several (default: human)",
+    )
+    top.add_argument(
+        "--temperature",
+        action="append",
+        type=float,
+        metavar="T",
+        help="of the model 'human' instead of its own; repeated for several",
     )
     top.add_argument("-o", "--out", type=Path, metavar="DIR", required=True)
     args = top.parse_args(argv)
@@ -49,14 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         if (side := labels.pop("split", None)) is not None:
             adata = adata[adata.obs["split"] == side].copy()
-        for model in args.model or ["human"]:
-            row, table = judge(adata, task.labels_key, labels, model, known)
+        for model, temperature in product(args.model or ["human"], args.temperature or [None]):
+            row, table = judge(adata, task.labels_key, labels, model, known, temperature)
             rows.append({"data": name, "tuned": known_data()[name].get("tuned", False), **row})
             by_type.append(table.assign(data=name, model=row["model"]))
     if not rows:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "table.md").write_text(as_markdown(pd.DataFrame(rows)), encoding="utf-8")
+    words = shlex.join(argv if argv is not None else sys.argv[1:])
+    made = provenance(f"python -m sctool_benchmark.pretrained {words}")
+    (args.out / "table.md").write_text(as_markdown(pd.DataFrame(rows)) + made, encoding="utf-8")
     pd.concat(by_type).to_csv(args.out / "by_type.csv", index=False)
     print((args.out / "table.md").read_text(encoding="utf-8"))
     return 0
@@ -68,6 +80,7 @@ def judge(
     labels: Mapping[str, str],
     source: str,
     known: Mapping[str, str],
+    temperature: float | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Annotate cells and compare them with their labels.
 
@@ -77,6 +90,8 @@ def judge(
         Term of each label of ``adata.obs[labels_key]``.
     known
         Terms of names that a model without terms may use, where the ontology has no such name.
+    temperature
+        Divides the logits of the networks; None is the model's own.
 
     Returns
     -------
@@ -84,7 +99,10 @@ def judge(
     """
     query = ad.AnnData(adata.X, var=adata.var)
     model = load(source)
-    row: dict[str, Any] = {"model": Path(source).stem, "n_cells": query.n_obs}
+    if temperature is not None:
+        model.module.temperature = temperature
+    name = Path(source).stem + ("" if temperature is None else f", temperature {temperature}")
+    row: dict[str, Any] = {"model": name, "n_cells": query.n_obs}
     start = time.perf_counter()
     try:
         tl.annotate(query, model)
@@ -109,6 +127,9 @@ def judge(
     score = query.obs["sctool_score"].to_numpy()
     row |= {name: (verdict == name).mean() for name in VERDICTS}
     row["ece"] = metrics.ece(verdict, np.full(len(verdict), "right"), score)
+    # of the names being right, by which a temperature can be chosen
+    right = np.where(verdict == "right", score, 1 - score)
+    row["log likelihood"] = np.log(np.clip(right, 1e-6, None)).mean()
     row["score"] = score.mean()
     row["ambiguous"] = (query.obs["sctool_status"] == "ambiguous").mean()
     row["seconds"] = seconds
@@ -118,8 +139,8 @@ def judge(
 
 def as_markdown(table: pd.DataFrame) -> str:
     """The table, in Markdown; shares and ECE with three digits."""
-    columns = ["data", "tuned", "model", "n_cells", *VERDICTS, "ece", "score", "ambiguous"]
-    columns += ["seconds", "refused"]
+    columns = ["data", "tuned", "model", "n_cells", *VERDICTS, "ece", "log likelihood"]
+    columns += ["score", "ambiguous", "seconds", "refused"]
     lines = [columns, ["---"] * len(columns)]
     for row in table.reindex(columns=columns).to_dict("records"):
         values = ["" if pd.isna(value) else value for value in row.values()]
