@@ -14,7 +14,7 @@ Cells stay sparse and are read once, in chunks; backed files and lazy arrays are
 
 from sctool._data._dense import Inputs
 from sctool._data._expression import Expression, find_expression
-from sctool._data._features import Features
+from sctool._data._features import Features, Reader
 from sctool._data._join import (
     TrainingData,
     batch_names,
@@ -25,17 +25,21 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
+from sctool._data._workers import client_of, map_rows
 
 __all__ = [
     "Expression",
     "Features",
     "Inputs",
+    "Reader",
     "TrainingData",
     "batch_names",
     "clean_labels",
+    "client_of",
     "find_expression",
     "find_query",
     "join",
+    "map_rows",
     "obs_column",
     "palette",
     "read_cells",
