@@ -5,7 +5,8 @@ Each step adds notes to an audit that is stored in ``uns[key]["audit"]``:
 1. ``_expression.py`` finds values on a known scale (counts, linear or log1p) in ``X``, ``raw`` or
    a layer, or raises an error.
 2. ``_genes.py`` matches the genes of two objects by name.
-3. ``_join.py`` combines them into :class:`TrainingData`, the only object that models train on.
+3. ``_join.py`` combines them into :class:`TrainingData`, the only object that models train on;
+   ``_sample.py`` chooses the cells of a reference that is larger than should be held.
 4. ``_features.py`` has :class:`Features`, fitted once per model, which transforms the expression of
    any object into model inputs.
 
@@ -25,9 +26,11 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
+from sctool._data._sample import MOST
 from sctool._data._workers import client_of, map_rows
 
 __all__ = [
+    "MOST",
     "Expression",
     "Features",
     "Inputs",

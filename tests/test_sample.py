@@ -1,0 +1,185 @@
+"""References with more cells than are held: rare types whole, common ones in part."""
+
+import subprocess
+import sys
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from synthetic import simulate_sides
+
+import sctool
+from sctool import _files, cli
+from sctool._data import _expression, _sample
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "cap"),
+    [
+        ([5, 100, 1000], 300, 195),  # the two smaller ones whole
+        ([1000, 5, 100], 300, 195),
+        ([400, 500, 1000], 300, 100),
+        ([10, 20], 30, 20),
+        ([9, 9, 9], 2, 1),  # at least one of each
+    ],
+)
+def test_common_types_give_way_to_rare_ones(n, most, cap):
+    assert _sample.highest(np.array(n), most) == cap
+
+
+def test_cells_are_evenly_spaced_over_the_reference():
+    codes = np.repeat([0, 1, -1, 0], [60, 3, 40, 40])
+    assert _sample.sample(codes, 143) is None
+    chosen = _sample.sample(codes, 43)
+    assert chosen.sum() == 43
+    assert chosen[60:63].all()
+    assert (np.flatnonzero(chosen & (codes == 0)) == np.r_[0:60:5, 103:143:5]).all()
+    assert (np.diff(np.flatnonzero(chosen & (codes < 0))) == 2).all()
+    assert _sample.note(codes, chosen).startswith("ref: 43 of 143 cells were used")
+    assert "at most 20 of a type" in _sample.note(codes, chosen)
+
+
+@pytest.fixture
+def large() -> tuple[ad.AnnData, ad.AnnData]:
+    """Return sides whose reference has a rare type, and batches and unlabelled cells."""
+    adata, ref = simulate_sides()
+    labels = ref.obs["cell_type"].astype(object)
+    rare = labels == labels.iloc[0]
+    ref = ref[(~rare | (np.cumsum(rare) <= 5)).to_numpy()].copy()
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype(object)
+    ref.obs.iloc[20:30, ref.obs.columns.get_loc("cell_type")] = None
+    for side in (adata, ref):
+        side.obs["donor"] = np.where(np.arange(side.n_obs) % 3 == 0, "x", "y")
+    return adata, ref
+
+
+def codes_of(ref: ad.AnnData) -> np.ndarray:
+    return pd.Categorical(ref.obs["cell_type"]).codes
+
+
+def in_memory(ref: ad.AnnData, path) -> ad.AnnData:
+    return ref
+
+
+def in_a_file(ref: ad.AnnData, path) -> ad.AnnData:
+    ref.write_h5ad(path / "ref.h5ad")
+    return ad.read_h5ad(path / "ref.h5ad", backed="r")
+
+
+def in_dask(ref: ad.AnnData, path) -> ad.AnnData:
+    da = pytest.importorskip("dask.array")
+    x = da.from_array(ref.X.toarray(), chunks=(23, -1)).map_blocks(sp.csr_matrix)
+    return ad.AnnData(x, ref.obs, ref.var)
+
+
+@pytest.mark.parametrize("form", [in_memory, in_a_file, in_dask])
+def test_what_is_sampled_is_all_that_a_model_sees(form, large, tmp_path, monkeypatch):
+    adata, ref = large
+    monkeypatch.setattr(_expression, "CHUNK", 16)
+    chosen = _sample.sample(codes_of(ref), 70)
+    options = {"method": "logistic", "batch_key": "donor"}
+    expected = sctool.tl.annotate(adata, ref[chosen].copy(), copy=True, **options)
+    monkeypatch.setattr(_sample, "MOST", 70)
+    found, model = sctool.tl.annotate(
+        adata, form(ref, tmp_path), copy=True, return_model=True, **options
+    )
+    assert list(found.obs["sctool"]) == list(expected.obs["sctool"])
+    np.testing.assert_array_equal(found.obsm["sctool_proba"], expected.obsm["sctool_proba"])
+    [note] = [note for note in found.uns["sctool"]["audit"] if "cells were used" in note]
+    assert note.startswith(f"ref: 69 of {ref.n_obs} cells were used")
+    counts = ref[chosen].obs["cell_type"].value_counts()
+    assert counts.min() == 5  # the rare type, whole
+    shares = pd.Series(model.class_shares_, model.classes_)
+    pd.testing.assert_series_equal(
+        shares, counts[shares.index] / counts.sum(), check_names=False, check_index_type=False
+    )
+
+
+def test_alarms_compare_with_the_shares_of_the_whole_reference(large, monkeypatch):
+    from sctool.tl import _annotate
+
+    adata, ref = large
+    seen = []
+    usual = _annotate.judge
+    monkeypatch.setattr(
+        _annotate, "judge", lambda result, *args: seen.append(result) or usual(result, *args)
+    )
+    monkeypatch.setattr(_sample, "MOST", 70)
+    sctool.tl.annotate(adata, ref, method="logistic")
+    n = pd.Series(codes_of(ref)).value_counts()
+    np.testing.assert_array_equal(np.bincount(seen[0].labels), n[n.index >= 0].sort_index())
+
+
+def test_the_command_line_leaves_a_large_reference_on_disk(large, tmp_path, monkeypatch, capsys):
+    adata, ref = large
+    for name, side in (("query", adata), ("ref", ref)):
+        side.write_h5ad(tmp_path / f"{name}.h5ad")
+    loaded = []
+    usual = _files.read
+    monkeypatch.setattr(_files, "read", lambda path: loaded.append(path.stem) or usual(path))
+    words = ["annotate", str(tmp_path / "query.h5ad"), "--ref", str(tmp_path / "ref.h5ad")]
+    words += ["--method", "logistic", "-q", "-o"]
+    assert cli.main([*words, str(tmp_path / "a.h5ad")]) == 0
+    assert loaded == ["query", "ref"]
+    loaded.clear()
+    monkeypatch.setattr(_sample, "MOST", 70)
+    monkeypatch.setattr(sctool._data, "MOST", 70)
+    assert cli.main([*words, str(tmp_path / "b.h5ad")]) == 0
+    assert loaded == ["query"]
+    assert f"69 of {ref.n_obs} cells were used" in capsys.readouterr().out
+    assert ad.read_h5ad(tmp_path / "b.h5ad").obs["sctool"].notna().all()
+
+
+LIMITED = """
+import resource, sys
+import anndata as ad
+import sctool, sctool.tl
+from sctool._data import _sample
+
+_sample.MOST = 2000
+query = ad.read_h5ad(sys.argv[1])
+small = ad.read_h5ad(sys.argv[2], backed="r")[:600].to_memory()
+sctool.tl.annotate(query, small, method="logistic")  # what is loaded and compiled at first
+data = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+limit = data + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+ref = ad.read_h5ad(sys.argv[2], backed="r")
+sctool.tl.annotate(query, ref, method="logistic")
+print(*query.uns["sctool"]["audit"], sep="\\n")
+print("accuracy", (query.obs["sctool"] == query.obs["truth"]).mean())
+try:
+    ref.to_memory()
+except MemoryError:
+    print("larger than the memory")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_reference_larger_than_the_memory_is_trained_on(tmp_path):
+    adata, ref = simulate_sides()
+    # every gene of each cell 40 times, so that few cells fill the memory
+    wide = sp.hstack([ref.X.astype(np.float32)] * 40, format="csr")
+    genes = [f"{name}-{i}" if i else name for i in range(40) for name in ref.var_names]
+    times = -(-8192 // ref.n_obs)
+    block = sp.vstack([wide] * times, format="csr")[:8192]
+    n_blocks = -(-90_000_000 // block.nnz)
+    labels = np.tile(np.resize(ref.obs["cell_type"].to_numpy(dtype=object), 8192), n_blocks)
+    obs = pd.DataFrame({"cell_type": pd.Categorical(labels)}, np.arange(len(labels)).astype(str))
+    ad.AnnData(obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(tmp_path / "ref.h5ad")
+    with h5py.File(tmp_path / "ref.h5ad", "r+") as file:
+        if "X" in file:
+            del file["X"]
+        ad.io.write_elem(file, "X", block)
+        for _ in range(n_blocks - 1):
+            ad.io.sparse_dataset(file["X"]).append(block)
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    words = [str(tmp_path / "query.h5ad"), str(tmp_path / "ref.h5ad"), "500000000"]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"ref: 2000 of {len(labels)} cells were used" in done.stdout
+    assert "larger than the memory" in done.stdout
+    assert float(done.stdout.split("accuracy")[1].split()[0]) > 0.9
