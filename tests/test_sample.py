@@ -17,29 +17,34 @@ from sctool._data import _expression, _sample
 
 
 @pytest.mark.parametrize(
-    ("n", "most", "cap"),
+    ("n", "most", "taken"),
     [
-        ([5, 100, 1000], 300, 195),  # the two smaller ones whole
-        ([1000, 5, 100], 300, 195),
-        ([400, 500, 1000], 300, 100),
-        ([10, 20], 30, 20),
-        ([9, 9, 9], 2, 1),  # at least one of each
+        ([60_000, 30_000, 400, 1_500], 46_000, [29_733, 14_866, 400, 1_000]),
+        ([400, 1_500, 30_000, 60_000], 46_000, [400, 1_000, 14_866, 29_733]),
+        ([6_000, 3_000, 9], 3_000, [1_991, 1_000, 9]),  # a third for each would be less
+        ([900, 900, 900], 300, [100, 100, 100]),
+        ([9, 9, 9], 2, [1, 1, 1]),
     ],
 )
-def test_common_types_give_way_to_rare_ones(n, most, cap):
-    assert _sample.highest(np.array(n), most) == cap
+def test_rare_types_stay_and_common_ones_keep_their_proportion(n, most, taken):
+    found = _sample.sizes(np.array(n), most)
+    np.testing.assert_allclose(found, taken, atol=3)
+    assert found.sum() <= max(most, len(n))
 
 
-def test_cells_are_evenly_spaced_over_the_reference():
+def test_cells_are_evenly_spaced_over_the_reference(monkeypatch):
+    monkeypatch.setattr(_sample, "LEAST", 5)
     codes = np.repeat([0, 1, -1, 0], [60, 3, 40, 40])
     assert _sample.sample(codes, 143) is None
-    chosen = _sample.sample(codes, 43)
-    assert chosen.sum() == 43
+    chosen = _sample.sample(codes, 73)
+    assert chosen.sum() == 73
     assert chosen[60:63].all()
-    assert (np.flatnonzero(chosen & (codes == 0)) == np.r_[0:60:5, 103:143:5]).all()
+    assert (np.flatnonzero(chosen & (codes == 0)) == np.r_[0:60:2, 103:143:2]).all()
     assert (np.diff(np.flatnonzero(chosen & (codes < 0))) == 2).all()
-    assert _sample.note(codes, chosen).startswith("ref: 43 of 143 cells were used")
-    assert "at most 20 of a type" in _sample.note(codes, chosen)
+    assert _sample.note(codes, chosen) == (
+        "ref: 73 of 143 cells were used, as no more are held in memory: all of types with up to 3, "
+        "0.5 of the cells of the most common type, evenly spaced"
+    )
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_what_is_sampled_is_all_that_a_model_sees(form, large, tmp_path, monkeyp
     assert list(found.obs["sctool"]) == list(expected.obs["sctool"])
     np.testing.assert_array_equal(found.obsm["sctool_proba"], expected.obsm["sctool_proba"])
     [note] = [note for note in found.uns["sctool"]["audit"] if "cells were used" in note]
-    assert note.startswith(f"ref: 69 of {ref.n_obs} cells were used")
+    assert note.startswith(f"ref: {chosen.sum()} of {ref.n_obs} cells were used")
     counts = ref[chosen].obs["cell_type"].value_counts()
     assert counts.min() == 5  # the rare type, whole
     shares = pd.Series(model.class_shares_, model.classes_)
@@ -129,7 +134,7 @@ def test_the_command_line_leaves_a_large_reference_on_disk(large, tmp_path, monk
     monkeypatch.setattr(sctool._data, "MOST", 70)
     assert cli.main([*words, str(tmp_path / "b.h5ad")]) == 0
     assert loaded == ["query"]
-    assert f"69 of {ref.n_obs} cells were used" in capsys.readouterr().out
+    assert f"of {ref.n_obs} cells were used" in capsys.readouterr().out
     assert ad.read_h5ad(tmp_path / "b.h5ad").obs["sctool"].notna().all()
 
 
@@ -161,9 +166,9 @@ except MemoryError:
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
 def test_a_reference_larger_than_the_memory_is_trained_on(tmp_path):
     adata, ref = simulate_sides()
-    # every gene of each cell 40 times, so that few cells fill the memory
-    wide = sp.hstack([ref.X.astype(np.float32)] * 40, format="csr")
-    genes = [f"{name}-{i}" if i else name for i in range(40) for name in ref.var_names]
+    # every gene of each cell 10 times, so that few cells fill the memory
+    wide = sp.hstack([ref.X.astype(np.float32)] * 10, format="csr")
+    genes = [f"{name}-{i}" if i else name for i in range(10) for name in ref.var_names]
     times = -(-8192 // ref.n_obs)
     block = sp.vstack([wide] * times, format="csr")[:8192]
     n_blocks = -(-90_000_000 // block.nnz)

@@ -296,10 +296,11 @@ def _for_processes(plan: Plan, options: TrainOptions) -> dict[str, Any]:
     ValueError
         The model cannot be trained by several, or the strategy is another one.
     """
-    n, strategy = options.n_processes, options.trainer.get("strategy", "ddp")
+    n, given = options.n_processes, options.trainer
+    strategy = given.get("strategy", "ddp")
     if not plan.shareable:
         raise ValueError(
-            f"devices={options.trainer.get('devices')!r} makes {n} processes, but this model is "
+            f"devices={given.get('devices')!r} makes {n} processes, but this model is "
             "trained by one: pass devices=1. scNym, scDET and CICL can be trained by several."
         )
     if isinstance(strategy, str) and strategy not in STRATEGIES:
@@ -309,7 +310,9 @@ def _for_processes(plan: Plan, options: TrainOptions) -> dict[str, Any]:
         )
     if strategy == "ddp" and plan.uneven:
         strategy = "ddp_find_unused_parameters_true"
-    return {"strategy": strategy, "use_distributed_sampler": False, "logger": SimpleLogger()}
+    # Of scvi-tools' own loggers, the one for several processes writes into the working directory.
+    own = given.get("logger", SimpleLogger())
+    return {"strategy": strategy, "use_distributed_sampler": False, "logger": own}
 
 
 def fit(
@@ -343,7 +346,8 @@ def fit(
             TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
             return
         splitter.seed = int(torch.randint(2**31, (1,)))
-        with torch.random.fork_rng():  # what follows draws the same in all processes
+        # What follows draws the same in all processes.
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
         _take_from_first(model)
 
