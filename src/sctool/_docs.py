@@ -23,7 +23,7 @@ max_epochs
     Default: from the settings.
 accelerator, devices
     As in Lightning; "auto" uses a GPU if available. Regressions and k-means run on the CPU.
-    Several devices share the minibatches of scNym, scDET and CICL: start a script of your own.
+    Several devices share the minibatches of scNym, scDET, CICL and auto, in a script of yours.
 batch_size
     Minibatch size of each device, for labelled and unlabelled cells each. Default: from the
     settings.

@@ -300,8 +300,8 @@ def _for_processes(plan: Plan, options: TrainOptions) -> dict[str, Any]:
     strategy = given.get("strategy", "ddp")
     if not plan.shareable:
         raise ValueError(
-            f"devices={given.get('devices')!r} makes {n} processes, but this model is "
-            "trained by one: pass devices=1. scNym, scDET and CICL can be trained by several."
+            f"devices={given.get('devices')!r} makes {n} processes, but this model is trained by "
+            "one: pass devices=1. scNym, scDET, CICL and auto can be trained by several."
         )
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise ValueError(
