@@ -397,7 +397,7 @@ class CellModel(BaseModelClass):
         self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
         if adata is None:
             [[cells], notes] = self._read(None, None, indices)
-            return self._collect(self._parts(cells), notes, len(cells))
+            return self._predict(cells, notes)
         features = self.features_
         expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
         reader, notes = features.reader(expression)
@@ -412,6 +412,10 @@ class CellModel(BaseModelClass):
         shown = enable_progress_bar and n_cells > MANY
         with progress(desc="annotating", total=n_cells, unit="cell", enabled=shown) as bar:
             return self._collect(_counted(parts, bar), audit + notes, n_cells)
+
+    def _predict(self, cells: Cells, audit: list[str]) -> Prediction:
+        """Predict for cells that are in memory."""
+        return self._collect(self._parts(cells), audit, len(cells))
 
     def _collect(self, parts: Iterable[Part], audit: list[str], n_cells: int) -> Prediction:
         """Put together what was predicted for parts of the cells, in order."""
