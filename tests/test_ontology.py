@@ -6,9 +6,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import simulate
 
 import sctool
-from sctool._ontology import cell_ontology, compare, map_names, normalize_name
+from sctool._ontology import cell_ontology, compare, map_names, nested_groups, normalize_name
 
 CL = cell_ontology()
 T, CD4, TREG, NK = "CL:0000084", "CL:0000624", "CL:0000815", "CL:0000623"
@@ -173,3 +174,81 @@ def test_what_others_keep_under_the_name_of_the_result_stays():
     ):
         sctool.tl.map_to_ontology(adata, "cell_type")
     assert adata.uns["cell_type_ontology"] == "notes of mine"
+
+
+TERMS = {"CD4": "CL:0000624", "CD8": "CL:0000625", "NK": NK, "B": "CL:0000236", "DC": "CL:0000451"}
+
+
+def test_groups_of_types_have_common_names():
+    groups = dict(nested_groups(TERMS | {"mono": "CL:0001054", "?": None}, cell_ontology()))
+    assert set(groups["T cell"]) == {"CD4", "CD8"}
+    assert set(groups["lymphocyte"]) == {"CD4", "CD8", "NK", "B"}
+    assert {"DC", "mono"} in map(set, groups.values())
+    assert not any("?" in group for group in groups.values())
+
+
+def test_groups_are_nested_although_the_ontology_is_no_tree():
+    """Dendritic cells are phagocytes, as monocytes are, and monocytes myeloid, as red cells are."""
+    above = {
+        name: set(cell_ontology().ancestors(term))
+        for name, term in {"DC": TERMS["DC"], "mono": "CL:0001054", "ery": "CL:0000764"}.items()
+    }
+    phagocyte, myeloid = "CL:0000234", "CL:0000763"
+    assert [phagocyte in a for a in above.values()] == [True, True, False]
+    assert [myeloid in a for a in above.values()] == [False, True, True]
+    terms = TERMS | {"mono": "CL:0001054", "ery": "CL:0000764", "HSC": "CL:0000037"}
+    groups = [set(members) for _, members in nested_groups(terms, cell_ontology())]
+    for a in groups:
+        assert 1 < len(a) < len(terms)
+        for b in groups:
+            assert a <= b or b <= a or not a & b
+
+
+def test_a_group_never_has_the_name_of_a_type():
+    names = [name for name, _ in nested_groups({"T cell": T} | TERMS, cell_ontology())]
+    assert "any T cell" in names
+    assert "T cell" not in names
+
+
+def with_types(seed: int) -> ad.AnnData:
+    """Four types of simulated cells, two by two alike, under names of T and myeloid cells."""
+    adata = simulate(300, seed=seed)
+    types = adata.obs["cell_type"].astype(str)
+    names = ["CD4+ T cells", "CD8+ T cells", "CD14+ Monocytes", "Dendritic cells"]
+    adata.obs["cell_type"] = types.map(dict(zip(sorted(types.unique()), names, strict=False)))
+    return adata[adata.obs["cell_type"].notna()].copy()
+
+
+def test_safe_names_are_those_of_the_ontology():
+    ref, adata = with_types(0), with_types(1)
+    settings = {"min_steps": 5}
+    model = sctool.tl.annotate(
+        *(adata, ref), risk=0.01, hierarchy="ontology", model_kwargs=settings, return_model=True
+    )
+    assert "T cell" in model.hierarchy_.names
+    assert set(adata.obs["sctool_safe"]) <= {*model.hierarchy_.names}
+    note = next(n for n in adata.uns["sctool"]["audit"] if n.startswith("hierarchy"))
+    assert "1 groups" in note or "2 groups" in note
+    assert adata.uns["sctool"]["params"]["hierarchy"] == "ontology"
+    # ids beside the labels come first
+    ref.obs["cell_type_ontology_term_id"] = "CL:0000236"
+    with pytest.raises(ValueError, match="no name for any group"):
+        sctool.tl.annotate(adata, ref, risk=0.1, hierarchy="ontology")
+    with pytest.raises(ValueError, match="hierarchy='tree': pass 'ontology'"):
+        sctool.tl.annotate(adata, ref, risk=0.1, hierarchy="tree")
+
+
+def test_evaluation_counts_what_is_less_specific():
+    adata = with_types(1)
+    sctool.tl.annotate(adata, with_types(0), method="logistic")
+    scores = sctool.tl.evaluate(adata, "cell_type")
+    assert "ontology_right" not in scores.index
+    adata.obs["truth"] = adata.obs["cell_type"].replace("CD4+ T cells", "naive CD4+ T cell")
+    sctool.tl.map_to_ontology(adata, "truth", mapping={"naive CD4+ T cell": "CL:0000895"})
+    sctool.tl.map_to_ontology(adata, "sctool")
+    values = sctool.tl.evaluate(adata, "truth")["value"]
+    correct = (adata.obs["sctool"].astype(str) == adata.obs["cell_type"]).to_numpy()
+    cd4 = (adata.obs["truth"] == "naive CD4+ T cell").to_numpy()
+    assert values["ontology_right"] == pytest.approx((correct & ~cd4).mean())
+    assert values["ontology_less_specific"] == pytest.approx((correct & cd4).mean())
+    assert values["ontology_less_specific"] > 0.1

@@ -137,6 +137,49 @@ def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: term for name, term in pairs if name and n[name] == 1}
 
 
+def nested_groups(
+    terms: Mapping[str, str | None], ontology: Ontology
+) -> list[tuple[str, list[str]]]:
+    """Groups of types that have a name in the ontology, such that each two are nested or disjoint.
+
+    Each term above some types is a group of them. The ontology is no tree (a dendritic cell is both
+    a myeloid cell and, with B cells, a professional antigen presenting cell), so that groups may
+    overlap. Groups that more terms stand for are kept first, and those that overlap with one that
+    is kept are left out; of equal ones the first by size and name.
+
+    Parameters
+    ----------
+    terms
+        Term of each type, None where it is not known.
+
+    Returns
+    -------
+    Names and types of the groups, smallest first. Of several terms the one with the shortest label
+    names the group, which is usually the common one ("T cell" rather than "mature alpha-beta T
+    cell"); "any {label}" if a type has the same name.
+    """
+    below: dict[str, list[str]] = {}
+    for name, term in terms.items():
+        for above in ontology.ancestors(term) if term is not None else ():
+            below.setdefault(above, []).append(name)
+    below.pop(ROOT, None)
+    standing: dict[tuple[str, ...], list[str]] = {}
+    for term, own in below.items():
+        if 1 < len(own) < len(terms):
+            standing.setdefault(tuple(own), []).append(term)
+    kept: list[tuple[str, ...]] = []
+    for members in sorted(standing, key=lambda m: (-len(standing[m]), len(m), m)):
+        if all(len(set(members) & set(other)) in (0, len(members), len(other)) for other in kept):
+            kept.append(members)
+    groups = []
+    for members in sorted(kept, key=lambda m: (len(m), m)):
+        label = min(
+            (ontology.labels[term] for term in standing[members]), key=lambda s: (len(s), s)
+        )
+        groups.append((f"any {label}" if label in terms else label, list(members)))
+    return groups
+
+
 def map_names(
     names: Iterable[str], mapping: Mapping[str, str] | None = None
 ) -> dict[str, str | None]:

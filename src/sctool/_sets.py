@@ -9,7 +9,7 @@ between the two the guarantee is approximate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,8 +221,8 @@ def _of_true(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 class Hierarchy:
     """Groups of types, nested in one another, from all types down to each one.
 
-    Two plain arrays, to be kept with a model. Made by :meth:`from_parents`, :meth:`from_levels` or
-    :meth:`from_profiles`.
+    Two plain arrays, to be kept with a model. Made by :meth:`from_parents`, :meth:`from_groups`,
+    :meth:`from_levels` or :meth:`from_profiles`.
 
     Parameters
     ----------
@@ -297,6 +297,22 @@ class Hierarchy:
                 groups[parent] |= np.asarray(types) == start
         # lower ones first
         return cls._build(types, sorted(groups.items(), key=lambda group: int(group[1].sum())))
+
+    @classmethod
+    def from_groups(
+        cls, types: Sequence[str], groups: Sequence[tuple[str, Collection[str]]]
+    ) -> Hierarchy:
+        """Build a hierarchy from names and types of groups that are nested or disjoint.
+
+        Parameters
+        ----------
+        types
+            Names of the types in the order of the model's output, (n_types,).
+        groups
+            Name and types of each group, which need not all be among ``types``.
+        """
+        inside = {name: np.isin(types, list(own)) for name, own in groups}
+        return cls._build(types, [(name, own) for name, own in inside.items() if own.any()])
 
     @classmethod
     def from_levels(

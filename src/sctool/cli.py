@@ -144,6 +144,12 @@ def parser() -> argparse.ArgumentParser:
         help="also name each cell as specifically as this risk of error allows, such as 0.05",
     )
     annotate.add_argument(
+        "--hierarchy",
+        choices=["ontology"],
+        help="groups of types for --risk: those with a name in the Cell Ontology (default: the "
+        "columns of labels, or learnt)",
+    )
+    annotate.add_argument(
         "--groupby", help="column of QUERY's obs with clusters, to describe and to pool names by"
     )
     annotate.add_argument(

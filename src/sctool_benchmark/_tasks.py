@@ -101,7 +101,8 @@ class Task:
         This share of the query's cells keeps 10 to 20 % of its counts. Planted cells, doublets and
         thinned ones, are scored apart.
     safe
-        Names and sets at several risks of error are scored as well, of a method that has them.
+        Names and sets at several risks of error are scored as well, of a method that has them;
+        "ontology": with groups of the Cell Ontology, by the terms in ``pretrained/truth.toml``.
     n_cells
         Draw this many new cells first, to see what size costs: each a mix of a cell and one of its
         ten nearest neighbours of the same type, whose counts are drawn anew.
@@ -134,7 +135,7 @@ class Task:
     max_query: int = 0
     doublets: float = 0.0
     thinned: float = 0.0
-    safe: bool = False
+    safe: bool | str = False
     n_cells: int = 0
     n_types: int = 0
     folds: int = 5
@@ -443,6 +444,12 @@ def read(task: Task, path: str | None) -> ad.AnnData:
 
 
 # -- Splits --------------------------------------------------------------------------------------
+
+
+def published_terms() -> dict[str, dict[str, str]]:
+    """Term of the Cell Ontology of each published label, by data set; "split" names a side."""
+    path = Path(__file__).parent / "pretrained" / "truth.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def split(adata: ad.AnnData, task: Task, seed: int) -> Split:

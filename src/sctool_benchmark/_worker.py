@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from sctool import metrics
+from sctool._ontology import cell_ontology, nested_groups
+from sctool._sets import Hierarchy
 from sctool.model import METHODS
 from sctool_benchmark._ablations import ABLATIONS
 from sctool_benchmark._baselines import cluster, recluster_rejected
@@ -37,6 +39,7 @@ from sctool_benchmark._tasks import (
     Method,
     Split,
     Task,
+    published_terms,
     read,
     split,
 )
@@ -271,7 +274,7 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
     mixing = entropy_of_batch_mixing(np.concatenate(z), sides)
     history = model.history or {}
     if task.safe:
-        answer["safe"] = _at_risks(parts, model, task.layer)
+        answer["safe"] = _at_risks(parts, model, task)
     return answer | {
         "status": query.obs.get(f"{KEY}_status"),
         "mixing": mixing,
@@ -285,7 +288,7 @@ def _annotate(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> 
     }
 
 
-def _at_risks(parts: Split, model: "AnnotationModel", layer: str | None) -> dict[str, float]:
+def _at_risks(parts: Split, model: "AnnotationModel", task: Task) -> dict[str, float]:
     """Return how names and sets at each risk are, of the cells of known types.
 
     The trained model names the query once more for each risk, without training.
@@ -294,10 +297,13 @@ def _at_risks(parts: Split, model: "AnnotationModel", layer: str | None) -> dict
 
     if model.hierarchy_ is None or model.calibration_ is None:
         return {}
+    if task.safe == "ontology":
+        groups = nested_groups(published_terms()[task.data], cell_ontology())
+        model.hierarchy_ = Hierarchy.from_groups(model.classes_, groups)
     query, seen = parts.query, parts.truth.isin(parts.seen).to_numpy()
     scores: dict[str, float] = {}
     for risk in RISKS:
-        tl.annotate(query, model, layer=layer, risk=risk, key_added="safe")
+        tl.annotate(query, model, layer=task.layer, risk=risk, key_added="safe")
         names, safe = (
             query.obs[column].astype(object).fillna("unknown")[seen]
             for column in ("safe", "safe_safe")

@@ -1,6 +1,5 @@
 """Models that others trained, compared with labels by the Cell Ontology."""
 
-import tomllib
 from pathlib import Path
 
 import anndata as ad
@@ -10,11 +9,11 @@ import pytest
 
 import sctool
 from sctool._ontology import cell_ontology
-from sctool_benchmark._tasks import known_data
-from sctool_benchmark.pretrained.__main__ import TRUTH, as_markdown, judge, main
+from sctool_benchmark._tasks import known_data, published_terms
+from sctool_benchmark.pretrained.__main__ import as_markdown, judge, main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "celltypist"
-TRUTHS = tomllib.loads(TRUTH.read_text(encoding="utf-8"))
+TRUTHS = published_terms()
 
 
 @pytest.fixture

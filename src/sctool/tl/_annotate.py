@@ -35,7 +35,7 @@ def annotate(
     layer: str | None = None,
     novel: str | int = "auto",
     risk: float | None = None,
-    hierarchy: Mapping[str, str] | None = None,
+    hierarchy: Mapping[str, str] | str | None = None,
     groupby: str | None = None,
     allowed: Iterable[str] | None = None,
     prior: Mapping[str, float] | None = None,
@@ -85,9 +85,12 @@ def annotate(
         type, a group of types or "unknown" (only for "auto", which holds out labelled cells). It
         holds for cells like those of the reference; under a shift it is approximate.
     hierarchy
-        Groups of types for ``risk``, as ``{child: parent}``, of any depth. Default: the columns of
-        ``labels_key``, or a tree learnt from the profiles of the types. The model keeps it, also
-        in a file, unless another is given when the model is used.
+        Groups of types for ``risk``, as ``{child: parent}``, of any depth, or "ontology": groups
+        that have a name in the Cell Ontology, such as "T cell"; ids come from the column
+        ``f"{labels_key}_ontology_term_id"`` of ``ref.obs``, which :func:`map_to_ontology` writes,
+        else from the names of the types. Default: the columns of ``labels_key``, or a tree learnt
+        from the profiles of the types. The model keeps it, also in a file, unless another is given
+        when the model is used.
     groupby
         Column of ``adata.obs`` with clusters, such as "leiden", to describe and to pool names by.
     allowed
@@ -178,7 +181,8 @@ def annotate(
         An unknown method or preset; too few shared genes; unusable values (only scaled values, NaN,
         only zeros); fewer than two cell types; a ``key_added`` that no file can store, or whose
         slots exist and were not written by sctool; a ``risk`` outside 0 to 1 or of another method
-        than "auto"; a ``hierarchy`` that is none; ``allowed`` or ``prior`` that are empty, name a
+        than "auto"; a ``hierarchy`` that is none, or "ontology" for types
+        that it does not group; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
         finite or all 0.
     TypeError
@@ -221,8 +225,8 @@ def annotate(
         "novel": novel,
         "risk": risk,
         # arrays, for the names of types may contain "/", which names of slots may not
-        "hierarchy": None
-        if hierarchy is None
+        "hierarchy": hierarchy
+        if hierarchy is None or isinstance(hierarchy, str)
         else {"types": list(map(str, hierarchy)), "parents": list(map(str, hierarchy.values()))},
         "groupby": groupby,
         "ignore_case": ignore_case,

@@ -5,6 +5,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _slots, metrics
+from sctool._ontology import cell_ontology, compare
 from sctool._truth import true_and_predicted
 
 
@@ -30,7 +31,11 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
     -------
     DataFrame with one row per score and the column ``value``, NaN where undefined (such as novelty
     scores without novel cells): for an annotation the scores of :func:`sctool.metrics.summary`, for
-    a clustering ``ari``, ``nmi``, ``n_types`` and ``n_clusters``. Also written:
+    a clustering ``ari``, ``nmi``, ``n_types`` and ``n_clusters``. If :func:`map_to_ontology` has
+    written ids for both ``key`` and ``truth``, also the shares of cells, of those whose true type
+    has an id, that are ``ontology_right``, the true type or a kind of it, and
+    ``ontology_less_specific``, a type that the true one is a kind of (as scTab judges them, Fischer
+    et al. 2024). Also written:
 
     ``uns[f"{key}_evaluation"]`` : dict
         ``scores``, the same table. For an annotation also ``types``, with a row for each true or
@@ -85,9 +90,30 @@ def evaluate(adata: AnnData, truth: str, *, key: str = "sctool") -> pd.DataFrame
             "n_types": float(len(np.unique(y_true))),
             "n_clusters": float(adata.obs[key][known].nunique()),
         }
+    scores |= _by_ontology(adata.obs[known], truth, key)
     tables["scores"] = pd.DataFrame({"value": pd.Series(scores, dtype=float)})
     _slots.write_evaluation(adata, key, tables)
     return tables["scores"].copy()
+
+
+def _by_ontology(cells: pd.DataFrame, truth: str, key: str) -> dict[str, float]:
+    """Shares of cells that are right, and less specific, by ids of terms; empty without these."""
+    columns = [f"{name}_ontology_term_id" for name in (truth, key)]
+    if not set(columns) <= set(cells):
+        return {}
+    ontology = cell_ontology()
+    pairs = cells[columns].astype(str).value_counts()
+    pairs = pairs[[true in ontology.labels for true, _ in pairs.index]]
+    verdicts = [compare(ontology, found, true) for true, found in pairs.index]
+    share = pairs.groupby(verdicts).sum() / max(pairs.sum(), 1)
+    return (
+        {
+            "ontology_right": float(share.get("right", 0.0)),
+            "ontology_less_specific": float(share.get("less specific", 0.0)),
+        }
+        if len(pairs)
+        else {}
+    )
 
 
 def _by_type(

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from sctool import _data, _slots
 from sctool._expected import Expected, Fit
+from sctool._ontology import cell_ontology, map_names, nested_groups
 from sctool._quality import Doublets, LowQuality
 from sctool._sets import UNKNOWN, Calibration, Hierarchy, label_shift, prediction_sets, safe_names
 from sctool._verdicts import (
@@ -34,6 +35,9 @@ from sctool._verdicts import (
 from sctool.model import AnnotationModel, AutoClassifier, Prediction
 
 logger = logging.getLogger("sctool")
+
+#: The hierarchy that is taken from the Cell Ontology.
+ONTOLOGY = "ontology"
 
 
 @dataclass
@@ -87,7 +91,7 @@ def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
 
 
 def find_tree(
-    ref: AnnData | AnnotationModel, levels: list[str], hierarchy: Mapping[str, str] | None
+    ref: AnnData | AnnotationModel, levels: list[str], hierarchy: Mapping[str, str] | str | None
 ) -> tuple[Callable[[list[str]], Hierarchy] | None, list[str]]:
     """How to build the user's hierarchy of some types, None if there is none; and audit notes.
 
@@ -113,6 +117,10 @@ def find_tree(
         types = list(map(str, columns[levels[-1]].categories))
         labels = pd.DataFrame({name: v.astype(object) for name, v in columns.items()})
 
+    if isinstance(hierarchy, str):
+        groups, note = _ontology_groups(hierarchy, types, _terms(ref, levels[-1], types))
+        return lambda types: Hierarchy.from_groups(types, groups), [note]
+
     def build(types: list[str]) -> tuple[Hierarchy, list[str]]:
         if hierarchy is not None:
             return Hierarchy.from_parents(types, hierarchy), []
@@ -120,6 +128,39 @@ def find_tree(
 
     _, notes = build(types)
     return lambda types: build(types)[0], notes
+
+
+def _terms(
+    ref: AnnData | AnnotationModel, labels_key: str, types: list[str]
+) -> dict[str, str | None]:
+    """Term of each type: that of the model or of the column of ids, or that of its name."""
+    terms = map_names(types)
+    if not isinstance(ref, AnnData):
+        return terms | dict(ref.terms_)
+    column = f"{labels_key}_ontology_term_id"
+    if column in ref.obs:
+        labels = _data.clean_labels(ref.obs[labels_key]).astype(object)
+        own = ref.obs[column].astype(str).groupby(np.asarray(labels)).agg(lambda ids: ids.mode()[0])
+        terms |= {name: term for name, term in own.items() if term in cell_ontology().labels}
+    return terms
+
+
+def _ontology_groups(
+    asked: str, types: list[str], terms: Mapping[str, str | None]
+) -> tuple[list[tuple[str, list[str]]], str]:
+    """Named groups of types in the Cell Ontology, and an audit note."""
+    if asked != ONTOLOGY:
+        raise ValueError(f"hierarchy={asked!r}: pass {ONTOLOGY!r}, or the parent of each type.")
+    groups = nested_groups(terms, cell_ontology())
+    unknown = [name for name in types if terms[name] is None]
+    if not groups:
+        raise ValueError(
+            f"hierarchy={asked!r}: the Cell Ontology has no name for any group of these types. "
+            f"Types without a term: {unknown!r}. Give them terms with "
+            "sctool.tl.map_to_ontology(ref, labels_key, mapping=...), or pass the parent of each."
+        )
+    note = f"hierarchy: {len(groups)} groups of types with a name in the Cell Ontology"
+    return groups, note + (f"; not in it, and in no group: {unknown!r}" if unknown else "")
 
 
 def find_expected(

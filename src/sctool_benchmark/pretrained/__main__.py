@@ -8,7 +8,6 @@ import argparse
 import shlex
 import sys
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -22,9 +21,8 @@ from sctool import metrics, tl
 from sctool._ontology import cell_ontology, compare, map_names
 from sctool.model import load
 from sctool_benchmark._run import provenance
-from sctool_benchmark._tasks import Task, known_data, locate, read
+from sctool_benchmark._tasks import Task, known_data, locate, published_terms, read
 
-TRUTH = Path(__file__).parent / "truth.toml"
 VERDICTS = ("right", "less specific", "wrong")
 
 
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     top.add_argument("-o", "--out", type=Path, metavar="DIR", required=True)
     args = top.parse_args(argv)
-    truths = tomllib.loads(TRUTH.read_text(encoding="utf-8"))
+    truths = published_terms()
     known = {label: term for labels in truths.values() for label, term in labels.items()}
     known.pop("split")
     rows, by_type = [], []
