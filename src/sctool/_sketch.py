@@ -17,9 +17,9 @@ from sctool._neighbors import fit_pca
 #: Largest number of unlabelled, and of labelled, cells that are searched.
 MOST = 10_000
 #: Cells that are taken of a region or of a type at least, if it has so many.
-FEW = 20
+FEW = 10
 #: Number of components and of regions, and of cells that they are found with.
-N_COMPONENTS, N_REGIONS, FITTED = 30, 300, 20_000
+N_COMPONENTS, N_REGIONS, FITTED = 30, 100, 20_000
 
 
 def sketch_regions(x: sp.csr_matrix) -> np.ndarray:
