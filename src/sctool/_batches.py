@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
@@ -37,7 +38,7 @@ class Cells(Dataset):
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    @property
+    @cached_property
     def unseen(self) -> np.ndarray:
         """Cells that express none of the inputs, (n_cells,) bool."""
         return np.asarray(self.x.sum(axis=1)).ravel() == 0
@@ -56,16 +57,44 @@ class EvenBatches(Sampler[np.ndarray]):
     No cell is dropped, and no batch is left with a single cell, on which BatchNorm fails.
     """
 
-    def __init__(self, indices: np.ndarray, batch_size: int):
-        self.indices = np.asarray(indices)
+    def __init__(
+        self, indices: np.ndarray, batch_size: int, generator: torch.Generator | None = None
+    ):
+        self.indices, self.generator = np.asarray(indices), generator
         self.n_batches = -(-len(self.indices) // batch_size)
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = self.indices[torch.randperm(len(self.indices)).numpy()]
-        return iter(np.array_split(order, self.n_batches))
+        shuffled = torch.randperm(len(self.indices), generator=self.generator).numpy()
+        return iter(np.array_split(self.indices[shuffled], self.n_batches))
+
+
+class SharedBatches(Sampler[np.ndarray]):
+    """The part of each batch that one of several processes takes, equally large in all of them.
+
+    Up to ``n_processes - 1`` cells of a batch are left out, others in each epoch; of a batch of
+    fewer than two cells a process, some are taken twice.
+
+    Parameters
+    ----------
+    batches
+        Batches for all processes, the same in each of them.
+    rank, n_processes
+        Number of this process, and of all.
+    """
+
+    def __init__(self, batches: EvenBatches, rank: int, n_processes: int):
+        self.batches, self.rank, self.n_processes = batches, rank, n_processes
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for batch in self.batches:
+            size = max(len(batch) // self.n_processes, 2)
+            yield np.resize(batch, size * self.n_processes)[self.rank :: self.n_processes]
 
 
 class TypeBatches(Sampler[np.ndarray]):
@@ -152,8 +181,17 @@ def assign_folds(y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
 class Splitter(pl.LightningDataModule):
     """Data module that yields one minibatch of each population ("labelled", "unlabelled") per step.
 
-    An epoch is one pass over the largest population; smaller ones are reshuffled and repeated.
+    An epoch is one pass over the largest population; smaller ones are reshuffled and repeated. Of
+    several processes, each takes its share of every minibatch; held-out cells are seen by all.
+
+    Parameters
+    ----------
+    batch_size
+        Number of cells in a minibatch, of all processes together.
     """
+
+    #: Seed of the order of the cells if several processes share it.
+    seed = 0
 
     def __init__(
         self,
@@ -179,10 +217,20 @@ class Splitter(pl.LightningDataModule):
     def train_dataloader(self) -> CombinedLoader:
         """Return a loader with one minibatch of each population per step."""
         loaders = {
-            name: self._loader(EvenBatches(indices, self.batch_size))
-            for name, indices in self.populations.items()
+            name: self._loader(self._shared(indices, self.seed + i))
+            for i, (name, indices) in enumerate(self.populations.items())
         }
         return CombinedLoader(loaders, mode="max_size_cycle")
+
+    def _shared(self, indices: np.ndarray, seed: int) -> EvenBatches | SharedBatches:
+        """Batches of some cells, or this process's shares of them."""
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return EvenBatches(indices, self.batch_size)
+        # Not torch's own generator, for each process draws its own noise from that.
+        generator = torch.Generator().manual_seed(seed)
+        batches = EvenBatches(indices, self.batch_size, generator)
+        return SharedBatches(batches, trainer.global_rank, trainer.world_size)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return loaders of the held-out labelled cells, in order."""

@@ -23,8 +23,10 @@ max_epochs
     Default: from the settings.
 accelerator, devices
     As in Lightning; "auto" uses a GPU if available. Regressions and k-means run on the CPU.
+    Several devices share the minibatches of scNym, scDET, CICL and auto, in a script of yours.
 batch_size
-    Minibatch size, for labelled and unlabelled cells each. Default: from the settings.
+    Minibatch size of each device, for labelled and unlabelled cells each. Default: from the
+    settings.
 plan_kwargs
     Changes to the training settings, such as ``{"lr": 1e-4}``.
 enable_progress_bar
@@ -43,5 +45,7 @@ save
     name.""".strip(),
     train_raises="""
 TypeError
-    ``plan_kwargs`` has an unknown setting, or ``trainer_kwargs`` an unknown argument.""".strip(),
+    ``plan_kwargs`` has an unknown setting, or ``trainer_kwargs`` an unknown argument.
+ValueError
+    Several devices are asked for, but the model cannot be trained on them.""".strip(),
 )

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from scvi.train import Trainer, TrainingPlan, TrainRunner
+from scvi.train._logger import SimpleLogger
 from torch import Tensor, nn
 
 from sctool._batches import Splitter
@@ -60,10 +61,49 @@ class Plan(TrainingPlan):
     The module's ``loss`` is not called, and no ELBO metrics are computed or logged.
     """
 
+    #: Whether several processes may share the minibatches, and whether there are steps in which a
+    #: part of the network learns nothing, which they must then look out for.
+    shareable, uneven = False, False
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._sums: dict[str, Tensor] = {}
         self._n_cells = 0
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes share the minibatches."""
+        return self.trainer.world_size > 1
+
+    def on_fit_start(self) -> None:
+        """Let each of several processes draw its own noise, after a look at what they must share.
+
+        Raises
+        ------
+        RuntimeError
+            The processes started from other random numbers, or from other cells.
+        """
+        if not self.shared:
+            return
+        splitter = cast(Splitter, self.trainer.datamodule)
+        own = torch.tensor([splitter.seed, splitter.n_train], device=self.device)
+        if (self.all_gather(own) != own).any():
+            raise RuntimeError(
+                "The processes that train together do not have the same cells and random numbers. "
+                "Let each of them read the same data, and seed them alike: random_state=0 in "
+                "sctool.tl, or torch.manual_seed(0) before model.train()."
+            )
+        torch.manual_seed(splitter.seed + self.global_rank)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Concatenate the cells, (n_cells, ...), of all processes, in each of which all follow.
+
+        Losses that compare the cells of a minibatch see those of all processes. Their gradients
+        come back to the process that a cell is from.
+        """
+        if not self.shared:
+            return x
+        return cast(Tensor, self.all_gather(x, sync_grads=x.requires_grad)).flatten(0, 1)
 
     def initialize_train_metrics(self) -> None:
         """No ELBO."""
@@ -81,9 +121,17 @@ class Plan(TrainingPlan):
         self._n_cells += n
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean losses of the epoch."""
-        means = {f"{name}_train": total / self._n_cells for name, total in self._sums.items()}
-        self.log_dict(means, sync_dist=self.use_sync_dist)
+        """Log the mean losses of the epoch, over all processes."""
+        sums, n_cells = self._sums, self._n_cells
+        if self.shared:
+            # Not by Lightning, which would wait for a term that another process does not have.
+            each: list[Any] = [None] * self.trainer.world_size
+            own = {name: float(total) for name, total in sums.items()}
+            torch.distributed.all_gather_object(each, (own, n_cells))
+            names = dict.fromkeys(name for own, _ in each for name in own)
+            sums = {name: sum(own.get(name, 0.0) for own, _ in each) for name in names}
+            n_cells = sum(n for _, n in each)
+        self.log_dict({f"{name}_train": total / n_cells for name, total in sums.items()})
         self._sums, self._n_cells = {}, 0
 
 
@@ -147,6 +195,26 @@ class TrainOptions:
     progress: bool = True
     trainer: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def n_processes(self) -> int:
+        """Number of processes, each with a device, that train together."""
+        devices = self.trainer.get("devices", "auto")
+        if isinstance(devices, str) and devices != "auto":
+            devices = devices.split(",") if "," in devices else int(devices)
+        if devices == "auto":  # scvi-tools takes one
+            n = 1
+        elif isinstance(devices, int):
+            n = devices if devices > 0 else max(torch.cuda.device_count(), 1)
+        else:
+            n = len(devices)
+        return n * self.trainer.get("num_nodes", 1)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The arguments that say on which devices to train."""
+        names = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
+        return {name: self.trainer[name] for name in names if name in self.trainer}
+
 
 #: Arguments of scvi-tools' and Lightning's trainers other than those of ``train`` itself. Early
 #: stopping is excluded because it monitors the ELBO, which our models do not have.
@@ -175,6 +243,8 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        # of scvi-tools, whose early stopping is not used
+        warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
@@ -214,6 +284,37 @@ def _warn_of_busy_waiting() -> None:
     )
 
 
+#: Strategies of Lightning for several processes that each run the whole script.
+STRATEGIES = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+
+def _for_processes(plan: Plan, options: TrainOptions) -> dict[str, Any]:
+    """Arguments of the trainer that several processes need.
+
+    Raises
+    ------
+    ValueError
+        The model cannot be trained by several, or the strategy is another one.
+    """
+    n, given = options.n_processes, options.trainer
+    strategy = given.get("strategy", "ddp")
+    if not plan.shareable:
+        raise ValueError(
+            f"devices={given.get('devices')!r} makes {n} processes, but this model is trained by "
+            "one: pass devices=1. scNym, scDET, CICL and auto can be trained by several."
+        )
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise ValueError(
+            f"strategy={strategy!r}: pass 'ddp', and start the script that calls sctool with "
+            "python, torchrun or srun; each process runs all of it."
+        )
+    if strategy == "ddp" and plan.uneven:
+        strategy = "ddp_find_unused_parameters_true"
+    # Of scvi-tools' own loggers, the one for several processes writes into the working directory.
+    own = given.get("logger", SimpleLogger())
+    return {"strategy": strategy, "use_distributed_sampler": False, "logger": own}
+
+
 def fit(
     model: Any,
     plan: Plan,
@@ -224,23 +325,44 @@ def fit(
     best: BestWeights | None = None,
     name: str = "training",
 ) -> None:
-    """Train ``model`` with scvi-tools' runner, showing only a progress bar called ``name``."""
+    """Train ``model`` with scvi-tools' runner, showing only a progress bar called ``name``.
+
+    Several processes end with the weights and the history of the first.
+    """
     _warn_of_busy_waiting()
+    several = options.n_processes > 1
     own = [EpochBar(name)] if options.progress else []
     callbacks = [*filter(None, [best]), *own, *options.trainer.get("callbacks", [])]
     arguments = {
         "check_val_every_n_epoch": 1,
         **options.trainer,
+        **(_for_processes(plan, options) if several else {}),
         "callbacks": callbacks,
         "enable_progress_bar": False,
     }
-    one_process = options.trainer.get("devices", "auto") in ("auto", 1) and not {
-        "strategy",
-        "num_nodes",
-        "plugins",
-    } & set(options.trainer)
+    one_process = not several and not {"strategy", "num_nodes", "plugins"} & set(options.trainer)
     with _quiet(), _outside_slurm() if one_process else nullcontext():
-        TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
+        if not several:
+            TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
+            return
+        splitter.seed = int(torch.randint(2**31, (1,)))
+        # What follows draws the same in all processes.
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+            TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
+        _take_from_first(model)
+
+
+def _take_from_first(model: Any) -> None:
+    """Set weights and history to those of the first process.
+
+    After the last step, running means of BatchNorm are still those of each process.
+    """
+    module = model.module
+    weights = {key: value.cpu() for key, value in module.state_dict().items()}
+    shared = [weights, vars(model).get("history_")]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    module.load_state_dict(shared[0])
+    model.history_ = shared[1]
 
 
 def n_epochs(settings: Any, splitter: Splitter, options: TrainOptions) -> int:

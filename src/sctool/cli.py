@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -315,18 +315,18 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
-    from sctool import _files, tl
+    from sctool import tl
 
     if args.model is not None and args.save_model is not None:
         raise ValueError("--save-model requires --ref: with --model nothing is trained.")
     if args.in_place:
         args.output, args.overwrite = args.query, True
     _check_outputs(args, (*CELLS, *TABLES))
-    with _query(args) as adata:
+    with _query(args) as adata, _reference(args) as ref:
         levels = args.labels_key or ["cell_type"]
         model = tl.annotate(
             adata,
-            _files.read(args.ref) if args.ref is not None else args.model,
+            ref,
             labels_key=levels if len(levels) > 1 else levels[0],
             method=args.method,
             batch_key=args.batch_key,
@@ -361,6 +361,24 @@ def _query(args: argparse.Namespace) -> Iterator[AnnData]:
         except Exception:  # older than what can be read in pieces, or broken, which this says
             adata = _read_for(args, args.query)
         yield adata
+
+
+@contextmanager
+def _reference(args: argparse.Namespace) -> Iterator[AnnData | str]:
+    """Yield the reference, which stays on disk if it is large, or the name of a trained model."""
+    from sctool import _data, _files, _ondisk
+
+    if args.ref is None:
+        yield args.model
+        return
+    with ExitStack() as stack:
+        ref = None
+        if args.ref.exists() and _ondisk.kind_of(args.ref) is not None:
+            with suppress(Exception):  # as of the query
+                ref = _ondisk.lazy(stack.enter_context(_ondisk.opened(args.ref)))
+        if ref is None or ref.n_obs <= _data.MOST:
+            ref = _files.read(args.ref)
+        yield ref
 
 
 def _summary(adata: AnnData, args: argparse.Namespace) -> dict[str, Any]:

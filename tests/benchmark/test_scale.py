@@ -7,9 +7,10 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from synthetic import simulate
+from synthetic import simulate, simulate_sides
 
-from sctool_benchmark import scale
+from sctool._data import _sample
+from sctool_benchmark import sampled, scale
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,16 @@ def test_the_table(tmp_path):
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
     assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |  |"
+
+
+def test_parts_of_a_reference_beside_the_whole():
+    query, ref = simulate_sides()
+    query.obs["cell_type"] = query.obs["truth"]
+    usual = _sample.MOST
+    lines = [line.split("|") for line in sampled.rows("x", query, ref, "logistic")]
+    assert [int(line[3]) for line in lines] == [
+        ref.n_obs,
+        *(int(s * ref.n_obs) for s in (0.5, 0.25, 0.1)),
+    ]
+    assert all(float(line[4]) > 0.9 for line in lines[:2])
+    assert usual == _sample.MOST

@@ -5,7 +5,8 @@ Each step adds notes to an audit that is stored in ``uns[key]["audit"]``:
 1. ``_expression.py`` finds values on a known scale (counts, linear or log1p) in ``X``, ``raw`` or
    a layer, or raises an error.
 2. ``_genes.py`` matches the genes of two objects by name.
-3. ``_join.py`` combines them into :class:`TrainingData`, the only object that models train on.
+3. ``_join.py`` combines them into :class:`TrainingData`, the only object that models train on;
+   ``_sample.py`` chooses the cells of a reference that is larger than should be held.
 4. ``_features.py`` has :class:`Features`, fitted once per model, which transforms the expression of
    any object into model inputs.
 
@@ -14,7 +15,7 @@ Cells stay sparse and are read once, in chunks; backed files and lazy arrays are
 
 from sctool._data._dense import Inputs
 from sctool._data._expression import Expression, find_expression
-from sctool._data._features import Features
+from sctool._data._features import Features, Reader
 from sctool._data._join import (
     TrainingData,
     batch_names,
@@ -25,17 +26,23 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
+from sctool._data._sample import MOST
+from sctool._data._workers import client_of, map_rows
 
 __all__ = [
+    "MOST",
     "Expression",
     "Features",
     "Inputs",
+    "Reader",
     "TrainingData",
     "batch_names",
     "clean_labels",
+    "client_of",
     "find_expression",
     "find_query",
     "join",
+    "map_rows",
     "obs_column",
     "palette",
     "read_cells",

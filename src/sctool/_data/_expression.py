@@ -15,7 +15,7 @@ from anndata.abc import CSRDataset
 
 from sctool._data._genes import other_features
 from sctool._data._scale import LOG_MAX, UNUSABLE, Scale, cells_of_counts, scale_of
-from sctool._data._stores import RowsOfCSC, by_rows
+from sctool._data._stores import RowsOfCSC, RowsOfDask, by_rows
 
 logger = logging.getLogger("sctool")
 
@@ -138,6 +138,8 @@ class Expression:
         Dataset that they belong to ("ref", "query", ...), and their location in it.
     scale
         Scale of the values, a usable one.
+    first
+        Position of the first cell, if these are only some of the dataset's.
     """
 
     matrix: Any
@@ -145,15 +147,19 @@ class Expression:
     side: str
     slot: str
     scale: Scale
+    first: int = 0
 
     @property
     def n_cells(self) -> int:
         return self.matrix.shape[0]
 
-    def linear(self, column: np.ndarray, n_columns: int) -> Iterator[sp.csr_matrix]:
+    def linear(
+        self, column: np.ndarray, n_columns: int, some: np.ndarray | None = None
+    ) -> Iterator[sp.csr_matrix]:
         """Yield chunks of cells on the linear scale; arguments as in :func:`take_columns`.
 
-        Features that are not genes are left out, whatever ``column`` is for them.
+        Features that are not genes are left out, whatever ``column`` is for them. ``some`` is a
+        mask of the cells to keep, (n_cells,); default all.
 
         Raises
         ------
@@ -162,21 +168,25 @@ class Expression:
         """
         genes = genes_of(self.var)
         column = column if genes is None else column[genes]
-        for x in self.chunks():
+        for x in self.chunks(some):
             yield take_columns(x, column, n_columns)
 
-    def chunks(self) -> Iterator[sp.csr_matrix]:
+    def chunks(self, some: np.ndarray | None = None) -> Iterator[sp.csr_matrix]:
         """Yield chunks of cells on the linear scale, CSR (at most ``CHUNK``, n_genes) float32.
 
-        Their columns are the features that are genes. Raises the errors of :meth:`linear`.
+        Their columns are the features that are genes. ``some`` and errors as of :meth:`linear`.
         """
         genes = genes_of(self.var)
         for start in range(0, self.n_cells, CHUNK):
+            kept = None if some is None else some[start : start + CHUNK]
+            if kept is not None and not kept.any():
+                continue
             try:
                 x = rows(self.matrix, start, min(start + CHUNK, self.n_cells), genes)
             except NotNumbersError:
                 raise self._contradiction(UNUSABLE["text"], start) from None
             self._check(x, start)
+            x = x if kept is None else x[kept]
             x = sp.csr_matrix(x, dtype=np.float32)
             if self.scale.name == "log1p":
                 x.data = self.scale.linear(x.data)
@@ -203,8 +213,9 @@ class Expression:
     def _contradiction(self, found: str, start: int) -> ValueError:
         return ValueError(
             f"The {self.side}'s {self.slot} was detected as {self.scale.name.removesuffix('s')} "
-            f"values from a sample of its cells, but cells {start} to "
-            f"{min(start + CHUNK, self.n_cells)} have {found}. Put all cells on the same scale, "
+            f"values from a sample of its cells, but cells {self.first + start} to "
+            f"{self.first + min(start + CHUNK, self.n_cells)} have {found}. Put all cells on the "
+            "same scale, "
             "drop these cells, or pass another layer with layer=..."
         )
 
@@ -220,10 +231,10 @@ def detect_scale(
     if n_cells <= SAMPLE:
         return scale_of(rows(matrix, 0, n_cells, columns), bases)
     size = SAMPLE // RUNS
-    starts = np.linspace(0, n_cells - size, RUNS).astype(int)
-    if isinstance(matrix, RowsOfCSC):
-        some = np.unique(starts[:, None] + np.arange(size))
-        return scale_of(rows(matrix.take(some), 0, len(some), columns), bases)
+    starts = [int(start) for start in np.linspace(0, n_cells - size, RUNS)]
+    if isinstance(matrix, RowsOfCSC | RowsOfDask):
+        some = matrix.take([slice(start, start + size) for start in starts])
+        return scale_of(rows(some, 0, some.shape[0], columns), bases)
     runs = [rows(matrix, start, start + size, columns) for start in starts]
     return scale_of(sp.vstack(runs, format="csr"), bases)
 

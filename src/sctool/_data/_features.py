@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -209,25 +210,20 @@ class Features:
 
         return chunks(), fill, audit
 
-    def inputs(self, expression: Expression) -> tuple[Iterator[Inputs], list[str]]:
-        """As :meth:`transform`, but chunks of cells that are made dense in one step.
-
-        The next chunk is read while one is used.
-        """
+    def reader(self, expression: Expression) -> tuple[Reader, list[str]]:
+        """As :meth:`transform`, but what reads chunks of cells that are made dense in one step."""
         place, n_columns, columns, fill, audit = self._match(expression)
         genes = genes_of(expression.var)
         own = place if genes is None else place[genes]
         found = own[(own >= 0) & (own < len(self.genes))]
-        if len(np.unique(found)) == len(found):
-            chunks = expression.chunks()
-        else:  # genes of one name are summed first
-            chunks = expression.linear(place, n_columns)
+        summed = len(np.unique(found)) < len(found)
+        if summed:
             own = np.arange(n_columns)
         input_of = np.full(n_columns, COUNTED)
         input_of[columns] = np.arange(len(columns))
         column = np.where(own < 0, OTHER, input_of[own])
-        made = (Inputs(x, column, self.target_sum, fill, len(columns)) for x in chunks)
-        return read_ahead(made), audit
+        first = (place, n_columns) if summed else None
+        return Reader(expression, first, column, self.target_sum, fill, len(columns)), audit
 
     def _match(
         self, expression: Expression
@@ -276,3 +272,39 @@ class Features:
         ours, theirs, _ = match_genes(self.genes, var, self.ignore_case)
         columns = self.genes.index.get_indexer(self.selected)
         return locate(theirs, ours[columns])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads cells as :class:`Inputs`; without the cells, it can be sent to another process.
+
+    Attributes
+    ----------
+    expression
+        The cells.
+    summed
+        Column of each of their genes, and number of columns, if genes of one name are summed first.
+    column, target_sum, fill, n_inputs
+        As in :class:`Inputs`.
+    """
+
+    expression: Expression
+    summed: tuple[np.ndarray, int] | None
+    column: np.ndarray
+    target_sum: float
+    fill: np.ndarray | None
+    n_inputs: int
+
+    def __iter__(self) -> Iterator[Inputs]:
+        """Chunks of cells."""
+        own = self.expression
+        for x in own.chunks() if self.summed is None else own.linear(*self.summed):
+            yield Inputs(x, self.column, self.target_sum, self.fill, self.n_inputs)
+
+    def ahead(self) -> Iterator[Inputs]:
+        """Chunks of cells, the next of which is read while one is used."""
+        return read_ahead(iter(self))
+
+    def of(self, rows: Any, first: int = 0) -> Reader:
+        """The same for other rows of the matrix, the first of which is at position ``first``."""
+        return replace(self, expression=replace(self.expression, matrix=rows, first=first))

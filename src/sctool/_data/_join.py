@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from sctool._data import _genes
+from sctool._data import _genes, _sample
 from sctool._data._expression import Expression, find_expression
 from sctool._data._genes import (
     clean_names,
@@ -64,6 +64,8 @@ class TrainingData:
         Notes on data checks and repairs.
     lost
         Types whose cells express no gene, so that they were left out.
+    whole
+        Types of all cells of the reference, if only some were read.
     """
 
     x: sp.csr_matrix
@@ -75,6 +77,15 @@ class TrainingData:
     colors: dict[str, str] = field(default_factory=dict)
     ignore_case: bool = False
     lost: list[str] = field(default_factory=list)
+    whole: pd.Categorical | None = None
+
+    @property
+    def reference_codes(self) -> np.ndarray:
+        """Type codes of all labelled cells, also of those that were not read."""
+        labels = self.labels
+        if self.whole is not None:
+            labels = self.whole.set_categories(labels.categories)
+        return labels.codes[labels.codes >= 0]
 
     def drop_empty(self, n_last: int) -> np.ndarray:
         """Leave out cells that express no gene: they hold no information.
@@ -196,11 +207,12 @@ def join(
     n_ref, n_query = (len(expression.var) for expression in sides.values())
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
 
+    some = {"ref": _sample.sample(labels.codes)}
     blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():
         audit += note_duplicates(names[side], shared, side)
-        chunks = expression.linear(locate(names[side], shared), len(shared))
-        blocks += chunks
+        column = locate(names[side], shared)
+        blocks += expression.linear(column, len(shared), some.get(side))
 
     domain = np.repeat(np.array(["ref", "query"], dtype=object), [ref.n_obs, adata.n_obs])
     if batch_key is not None:
@@ -208,7 +220,12 @@ def join(
         for side, side_adata in (("ref", ref), ("query", adata)):
             batches.append(batch_names(obs_column(side_adata, batch_key, "batch_key", side)))
         domain = domain + ":" + np.concatenate(batches)
-    codes = np.concatenate([labels.codes, np.full(adata.n_obs, -1)])
+    codes, whole = labels.codes, None
+    if (chosen := some["ref"]) is not None:
+        audit.append(_sample.note(codes, chosen))
+        codes, whole = codes[chosen], labels
+        domain = np.concatenate([domain[: ref.n_obs][chosen], domain[ref.n_obs :]])
+    codes = np.concatenate([codes, np.full(adata.n_obs, -1)])
     return TrainingData(
         x=sp.vstack(blocks, format="csr"),
         genes=gene_table(sides["ref"].var, names["ref"], shared),
@@ -218,6 +235,7 @@ def join(
         domain=np.unique(domain, return_inverse=True)[1].astype(np.int64),
         colors=palette(ref, labels_key),
         ignore_case=ignore_case,
+        whole=whole,
     )
 
 

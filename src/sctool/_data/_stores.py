@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,12 @@ class RowsOfCSC:
         if not self._start <= cells.start <= cells.stop <= self._start + self._held.shape[0]:
             stop = min(max(cells.start + self._size, cells.stop), self.shape[0])
             self._held = sp.csr_matrix((0, self.shape[1]))  # freed first
-            self._start, self._held = cells.start, self.take(np.arange(cells.start, stop))
+            self._start, self._held = cells.start, self.take([slice(cells.start, stop)])
         return self._held[cells.start - self._start : cells.stop - self._start]
 
-    def take(self, cells: np.ndarray) -> sp.csr_matrix:
-        """Rows at any positions, in one pass."""
+    def take(self, runs: list[slice]) -> sp.csr_matrix:
+        """Runs of rows in any place, in one pass."""
+        cells = np.unique(np.concatenate([np.arange(run.start, run.stop) for run in runs]))
         parts = []
         for start in range(0, self.shape[1], self._width):
             columns = self.matrix[:, start : start + self._width]
@@ -91,6 +93,17 @@ class RowsOfDask:
             begin = self._ends[i] - self.array.chunks[0][i]
             part = slice(max(cells.start - begin, 0), cells.stop - begin)
             parts.append(self._blocks[i][part])
-        if len(parts) == 1:
-            return parts[0]
-        return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
+        return _stacked(parts)
+
+    def take(self, runs: list[slice]) -> Any:
+        """Runs of rows in any place; no more than these is kept of their blocks."""
+        import dask
+
+        return _stacked(dask.compute(*(self.array[run] for run in runs)))
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Rows of dense or sparse parts in one matrix."""
+    if len(parts) == 1:
+        return parts[0]
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)

@@ -5,6 +5,7 @@ Only this file and ``_train.py`` use internals of scvi-tools.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,11 +89,23 @@ def expand(values: np.ndarray, kept: np.ndarray, missing: float = 0) -> np.ndarr
     return out
 
 
-def _counted(chunks: Iterable[Any], bar: Any) -> Iterator[Any]:
-    """Yield chunks of cells, and advance a bar once they were used."""
-    for chunk in chunks:
-        yield chunk
-        bar.update(len(chunk))
+#: What a model gives for some cells, as arrays, and which of them express no gene of it.
+Part = tuple[tuple[np.ndarray, ...], np.ndarray]
+
+
+def _counted(parts: Iterable[Part], bar: Any) -> Iterator[Part]:
+    """Yield what is predicted for some cells, and advance a bar once it was used."""
+    for part in parts:
+        yield part
+        bar.update(len(part[1]))
+
+
+def _predict_rows(given: tuple[CellModel, _data.Reader], start: int, rows: Any) -> Part:
+    """Predict for some rows of a matrix, in a process that has no more of it."""
+    model, reader = given
+    parts = [part for cells in reader.of(rows, start) for part in model._parts(cells)]
+    outputs, unseen = zip(*parts, strict=True)
+    return tuple(map(np.concatenate, zip(*outputs, strict=True))), np.concatenate(unseen)
 
 
 @dataclass(frozen=True)
@@ -265,8 +278,19 @@ class CellModel(BaseModelClass):
         if self._adata_manager is not None:
             self._setup_adata_manager_store.pop(self._adata_manager.adata_uuid, None)
         self._per_instance_manager_store.pop(self.id, None)
+        self._drop_cells()
+
+    def _drop_cells(self) -> None:
+        """Drop all references of this object to the training cells."""
         self._adata = self._adata_manager = self._cells = None
-        self.trainer = None  # it references the training cells
+        self.trainer = None
+
+    def _to_send(self) -> Self:
+        """A copy that predicts in another process, on its CPU."""
+        other = copy.copy(self)
+        other._drop_cells()
+        other.module = copy.deepcopy(self.module).cpu()
+        return other
 
     # -- training ------------------------------------------------------------------------------
 
@@ -338,6 +362,13 @@ class CellModel(BaseModelClass):
     def _prediction_batch_size(self) -> int:
         return BATCH_SIZE
 
+    def _parts(self, cells: Cells | _data.Inputs) -> Iterator[Part]:
+        """Outputs for the cells, in batches, and which express none of the inputs."""
+        done = 0
+        for outputs in self._forward_cells(cells):
+            begin, done = done, done + len(outputs[0])
+            yield outputs, cells.unseen[begin:done]
+
     @docs.dedent
     def predict_cells(
         self,
@@ -363,38 +394,41 @@ class CellModel(BaseModelClass):
         ValueError
             Fewer than half of the model's genes are found, or no values are usable.
         """
+        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
         if adata is None:
-            return self._predict(*self._read(None, None, indices))
+            [[cells], notes] = self._read(None, None, indices)
+            return self._predict(cells, notes)
         features = self.features_
         expression, audit = _data.find_query(adata, layer, features.genes, features.ignore_case)
-        chunks, notes = features.inputs(expression)
-        notes[:0] = audit  # in place: reading the chunks appends to it
+        reader, notes = features.reader(expression)
+        client = _data.client_of(expression.matrix)
+        parts: Iterable[Part]
+        if client is None:
+            parts = itertools.chain.from_iterable(map(self._parts, reader.ahead()))
+        else:
+            given = self._to_send(), reader.of(None)
+            parts = _data.map_rows(client, expression.matrix, _predict_rows, given)
         n_cells = expression.n_cells
         shown = enable_progress_bar and n_cells > MANY
         with progress(desc="annotating", total=n_cells, unit="cell", enabled=shown) as bar:
-            return self._predict(_counted(chunks, bar), notes, n_cells)
+            return self._collect(_counted(parts, bar), audit + notes, n_cells)
 
-    def _predict(
-        self, chunks: Iterable[Cells | _data.Inputs], audit: list[str], n_cells: int | None = None
-    ) -> Prediction:
-        """Predict for cells in chunks; the audit is complete once they are read.
+    def _predict(self, cells: Cells, audit: list[str]) -> Prediction:
+        """Predict for cells that are in memory."""
+        return self._collect(self._parts(cells), audit, len(cells))
 
-        ``n_cells`` is their number, if there is more than one chunk.
-        """
-        self._check_if_trained(warn=False, message="The model is not trained: call train() first.")
+    def _collect(self, parts: Iterable[Part], audit: list[str], n_cells: int) -> Prediction:
+        """Put together what was predicted for parts of the cells, in order."""
         outputs: list[np.ndarray] = []
-        unseen = []
+        empty = np.empty(n_cells, dtype=bool)
         done = 0
-        for cells in chunks:
-            for batch in self._forward_cells(cells):
-                if not outputs:  # not a list of parts, whose concatenation would double them
-                    n = n_cells or len(cells)
-                    outputs = [np.empty((n, *part.shape[1:]), part.dtype) for part in batch]
-                for whole, part in zip(outputs, batch, strict=True):
-                    whole[done : done + len(part)] = part
-                done += len(batch[0])
-            unseen.append(cells.unseen)
-        empty = np.concatenate(unseen)
+        for batch, unseen in parts:
+            if not outputs:  # not a list of parts, whose concatenation would double them
+                outputs = [np.empty((n_cells, *part.shape[1:]), part.dtype) for part in batch]
+            place = slice(done, done + len(unseen))
+            for whole, part in zip((*outputs, empty), (*batch, unseen), strict=True):
+                whole[place] = part
+            done = place.stop
         if n := int(empty.sum()):
             note = f"cells: {n} express none of the model's genes and were not annotated"
             logger.warning("%s.", note)

@@ -6,6 +6,7 @@ Learning". ``docs/methods/cicl.md`` has the maths and explains the default prese
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -233,18 +234,26 @@ class CICLModule(nn.Module):
         return nearest / nearest.sum(dim=1, keepdim=True), h
 
     @torch.no_grad()
-    def pseudo_labels(self, x: Tensor, n_clusters: int) -> Tensor:
+    def pseudo_labels(
+        self, x: Tensor, n_clusters: int, gather: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> Tensor:
         """Cluster of each cell of a minibatch, (n_cells,) (eqs. 8 and 9)."""
         training = self.training
         self.eval()
-        h = self.encode(self.inputs(x))
+        h = gather(self.encode(self.inputs(x)))
         self.train(training)
-        # from torch's generator, which is the seeded one
-        seed = int(torch.randint(2**31, (1,)))
+        # from torch's generator, which is the seeded one; of several processes, the first's
+        seed = int(gather(torch.randint(2**31, (1,)).to(x.device))[0])
         centroids = k_means(h.cpu().numpy(), n_clusters, seed, n_init=1).cluster_centers_
         return student_t(h, torch.from_numpy(centroids).to(h)).argmax(dim=1)
 
-    def loss(self, x: Tensor, other: Tensor, n_clusters: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self,
+        x: Tensor,
+        other: Tensor,
+        n_clusters: int,
+        gather: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on one minibatch (eq. 17), and its terms.
 
         Parameters
@@ -253,15 +262,17 @@ class CICLModule(nn.Module):
             Log1p values, (n_cells, n_genes).
         other
             Log1p values of the positive partner of each cell of ``x``, (n_cells, n_genes).
+        gather
+            Concatenates the cells of all processes that share the minibatch.
         """
         s = self.settings
         views = self.view(x), self.view(other)
         # Encoded separately: in one batch the two views of a cell would attend to each other.
-        z, z_other = (self.projector(self.encode(inputs)) for inputs in views)
+        z, z_other = (gather(self.projector(self.encode(inputs))) for inputs in views)
         terms = {"instance": instance_contrast(z, z_other, s.temperature)}
         total = terms["instance"]
         if s.cluster_weight:
-            labels = self.pseudo_labels(x, n_clusters)
+            labels = self.pseudo_labels(x, n_clusters, gather)
             terms["cluster"] = cluster_contrast(z, z_other, labels, s.temperature)
             total = total + s.cluster_weight * terms["cluster"]
         return total, terms
@@ -345,6 +356,8 @@ def merge_groups(expression: np.ndarray, encoded: np.ndarray, n: int) -> np.ndar
 class CICLPlan(Plan):
     """Training plan, algorithm 1 of the paper."""
 
+    shareable = True
+
     module: CICLModule
 
     def __init__(
@@ -366,7 +379,7 @@ class CICLPlan(Plan):
         if self.near is not None:
             column = torch.randint(self.near.shape[1], (len(index),)).numpy()
             other = self.cells[self.near[index.cpu().numpy(), column]]["x"].to(x)
-        total, terms = self.module.loss(x, other, self.n_clusters)
+        total, terms = self.module.loss(x, other, self.n_clusters, self.gather)
         self.log_losses({"loss": total, **terms}, len(x))
         return total
 
@@ -465,8 +478,17 @@ class CICL(CellModel):
             # The nearest neighbour is skipped: it may be a duplicate of the cell.
             k = min(s.n_neighbors + 1, len(z) - 1)
             near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)[:, 1:]
+        n_processes = options.n_processes
+        if n_processes > 1 and s.attention == "cells":
+            raise ValueError(
+                "attention='cells' compares the cells of a minibatch inside the network, which "
+                f"{n_processes} processes cannot share: pass devices=1, or attention='parts'."
+            )
         splitter = Splitter(
-            cells, {"cells": np.arange(len(cells))}, np.array([], dtype=int), s.batch_size
+            cells,
+            {"cells": np.arange(len(cells))},
+            np.array([], dtype=int),
+            s.batch_size * n_processes,
         )
         plan = CICLPlan(self.module, s, cells, near, n_clusters)
         fit(self, plan, splitter, n_epochs(s, splitter, options), options)

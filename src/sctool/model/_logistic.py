@@ -185,8 +185,8 @@ class MarkerGenesModel(AnnotationModel):
         features.keep(kept)
         return x[:, kept]
 
-    def _release(self) -> None:
-        super()._release()
+    def _drop_cells(self) -> None:
+        super()._drop_cells()
         self._candidates = None
 
 

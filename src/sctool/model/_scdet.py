@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -190,7 +191,9 @@ class SCDETModule(nn.Module):
         z = self.encoder(self.inputs(x))
         return self.similarity(z) / self.settings.tau, z
 
-    def loss(self, batch: Batch, share: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Batch, share: float, gather: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on one minibatch (eq. 11), and its terms.
 
         Parameters
@@ -200,6 +203,8 @@ class SCDETModule(nn.Module):
             "name", type codes; of unlabelled cells the initial names, or -1.
         share
             Share of labelled cells among all training cells (lower than in minibatches).
+        gather
+            Concatenates the cells of all processes, if several share the minibatch.
         """
         s = self.settings
         x, name = (
@@ -207,18 +212,23 @@ class SCDETModule(nn.Module):
             for key in ("x", "name")
         )
         n = len(batch["labelled"]["x"])
-        z = self.encoder(torch.cat([self.view(x), self.view(x)]))
+        own = z = self.encoder(torch.cat([self.view(x), self.view(x)]))
+        if gather is not None:  # labelled cells stay first
+            parts = [part for view in z.chunk(2) for part in (view[:n], view[n:]) if len(part)]
+            z = torch.cat([gather(part) for part in parts])
+            name = torch.cat([gather(part) for part in (name[:n], name[n:]) if len(part)])
+            n = n * len(name) // len(x)
         similarity, similarity_other = self.similarity(z).chunk(2)
         v, v_other = self.project(z).chunk(2)
-        terms = {"reconstruction": self._reconstruction(x, z)}
+        terms = {"reconstruction": self._reconstruction(x, own)}
 
         # The pseudo-labelling branch, eq. 6
-        y = F.one_hot(name[:n], self.n_types).to(x.dtype)
+        y = F.one_hot(name[:n], self.n_types).to(z.dtype)
         terms["labelled"] = losses.two_views_cross_entropy(
             similarity[:n] / s.tau, similarity_other[:n] / s.tau, y
         )
         classify = terms["labelled"]
-        if len(x) > n:
+        if len(name) > n:
             terms["unlabelled"] = losses.swapped_cross_entropy(
                 similarity[n:], similarity_other[n:], s.tau, s.tau_sharp
             )
@@ -227,16 +237,16 @@ class SCDETModule(nn.Module):
             similarity_other, n, share
         )
         classify = classify + terms["regularizer"]
-        if s.initial_names and len(x) > n:
+        if s.initial_names and len(name) > n:
             given = F.one_hot(name[n:].clamp_min(0), self.n_types) * (name[n:] >= 0)[:, None]
             terms["initial_names"] = losses.two_views_cross_entropy(
-                similarity[n:] / s.tau, similarity_other[n:] / s.tau, given.to(x.dtype)
+                similarity[n:] / s.tau, similarity_other[n:] / s.tau, given.to(z.dtype)
             )
             classify = classify + terms["initial_names"]
 
         # The contrastive branch, eq. 10
         both = torch.cat([v, v_other])
-        cell = torch.arange(len(x), device=x.device).repeat(2)
+        cell = torch.arange(len(name), device=z.device).repeat(2)
         terms["unsupervised"] = losses.contrastive(both, cell == cell[:, None], s.tau_contrast)
         of_type = name[:n].repeat(2)
         terms["supervised"] = losses.contrastive(
@@ -346,6 +356,8 @@ def shares(size: np.ndarray) -> np.ndarray:
 class SCDETPlan(Plan):
     """Training plan that re-estimates the type distribution every few epochs."""
 
+    shareable = True
+
     module: SCDETModule
 
     def __init__(
@@ -410,7 +422,7 @@ class SCDETPlan(Plan):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a labelled and an unlabelled minibatch."""
-        total, terms = self.module.loss(batch, self.share)
+        total, terms = self.module.loss(batch, self.share, self.gather if self.shared else None)
         self.log_losses({"loss": total, **terms}, len(batch["labelled"]["x"]))
         return total
 
@@ -473,7 +485,7 @@ class SCDET(OpenWorldModel):
             cells,
             {"labelled": labelled, "unlabelled": unlabelled},
             np.array([], dtype=int),
-            s.batch_size,
+            s.batch_size * options.n_processes,
         )
         plan = self.PLAN(self.module, s, cells, mixed, rng)
         fit(self, plan, splitter, n_epochs(s, splitter, options), options)
@@ -513,8 +525,7 @@ class SCDET(OpenWorldModel):
         n_genes, n_seen = len(self.features_.selected), len(self.classes_)
         module = SCNYMModule(n_genes, n_seen, self.n_domains_, SCNYM.PRESETS["default"])
         self.module = cast(Any, module)  # temporarily, for prediction
-        own = {name: options.trainer[name] for name in ("accelerator", "devices")}
-        train_classifier(self, cells, replace(options, max_epochs=None, trainer=own))
+        train_classifier(self, cells, replace(options, max_epochs=None, trainer=options.where))
         proba = self.predict_cells(indices=indices).proba
         self.is_trained_ = False
         return proba.argmax(axis=1)

@@ -174,6 +174,9 @@ class SCNYMModule(nn.Module):
 class SCNYMPlan(Plan):
     """Training plan with the ramps of both weights."""
 
+    shareable = True
+    uneven = True  # without a confident cell the adversary learns nothing
+
     def __init__(self, module: SCNYMModule, settings: SCNYMSettings, total_steps: int):
         super().__init__(module, lr=settings.lr, weight_decay=settings.weight_decay)
         self.settings, self.total_steps = settings, total_steps
@@ -196,7 +199,8 @@ class SCNYMPlan(Plan):
         loss = F.cross_entropy(logits, batch["label"])
         right = (logits.argmax(dim=1) == batch["label"]).float().mean()
         found = {"loss_validation": loss, "accuracy_validation": right}
-        self.log_dict(found, on_epoch=True, batch_size=len(logits))
+        sync = self.use_sync_dist  # so that all processes keep the same epoch
+        self.log_dict(found, on_epoch=True, batch_size=len(logits), sync_dist=sync)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adadelta or AdamW."""
@@ -235,9 +239,8 @@ def train_classifier(
         split = labelled[train], labelled[held_out]
     if unlabelled is None:
         unlabelled = np.flatnonzero(label < 0)
-    splitter = Splitter(
-        cells, {"labelled": split[0], "unlabelled": unlabelled}, split[1], s.batch_size
-    )
+    populations = {"labelled": split[0], "unlabelled": unlabelled}
+    splitter = Splitter(cells, populations, split[1], s.batch_size * options.n_processes)
     epochs = n_epochs(s, splitter, options)
     risen = int(np.ceil(max(s.ssl_ramp, s.adversary_ramp) * epochs))
     patience = None if early_stopping is False else s.patience

@@ -192,7 +192,9 @@ def annotate(
     -----
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
-    genes; only minibatches are made dense. With a trained model the query is read in chunks of
+    genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
+    are used as a whole and common ones in part, so that these many are held; a backed one is read
+    in chunks. With a trained model the query is read in chunks of
     8,192 cells and never held as a whole, so a backed file stays on disk.
 
     Examples
@@ -412,7 +414,7 @@ def _train_and_predict(
         group_table,
         doublets.expand(kept),
         low_quality.expand(kept),
-        data.labels.codes[labelled],
+        data.reference_codes,
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
         data.lost,

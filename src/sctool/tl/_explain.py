@@ -171,7 +171,7 @@ def explain(
         ) from error
 
     data, columns = model._inputs(adata, layer)
-    prediction = model._predict([data], [])
+    prediction = model._predict(data, [])
     codes = np.where(prediction.unseen, -1, prediction.proba.argmax(axis=1))
     new = _slots.renamed(adata, model.names_)
     names = [new.get(name, name) for name in model.names_]

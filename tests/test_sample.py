@@ -1,0 +1,188 @@
+"""References with more cells than are held: rare types whole, common ones in part."""
+
+import subprocess
+import sys
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from synthetic import simulate_sides
+
+import sctool
+from sctool import _files, cli
+from sctool._data import _expression, _sample
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "taken"),
+    [
+        ([60_000, 30_000, 400, 1_500], 46_000, [29_733, 14_866, 400, 1_000]),
+        ([400, 1_500, 30_000, 60_000], 46_000, [400, 1_000, 14_866, 29_733]),
+        ([6_000, 3_000, 9], 3_000, [1_991, 1_000, 9]),  # a third for each would be less
+        ([900, 900, 900], 300, [100, 100, 100]),
+        ([9, 9, 9], 2, [1, 1, 1]),
+    ],
+)
+def test_rare_types_stay_and_common_ones_keep_their_proportion(n, most, taken):
+    found = _sample.sizes(np.array(n), most)
+    np.testing.assert_allclose(found, taken, atol=3)
+    assert found.sum() <= max(most, len(n))
+
+
+def test_cells_are_evenly_spaced_over_the_reference(monkeypatch):
+    monkeypatch.setattr(_sample, "LEAST", 5)
+    codes = np.repeat([0, 1, -1, 0], [60, 3, 40, 40])
+    assert _sample.sample(codes, 143) is None
+    chosen = _sample.sample(codes, 73)
+    assert chosen.sum() == 73
+    assert chosen[60:63].all()
+    assert (np.flatnonzero(chosen & (codes == 0)) == np.r_[0:60:2, 103:143:2]).all()
+    assert (np.diff(np.flatnonzero(chosen & (codes < 0))) == 2).all()
+    assert _sample.note(codes, chosen) == (
+        "ref: 73 of 143 cells were used, as no more are held in memory: all of types with up to 3, "
+        "0.5 of the cells of the most common type, evenly spaced"
+    )
+
+
+@pytest.fixture
+def large() -> tuple[ad.AnnData, ad.AnnData]:
+    """Return sides whose reference has a rare type, and batches and unlabelled cells."""
+    adata, ref = simulate_sides()
+    labels = ref.obs["cell_type"].astype(object)
+    rare = labels == labels.iloc[0]
+    ref = ref[(~rare | (np.cumsum(rare) <= 5)).to_numpy()].copy()
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype(object)
+    ref.obs.iloc[20:30, ref.obs.columns.get_loc("cell_type")] = None
+    for side in (adata, ref):
+        side.obs["donor"] = np.where(np.arange(side.n_obs) % 3 == 0, "x", "y")
+    return adata, ref
+
+
+def codes_of(ref: ad.AnnData) -> np.ndarray:
+    return pd.Categorical(ref.obs["cell_type"]).codes
+
+
+def in_memory(ref: ad.AnnData, path) -> ad.AnnData:
+    return ref
+
+
+def in_a_file(ref: ad.AnnData, path) -> ad.AnnData:
+    ref.write_h5ad(path / "ref.h5ad")
+    return ad.read_h5ad(path / "ref.h5ad", backed="r")
+
+
+def in_dask(ref: ad.AnnData, path) -> ad.AnnData:
+    da = pytest.importorskip("dask.array")
+    x = da.from_array(ref.X.toarray(), chunks=(23, -1)).map_blocks(sp.csr_matrix)
+    return ad.AnnData(x, ref.obs, ref.var)
+
+
+@pytest.mark.parametrize("form", [in_memory, in_a_file, in_dask])
+def test_what_is_sampled_is_all_that_a_model_sees(form, large, tmp_path, monkeypatch):
+    adata, ref = large
+    monkeypatch.setattr(_expression, "CHUNK", 16)
+    chosen = _sample.sample(codes_of(ref), 70)
+    options = {"method": "logistic", "batch_key": "donor"}
+    expected = sctool.tl.annotate(adata, ref[chosen].copy(), copy=True, **options)
+    monkeypatch.setattr(_sample, "MOST", 70)
+    found, model = sctool.tl.annotate(
+        adata, form(ref, tmp_path), copy=True, return_model=True, **options
+    )
+    assert list(found.obs["sctool"]) == list(expected.obs["sctool"])
+    np.testing.assert_array_equal(found.obsm["sctool_proba"], expected.obsm["sctool_proba"])
+    [note] = [note for note in found.uns["sctool"]["audit"] if "cells were used" in note]
+    assert note.startswith(f"ref: {chosen.sum()} of {ref.n_obs} cells were used")
+    counts = ref[chosen].obs["cell_type"].value_counts()
+    assert counts.min() == 5  # the rare type, whole
+    shares = [counts[name] / counts.sum() for name in model.classes_]
+    np.testing.assert_allclose(model.class_shares_, shares)
+
+
+def test_alarms_compare_with_the_shares_of_the_whole_reference(large, monkeypatch):
+    from sctool.tl import _annotate
+
+    adata, ref = large
+    seen = []
+    usual = _annotate.judge
+    monkeypatch.setattr(
+        _annotate, "judge", lambda result, *args: seen.append(result) or usual(result, *args)
+    )
+    monkeypatch.setattr(_sample, "MOST", 70)
+    sctool.tl.annotate(adata, ref, method="logistic")
+    n = pd.Series(codes_of(ref)).value_counts()
+    np.testing.assert_array_equal(np.bincount(seen[0].labels), n[n.index >= 0].sort_index())
+
+
+def test_the_command_line_leaves_a_large_reference_on_disk(large, tmp_path, monkeypatch, capsys):
+    adata, ref = large
+    for name, side in (("query", adata), ("ref", ref)):
+        side.write_h5ad(tmp_path / f"{name}.h5ad")
+    loaded = []
+    usual = _files.read
+    monkeypatch.setattr(_files, "read", lambda path: loaded.append(path.stem) or usual(path))
+    words = ["annotate", str(tmp_path / "query.h5ad"), "--ref", str(tmp_path / "ref.h5ad")]
+    words += ["--method", "logistic", "-q", "-o"]
+    assert cli.main([*words, str(tmp_path / "a.h5ad")]) == 0
+    assert loaded == ["query", "ref"]
+    loaded.clear()
+    monkeypatch.setattr(_sample, "MOST", 70)
+    monkeypatch.setattr(sctool._data, "MOST", 70)
+    assert cli.main([*words, str(tmp_path / "b.h5ad")]) == 0
+    assert loaded == ["query"]
+    assert f"of {ref.n_obs} cells were used" in capsys.readouterr().out
+    assert ad.read_h5ad(tmp_path / "b.h5ad").obs["sctool"].notna().all()
+
+
+LIMITED = """
+import resource, sys
+import anndata as ad
+import sctool, sctool.tl
+from sctool._data import _sample
+
+_sample.MOST = 2000
+query = ad.read_h5ad(sys.argv[1])
+small = ad.read_h5ad(sys.argv[2], backed="r")[:600].to_memory()
+sctool.tl.annotate(query, small, method="logistic")  # what is loaded and compiled at first
+data = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+limit = data + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+ref = ad.read_h5ad(sys.argv[2], backed="r")
+sctool.tl.annotate(query, ref, method="logistic")
+print(*query.uns["sctool"]["audit"], sep="\\n")
+print("accuracy", (query.obs["sctool"] == query.obs["truth"]).mean())
+try:
+    ref.to_memory()
+except MemoryError:
+    print("larger than the memory")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_reference_larger_than_the_memory_is_trained_on(tmp_path):
+    adata, ref = simulate_sides()
+    # every gene of each cell 10 times, so that few cells fill the memory
+    wide = sp.hstack([ref.X.astype(np.float32)] * 10, format="csr")
+    genes = [f"{name}-{i}" if i else name for i in range(10) for name in ref.var_names]
+    times = -(-8192 // ref.n_obs)
+    block = sp.vstack([wide] * times, format="csr")[:8192]
+    n_blocks = -(-90_000_000 // block.nnz)
+    labels = np.tile(np.resize(ref.obs["cell_type"].to_numpy(dtype=object), 8192), n_blocks)
+    obs = pd.DataFrame({"cell_type": pd.Categorical(labels)}, np.arange(len(labels)).astype(str))
+    ad.AnnData(obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(tmp_path / "ref.h5ad")
+    with h5py.File(tmp_path / "ref.h5ad", "r+") as file:
+        if "X" in file:
+            del file["X"]
+        ad.io.write_elem(file, "X", block)
+        for _ in range(n_blocks - 1):
+            ad.io.sparse_dataset(file["X"]).append(block)
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    words = [str(tmp_path / "query.h5ad"), str(tmp_path / "ref.h5ad"), "500000000"]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"ref: 2000 of {len(labels)} cells were used" in done.stdout
+    assert "larger than the memory" in done.stdout
+    assert float(done.stdout.split("accuracy")[1].split()[0]) > 0.9
