@@ -288,7 +288,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
         ),
         (
             ["annotate", "query.h5ad", "--model", "m", "-o", "o.h5ad", "--save-model", "m2"],
-            "--save-model requires --ref",
+            "--save-model requires --ref or --adapt",
         ),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
