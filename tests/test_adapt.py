@@ -44,6 +44,8 @@ def query() -> ad.AnnData:
 
 @pytest.fixture
 def no_search(monkeypatch):
+    """Plant the result of the search of ``query``; the model has been trained before."""
+    alone()
     monkeypatch.setattr(novelty, "search", planted)
 
 
@@ -144,7 +146,7 @@ def test_a_novel_type_is_found_and_the_model_is_left_alone(query, no_search, tmp
     np.testing.assert_allclose(again.proba, query.obsm["new_proba"], atol=1e-5)
 
 
-def test_networks_continue_and_have_a_vote(query, no_search):
+def test_networks_continue_and_have_a_vote(query, monkeypatch):
     settings = {"n_top_genes": 100, "n_hidden": 16, "min_steps": 8, "min_epochs": 1}
     first, ref = simulate(60, seed=5), hidden()[1]
     trained = sctool.tl.annotate(
@@ -155,6 +157,7 @@ def test_networks_continue_and_have_a_vote(query, no_search):
         train_kwargs=QUIET,
     )
     before = state(trained)
+    monkeypatch.setattr(novelty, "search", planted)
     few = query[:, query.var_names[5:]].copy()
     adapted = sctool.tl.annotate(few, trained, adapt=True, return_model=True, train_kwargs=QUIET)
     after = state(adapted)

@@ -17,6 +17,7 @@ def test_the_suite_uses_data_that_may_choose_settings():
     assert all(task.tuned for task in tasks)
 
 
+@pytest.mark.slow
 def test_three_answers_are_compared():
     reference, query = simulate(160), simulate(240, seed=1, shift=0.3)
     reference = reference[reference.obs["cell_type"] != "DC"].copy()
