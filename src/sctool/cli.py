@@ -165,6 +165,11 @@ def parser() -> argparse.ArgumentParser:
         help="ignore case when matching gene names (Cd79a, CD79A)",
     )
     annotate.add_argument(
+        "--adapt",
+        action="store_true",
+        help="with --model: adapt it to QUERY, and search QUERY for novel types",
+    )
+    annotate.add_argument(
         "--key-added",
         default="sctool",
         help="key under which results are stored (default: %(default)s)",
@@ -317,8 +322,10 @@ def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
     from sctool import tl
 
-    if args.model is not None and args.save_model is not None:
-        raise ValueError("--save-model requires --ref: with --model nothing is trained.")
+    if args.model is not None and args.save_model is not None and not args.adapt:
+        raise ValueError(
+            "--save-model requires --ref or --adapt: with --model alone nothing is trained."
+        )
     if args.in_place:
         args.output, args.overwrite = args.query, True
     _check_outputs(args, (*CELLS, *TABLES))
@@ -336,6 +343,7 @@ def run_annotate(args: argparse.Namespace) -> int:
             groupby=args.groupby,
             allowed=args.allowed,
             ignore_case=args.ignore_case,
+            adapt=args.adapt,
             key_added=args.key_added,
             random_state=args.seed,
             return_model=True,

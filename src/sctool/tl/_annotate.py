@@ -15,6 +15,8 @@ from sctool._expected import Expected, Fit
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
 from sctool.model import METHODS, AnnotationModel, load
+from sctool.model._adapt import Adapted
+from sctool.model._adapt import adapt as adapt_model
 from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
 from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
@@ -40,6 +42,7 @@ def annotate(
     allowed: Iterable[str] | None = None,
     prior: Mapping[str, float] | None = None,
     ignore_case: bool = False,
+    adapt: bool = False,
     key_added: str = "sctool",
     random_state: int = 0,
     copy: bool = False,
@@ -61,7 +64,8 @@ def annotate(
     ref
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
-        of CellTypist, or a URL. A trained model is applied as it is, without training.
+        of CellTypist, or a URL. A trained model is applied as it is, without training, unless
+        ``adapt``.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
         used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
@@ -106,6 +110,10 @@ def annotate(
         found without ``prior`` raise an alarm.
     ignore_case
         Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
+    adapt
+        Adapt a trained model of "auto" to these cells and search them for novel types, with cells
+        drawn from the model's profiles in place of its reference. The model itself is not changed;
+        ``return_model`` returns the one that has adapted.
     key_added
         Key under which results are stored.
     random_state
@@ -184,7 +192,7 @@ def annotate(
         than "auto"; a ``hierarchy`` that is none, or "ontology" for types
         that it does not group; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
-        finite or all 0.
+        finite or all 0; ``adapt`` with a reference, or with a model that cannot adapt.
     TypeError
         ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
 
@@ -230,12 +238,18 @@ def annotate(
         else {"types": list(map(str, hierarchy)), "parents": list(map(str, hierarchy.values()))},
         "groupby": groupby,
         "ignore_case": ignore_case,
+        "adapt": adapt,
         "random_state": random_state,
         "model_kwargs": model_kwargs,
         "train_kwargs": train_kwargs,
     }
     if isinstance(ref, AnnData):
         check_risk(risk, METHODS[method])
+        if adapt:
+            raise ValueError(
+                "adapt=True: ref is a reference, and training on it adapts to the query anyway. "
+                "Leave out adapt, or pass a trained model."
+            )
         tree, notes = find_tree(ref, levels, hierarchy)
         expected = find_expected(ref, levels[-1], allowed, prior)
         result = _train_and_predict(
@@ -248,9 +262,17 @@ def annotate(
         check_risk(risk, type(trained))
         tree, notes = find_tree(trained, levels, hierarchy)
         expected = find_expected(trained, levels[-1], allowed, prior)
-        _refuse_training_arguments(trained, method, batch_key, model_kwargs, train_kwargs)
+        batch = None if adapt else batch_key
+        _refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
         bar = (train_kwargs or {}).get("enable_progress_bar", True)
-        result = _predict(adata, trained, layer, novel, expected, bar)
+        if adapt:
+            with seeded(random_state):
+                adapted = adapt_model(
+                    trained, adata, layer=layer, batch_key=batch_key, novel=novel, progress=bar
+                )
+            result = _predict_adapted(adapted, novel, expected)
+        else:
+            result = _predict(adata, trained, layer, novel, expected, bar)
     model, prediction = result.model, result.prediction
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
@@ -263,7 +285,7 @@ def annotate(
         classes=model.classes_,
         novel_classes=model.novel_classes_,
         novel_table=result.novel_table,
-        n_novel=model.n_novel_ if isinstance(ref, AnnData) else None,
+        n_novel=model.n_novel_ if adapt or isinstance(ref, AnnData) else None,
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
@@ -355,6 +377,30 @@ def _predict(
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
     flags = None if novel == 0 else model._is_novel(prediction)
     return Result(model, prediction, flags, fit, table)
+
+
+def _predict_adapted(adapted: Adapted, novel: str | int, expected: Expected | None) -> Result:
+    """Apply a model to the cells that it has adapted to."""
+    model, kept = adapted.model, adapted.kept
+    prediction = model._predict([adapted.cells], adapted.audit)
+    prediction, fit = _reweigh(model, prediction, expected)
+    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
+    # of the variable genes, which are all that is known of the reference
+    genes = model.features_.selected[model.variable_]
+    query, drawn = adapted.cells.x[:, model.variable_], adapted.drawn.copy()
+    for x in (query, drawn):
+        x.data = np.expm1(x.data)
+    types = np.array(model.classes_, dtype=object)[adapted.labels]
+    table = novelty.describe(query, genes, found, model.novel_classes_, drawn, types)
+    flags = None if novel == 0 else model._is_novel(prediction)
+    return Result(
+        model,
+        prediction.expand(kept),
+        None if flags is None else expand(flags, kept),
+        None if fit is None else fit.expand(kept),
+        table,
+        by_group=expand(adapted.by_group, kept, -1),
+    )
 
 
 def _train_and_predict(

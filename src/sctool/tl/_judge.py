@@ -265,7 +265,7 @@ def judge(
         if fit is not None:  # groups of types that are not allowed contradict any name
             both[both] &= fit.weights[result.by_group[both]] > 0
         alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
-    if result.labels is not None:  # measured on the cells of training
+    if result.by_group is not None:  # measured on these cells
         alarms += alarm_sensitivity(model.sensitivity_)
     alarms += alarm_programmes(result.novel_table)
     for alarm in alarms:
