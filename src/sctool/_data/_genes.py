@@ -11,7 +11,7 @@ import pandas as pd
 from sctool._data._gene_names import rename_as
 
 #: Minimum number of shared genes, and the number below which there is an alarm.
-MIN_SHARED, FEW_SHARED = 200, 500
+MIN_SHARED, FEW_SHARED = 100, 500
 #: Few shared genes are refused if this many times as many are shared when case is ignored.
 DIFFERENT_CASE = 5
 #: Columns of ``var`` that say what a feature is, of 10x Genomics, CELLxGENE and others.

@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, _slots, novelty
+from sctool._data import _genes
 from sctool._docs import docs
 from sctool._expected import Expected, Fit
+from sctool._label_errors import confused_pairs
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
 from sctool.model import METHODS, AnnotationModel, load
@@ -398,6 +400,9 @@ def _train_and_predict(
         ids = [str(name) for name in clusters.categories]
         group_table = novelty.describe(*described, of_cell, ids, *reference)
     by_group = model.names_by_group_
+    codes, confused = data.labels.codes[labelled].astype(np.int64), None
+    if len(data.genes) < _genes.FEW_SHARED:
+        confused = confused_pairs(reference[0], codes, model.classes_, params["random_state"])
     model._release()
     return Result(
         model,
@@ -408,9 +413,10 @@ def _train_and_predict(
         group_table,
         doublets.expand(kept),
         low_quality.expand(kept),
-        data.labels.codes[labelled],
+        codes,
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
+        confused,
         data.lost,
     )
 
