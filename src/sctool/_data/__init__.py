@@ -25,6 +25,7 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
+from sctool._data._modality import is_multimodal, rna_of
 
 __all__ = [
     "Expression",
@@ -35,8 +36,10 @@ __all__ = [
     "clean_labels",
     "find_expression",
     "find_query",
+    "is_multimodal",
     "join",
     "obs_column",
     "palette",
     "read_cells",
+    "rna_of",
 ]

@@ -51,7 +51,8 @@ def annotate(
 ) -> AnnData | AnnotationModel | tuple[AnnData, AnnotationModel] | None:
     """Assign cell types to the cells of ``adata`` using a labelled reference.
 
-    Genes are matched by name; their order does not matter. Values may be counts, linear (CPM, TPM)
+    Genes are matched by name, also by earlier names and Ensembl ids, and between human and mouse by
+    one-to-one orthologues; their order does not matter. Values may be counts, linear (CPM, TPM)
     or log1p. They are read from ``X`` or, if ``X`` is unusable, from ``raw`` or a counts layer, and
     log-normalised (10,000 counts per cell, over the shared genes) in a private copy. Data checks
     and repairs are recorded in ``uns[key_added]["audit"]``.
@@ -60,6 +61,8 @@ def annotate(
     ----------
     adata
         Query cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
+        Of a MuData, here as in ``ref``, the gene expression is used: the modality "rna", or the
+        only one whose features are genes. Results are written into this modality.
     ref
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
@@ -104,7 +107,7 @@ def annotate(
         training and renormalised (Saerens, Latinne & Decaestecker 2002). Shares far from those
         found without ``prior`` raise an alarm.
     ignore_case
-        Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
+        Ignore case when matching gene names, and compare names alone.
     key_added
         Key under which results are stored.
     random_state
@@ -182,7 +185,7 @@ def annotate(
         slots exist and were not written by sctool; a ``risk`` outside 0 to 1 or of another method
         than "auto"; a ``hierarchy`` that is none; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
-        finite or all 0.
+        finite or all 0; a MuData in which it is not clear which modality is gene expression.
     TypeError
         ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
 
@@ -201,6 +204,11 @@ def annotate(
     >>> adata.obs["sctool"].cat.categories[0]
     'CD4+/CD25 T Reg'
     """
+    whole = None
+    if _data.is_multimodal(adata):
+        whole = adata.copy() if copy else adata
+        adata = _data.rna_of(whole, "adata")
+    ref = _data.rna_of(ref, "ref")
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     _slots.check_key(adata, key_added)
@@ -251,7 +259,7 @@ def annotate(
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
 
-    target = _slots.writable(adata, copy)
+    target = _slots.writable(adata, copy and whole is None)
     registered = {cls: name for name, cls in METHODS.items()}
     _slots.write_annotation(
         target,
@@ -277,7 +285,7 @@ def annotate(
         audit=prediction.audit,
         terms=model.terms_,
     )
-    return _slots.returned(target, model, copy, return_model)
+    return _slots.returned(target if whole is None else whole, model, copy, return_model)
 
 
 def _levels(labels_key: Any) -> list[str]:
