@@ -198,7 +198,7 @@ def test_only_types_that_the_genes_cannot_tell_apart_are_named():
     mean = np.where(y[:, None] == 1, [20, 2, 5, 5], [2, 20, 5, 5])
     pairs = confused_pairs(sp.csr_matrix(rng.poisson(mean).astype(np.float32)), y, list("ABCD"), 0)
     assert pairs[["first", "second"]].to_numpy().tolist() == [["A", "C"]]
-    assert pairs["overlap"][0] > 0.8
+    assert pairs["overlap"].iloc[0] > 0.8
     alone = confused_pairs(
         sp.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 0, 1]), ["A", "B"], 0
     )
