@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, _slots, novelty
+from sctool._data import _genes
 from sctool._docs import docs
 from sctool._expected import Expected, Fit
+from sctool._label_errors import confused_pairs
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
 from sctool.model import METHODS, AnnotationModel, load
@@ -52,7 +54,8 @@ def annotate(
 ) -> AnnData | AnnotationModel | tuple[AnnData, AnnotationModel] | None:
     """Assign cell types to the cells of ``adata`` using a labelled reference.
 
-    Genes are matched by name; their order does not matter. Values may be counts, linear (CPM, TPM)
+    Genes are matched by name, also by earlier names and Ensembl ids, and between human and mouse by
+    one-to-one orthologues; their order does not matter. Values may be counts, linear (CPM, TPM)
     or log1p. They are read from ``X`` or, if ``X`` is unusable, from ``raw`` or a counts layer, and
     log-normalised (10,000 counts per cell, over the shared genes) in a private copy. Data checks
     and repairs are recorded in ``uns[key_added]["audit"]``.
@@ -61,6 +64,8 @@ def annotate(
     ----------
     adata
         Query cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
+        Of a MuData, here as in ``ref``, the gene expression is used: the modality "rna", or the
+        only one whose features are genes. Results are written into this modality.
     ref
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
@@ -109,7 +114,7 @@ def annotate(
         training and renormalised (Saerens, Latinne & Decaestecker 2002). Shares far from those
         found without ``prior`` raise an alarm.
     ignore_case
-        Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
+        Ignore case when matching gene names, and compare names alone.
     adapt
         Adapt a trained model of "auto" to these cells and search them for novel types, with cells
         drawn from the model's profiles in place of its reference. The model itself is not changed;
@@ -192,7 +197,8 @@ def annotate(
         than "auto"; a ``hierarchy`` that is none, or "ontology" for types
         that it does not group; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
-        finite or all 0; ``adapt`` with a reference, or with a model that cannot adapt.
+        finite or all 0; ``adapt`` with a reference, or with a model that cannot adapt; a MuData in
+        which it is not clear which modality is gene expression.
     TypeError
         ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
 
@@ -213,6 +219,11 @@ def annotate(
     >>> adata.obs["sctool"].cat.categories[0]
     'CD4+/CD25 T Reg'
     """
+    whole = None
+    if _data.is_multimodal(adata):
+        whole = adata.copy() if copy else adata
+        adata = _data.rna_of(whole, "adata")
+    ref = _data.rna_of(ref, "ref")
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     _slots.check_key(adata, key_added)
@@ -277,7 +288,7 @@ def annotate(
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
 
-    target = _slots.writable(adata, copy)
+    target = _slots.writable(adata, copy and whole is None)
     registered = {cls: name for name, cls in METHODS.items()}
     _slots.write_annotation(
         target,
@@ -303,7 +314,7 @@ def annotate(
         audit=prediction.audit,
         terms=model.terms_,
     )
-    return _slots.returned(target, model, copy, return_model)
+    return _slots.returned(target if whole is None else whole, model, copy, return_model)
 
 
 def _levels(labels_key: Any) -> list[str]:
@@ -382,7 +393,7 @@ def _predict(
 def _predict_adapted(adapted: Adapted, novel: str | int, expected: Expected | None) -> Result:
     """Apply a model to the cells that it has adapted to."""
     model, kept = adapted.model, adapted.kept
-    prediction = model._predict([adapted.cells], adapted.audit)
+    prediction = model._predict(adapted.cells, adapted.audit)
     prediction, fit = _reweigh(model, prediction, expected)
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     # of the variable genes, which are all that is known of the reference
@@ -450,6 +461,9 @@ def _train_and_predict(
         ids = [str(name) for name in clusters.categories]
         group_table = novelty.describe(*described, of_cell, ids, *reference)
     by_group = model.names_by_group_
+    codes, confused = data.labels.codes[labelled].astype(np.int64), None
+    if len(data.genes) < _genes.FEW_SHARED:
+        confused = confused_pairs(reference[0], codes, model.classes_, params["random_state"])
     model._release()
     return Result(
         model,
@@ -463,6 +477,7 @@ def _train_and_predict(
         data.reference_codes,
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
+        confused,
         data.lost,
     )
 

@@ -60,6 +60,8 @@ class Result:
         Codes of the types that groups of cells have, (n_cells,), of methods that group them.
     n_shared
         Number of shared genes.
+    confused
+        Pairs of types that these genes hardly tell apart, if they are few.
     lost
         Types of the reference whose cells express none of them.
     """
@@ -75,6 +77,7 @@ class Result:
     labels: np.ndarray | None = None
     by_group: np.ndarray | None = None
     n_shared: int | None = None
+    confused: pd.DataFrame | None = None
     lost: Sequence[str] = ()
 
 
@@ -247,7 +250,9 @@ def judge(
             groups = groups.join(result.group_table.drop(columns="n_cells"))
 
     if result.n_shared is not None:
-        alarms += alarm_genes(result.n_shared)
+        few = alarm_genes(result.n_shared, result.confused)
+        prediction.audit.extend(few)
+        alarms += few
     alarms += alarm_lost(result.lost)
     if fit is not None:
         alarms += alarm_unexpected(fit, is_known, model.classes_) + alarm_prior(fit, model.classes_)
