@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from sctool._docs import docs
 from sctool._expected import Expected, Fit
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
-from sctool.model import METHODS, AnnotationModel, load
+from sctool._sets import Hierarchy
+from sctool.model import METHODS, AnnotationModel, AutoClassifier, load
 from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
+from sctool.tl._consensus import Consensus
 from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
+from sctool.tl._several import answer, known_types, read_sources
+
+#: What one reference may be.
+Reference = AnnData | AnnotationModel | str | Path
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -27,7 +34,7 @@ docs.params["methods"] = "\n    ".join(
 @docs.dedent
 def annotate(
     adata: AnnData,
-    ref: AnnData | AnnotationModel | str | Path,
+    ref: Reference | Sequence[Reference],
     *,
     labels_key: str | Sequence[str] = "cell_type",
     method: str = "auto",
@@ -237,6 +244,10 @@ def annotate(
         )
         if tree is not None:  # in place of the one learnt, and saved with the model
             result.model.hierarchy_ = tree(result.model.classes_)
+    elif isinstance(ref, list | tuple):
+        result, expected, tree, notes = _annotate_with_each(
+            adata, ref, METHODS[method], levels, hierarchy, allowed, prior, return_model, params
+        )
     else:
         trained = _trained_model(ref)
         check_risk(risk, type(trained))
@@ -274,6 +285,7 @@ def annotate(
         versions=versions(),
         audit=prediction.audit,
         terms=model.terms_,
+        alignment=result.alignment,
     )
     return _slots.returned(target, model, copy, return_model)
 
@@ -311,7 +323,7 @@ def _expected_params(expected: Expected | None) -> dict[str, Any]:
 
 
 def _reweigh(
-    model: AnnotationModel, prediction: Prediction, expected: Expected | None
+    model: AnnotationModel | Consensus, prediction: Prediction, expected: Expected | None
 ) -> tuple[Prediction, Fit | None]:
     """The prediction for a query in which only some types, or some shares of them, are expected.
 
@@ -413,6 +425,64 @@ def _train_and_predict(
         len(data.genes),
         data.lost,
     )
+
+
+def _annotate_with_each(
+    adata: AnnData,
+    refs: Sequence[Reference],
+    cls: type[AnnotationModel],
+    levels: list[str],
+    hierarchy: Mapping[str, str] | None,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+    return_model: bool,
+    params: dict[str, Any],
+) -> tuple[Result, Expected | None, Any, list[str]]:
+    """Annotate the query with each of several references, and pool the answers."""
+    novel, risk = params["novel"], params["risk"]
+    if return_model:
+        raise ValueError(
+            "return_model=True: several references have no single model. Train one model of each "
+            "with return_model=True, and pass the list of models as ref."
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: with several references pass one column, and groups of types "
+            "as hierarchy."
+        )
+    if novel not in ("auto", 0):
+        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
+    if any(isinstance(ref, list | tuple) for ref in refs):
+        raise TypeError("ref is a list within a list: pass one list of references.")
+    sources = read_sources(refs, levels[0], _trained_model, params["random_state"])
+    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
+    if risk is not None and len(trained) == len(sources):
+        raise ValueError(
+            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
+            "least one reference with cells."
+        )
+    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
+    known = known_types(sources)
+    Expected.read(allowed, prior, known)
+    if hierarchy is not None:
+        Hierarchy.from_parents(known, hierarchy)
+    if len(trained) == len(sources):
+        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
+        _refuse_training_arguments(trained[0], "auto", *arguments)
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    for source in sources:
+        ref, layer = source.training, params["layer"]
+        if isinstance(ref, AnnData):
+            source.result = _train_and_predict(adata, ref, cls, levels[0], None, None, params)
+        else:
+            source.result = _predict(adata, ref, layer, novel, None, bar)
+    result = answer(adata, sources, params["layer"])
+    consensus = result.model
+    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    expected = Expected.read(allowed, prior, consensus.classes_)
+    result.prediction, result.fit = _reweigh(consensus, result.prediction, expected)
+    tree = None if hierarchy is None else partial(Hierarchy.from_parents, parents=hierarchy)
+    return result, expected, tree, []
 
 
 def _among_known(prediction: Prediction, n_known: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from sctool._verdicts import (
     pool_names,
 )
 from sctool.model import AnnotationModel, AutoClassifier, Prediction
+from sctool.tl._consensus import Consensus
 
 logger = logging.getLogger("sctool")
 
@@ -58,9 +59,12 @@ class Result:
         Number of shared genes.
     lost
         Types of the reference whose cells express none of them.
+    alignment, disagreement, alarms
+        Of several references: the table of their types; what they say of each cell on which they
+        disagree, else "", (n_cells,); and what raises an alarm.
     """
 
-    model: AnnotationModel
+    model: AnnotationModel | Consensus
     prediction: Prediction
     novel: np.ndarray | None
     fit: Fit | None
@@ -72,6 +76,9 @@ class Result:
     by_group: np.ndarray | None = None
     n_shared: int | None = None
     lost: Sequence[str] = ()
+    alignment: pd.DataFrame | None = None
+    disagreement: np.ndarray | None = None
+    alarms: Sequence[str] = ()
 
 
 def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
@@ -195,6 +202,7 @@ def judge(
         result.doublets,
         result.low_quality,
         model.classes_,
+        result.disagreement,
     )
     status = pd.Categorical.from_codes(np.where(seen, code, -1), list(STATUSES))
     pooled = groups = None
@@ -207,7 +215,7 @@ def judge(
 
     if result.n_shared is not None:
         alarms += alarm_genes(result.n_shared)
-    alarms += alarm_lost(result.lost)
+    alarms += [*alarm_lost(result.lost), *result.alarms]
     if fit is not None:
         alarms += alarm_unexpected(fit, is_known, model.classes_) + alarm_prior(fit, model.classes_)
     if calibration is not None:
