@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,14 @@ def align(
 
     # 2. By term: first the same, then parts, of the most specific type that has them
     ontology = cell_ontology()
-    term = np.array([terms[i].get(n) or ontology.find(n) for i, n in zip(owner, name, strict=True)])
+    term: Any = np.array(
+        [
+            given.get(n) or ontology.find(n)
+            for given, own in zip(terms, types, strict=True)
+            for n in own
+        ],
+        dtype=object,
+    )
     step = within.copy()
     for i, j in pairs:
         free = np.ix_(without_equal(within, i, j), without_equal(within, j, i))
@@ -243,7 +251,7 @@ def pool(
     (n_cells, n_names); rows sum to 1.
     """
     n = len(probas[0])
-    parts = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+    parts = [slice(start, start + CHUNK) for start in range(0, max(n, 1), CHUNK)]
     each = [_pool([p[c] for p in probas], members, weights[:, c], novelty[:, c]) for c in parts]
     return np.concatenate(each)
 
@@ -256,7 +264,7 @@ def _pool(
 ) -> np.ndarray:
     given = [p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12) for p in probas]
     holds = [m.astype(float) for m in members]
-    known = [m.any(axis=0) for m in members]
+    known: list[Any] = [m.any(axis=0) for m in members]
     w = weights / np.maximum(weights.sum(axis=0), 1e-12)
     pooled = np.full((len(given[0]), len(known[0])), 1e-9)
     for wi, p, m in zip(w, given, holds, strict=True):

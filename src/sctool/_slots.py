@@ -208,8 +208,9 @@ def write_annotation(
 ) -> None:
     """Write the results documented in :func:`sctool.tl.annotate`.
 
-    ``alignment`` is the table of the types of several references. ``terms`` are the Cell Ontology ids of the types, if they have any. ``unseen`` marks the cells,
-    (n_cells,), that express no gene of the model: they get no label.
+    ``alignment`` is the table of the types of several references. ``terms`` are the Cell Ontology
+    ids of the types, if they have any. ``unseen`` marks the cells, (n_cells,), that express no gene
+    of the model: they get no label.
     """
     clear(adata, key)
     names = [*classes, *novel_classes]

@@ -14,17 +14,14 @@ from sctool import _data, _slots, novelty
 from sctool._docs import docs
 from sctool._expected import Expected, Fit
 from sctool._quality import find_doublets, find_low_quality
-from sctool._train import seeded
 from sctool._sets import Hierarchy
+from sctool._train import seeded
 from sctool.model import METHODS, AnnotationModel, AutoClassifier, load
 from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
 from sctool.tl._consensus import Consensus
 from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
 from sctool.tl._several import answer, known_types, read_sources
-
-#: What one reference may be.
-Reference = AnnData | AnnotationModel | str | Path
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -34,7 +31,7 @@ docs.params["methods"] = "\n    ".join(
 @docs.dedent
 def annotate(
     adata: AnnData,
-    ref: Reference | Sequence[Reference],
+    ref: AnnData | AnnotationModel | str | Path | Sequence[AnnData | AnnotationModel | str | Path],
     *,
     labels_key: str | Sequence[str] = "cell_type",
     method: str = "auto",
@@ -68,7 +65,8 @@ def annotate(
     ref
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
-        of CellTypist, or a URL. A trained model is applied as it is, without training.
+        of CellTypist, or a URL. A trained model is applied as it is, without training. A list of
+        several of these gives one answer, with the types of all of them: see Notes.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
         used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
@@ -175,7 +173,11 @@ def annotate(
         ``second_label`` and ``second_share``; ``entropy`` of the types in bits; mean
         ``novel_score``; shares of cells that are ``ambiguous``, ``unexpected``, ``novel``,
         ``doublet``, ``low_quality``; and, when a model is trained, ``nearest``, ``distance`` and
-        ``markers``.
+        ``markers``. With several references, ``alignment``, a DataFrame with one row per type of
+        each: ``reference``; ``type``; its ``name`` in the answer, of a coarser type those that it
+        holds, joined by " / "; ``part_of``, coarser types of other references; ``how`` that was
+        found ("name", "ontology", "cells", or "only here"); ``n_cells`` that were compared, and
+        the ``share`` of them that references with related types take for such.
 
     Raises
     ------
@@ -193,6 +195,16 @@ def annotate(
 
     Notes
     -----
+    With several references a model is trained on each that has cells, of which a tenth is held out.
+    Types are the same, or parts of each other, by name, by the Cell Ontology, or by what the models
+    call each other's cells; the answer has the finest. Probabilities are averaged with weights of
+    each reference (how well it recognises held-out cells, how much of this confidence it keeps in
+    the query, and how similar its expression is) and of each cell (how novel it is to the
+    reference), and a temperature is fitted to the held-out cells. A cell is novel if it is so to
+    every reference. Cells on which references disagree are "ambiguous". The embedding, novel groups
+    and doublets are those of the reference with most types. ``return_model``, several
+    ``labels_key`` and a number of ``novel`` types need a single reference.
+
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. With a trained model the query is read in chunks of
@@ -277,7 +289,9 @@ def annotate(
         unseen=prediction.unseen,
         verdicts=verdicts,
         params={
-            "method": registered.get(type(model), type(model).__name__),
+            "method": registered.get(type(model), type(model).__name__)
+            if isinstance(model, AnnotationModel)
+            else method,
             "preset": model.preset_,
             **params,
             **_expected_params(expected),
@@ -429,7 +443,7 @@ def _train_and_predict(
 
 def _annotate_with_each(
     adata: AnnData,
-    refs: Sequence[Reference],
+    refs: Sequence[Any],
     cls: type[AnnotationModel],
     levels: list[str],
     hierarchy: Mapping[str, str] | None,

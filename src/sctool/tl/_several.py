@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.metrics import cohen_kappa_score
 
 from sctool import _data, _several
 from sctool._batches import stratified_holdout
-from sctool._neighbors import group_means
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._train import numpy_generator, seeded
 from sctool.model import AnnotationModel, Prediction
@@ -136,8 +136,12 @@ def answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
     seen_by = _cross_predict(adata, sources, layer, audit)
     types = [s.model.classes_ for s in sources]
     shares = _shares(sources, seen_by)
-    aligned = _several.align([s.name for s in sources], types, [s.model.terms_ for s in sources], shares)
-    n_compared = [np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources]
+    aligned = _several.align(
+        [s.name for s in sources], types, [s.model.terms_ for s in sources], shares
+    )
+    n_compared = [
+        np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources
+    ]
     table = aligned.table.assign(
         n_cells=np.concatenate(n_compared), share=_recognised(aligned, types, shares)
     )
@@ -229,7 +233,9 @@ def _cross_predict(
                 continue
             try:
                 found[i, j] = other.model.predict_cells(
-                    one.cells, layer if layer in one.cells.layers else None, enable_progress_bar=False
+                    one.cells,
+                    layer if layer in one.cells.layers else None,
+                    enable_progress_bar=False,
                 )
             except ValueError as error:  # as too few genes of the model
                 audit.append(f"references: {other.name!r} cannot judge {one.name!r}: {error}")
@@ -278,9 +284,7 @@ def _recognised(
     return np.concatenate(found)
 
 
-def _reliability(
-    sources: list[Source], seen_by: dict[tuple[int, int], Prediction]
-) -> np.ndarray:
+def _reliability(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
     """Cohen's kappa of each reference with the labels of its held-out cells; NaN without any.
 
     It is 0 if no more are right than by chance, however unequal the types are, and 1 if all are.
@@ -349,14 +353,16 @@ def _means(
     model: AnnotationModel, adata: AnnData, layer: str | None, codes: np.ndarray
 ) -> np.ndarray:
     """Mean input of each type of a model, (n_types, n_genes); NaN for types without cells."""
-    n = len(model.classes_)
-    total, count, start = 0.0, np.bincount(codes[codes >= 0], minlength=n), 0
+    n, start, total = len(model.classes_), 0, None
     for part in model._read(adata, layer if layer in adata.layers else None)[0]:
         own = codes[start : start + part.x.shape[0]]
         start += len(own)
-        sums = group_means(part.x, np.where(own < 0, n, own)) * np.bincount(np.where(own < 0, n, own))[:, None]
-        total = total + np.vstack([sums, np.zeros((n + 1 - len(sums), sums.shape[1]))])[:n]
-    return total / np.where(count > 0, count, np.nan)[:, None]
+        cells = np.flatnonzero(own >= 0)
+        member = sp.csr_matrix((np.ones(len(cells)), (own[cells], cells)), shape=(n, len(own)))
+        sums = (member @ part.x).toarray()
+        total = sums if total is None else total + sums
+    count = np.bincount(codes[codes >= 0], minlength=n)
+    return np.asarray(total) / np.where(count > 0, count, np.nan)[:, None]
 
 
 def _held_out(
@@ -370,7 +376,8 @@ def _held_out(
     A reference gives as many cells as its weight allows. Left out are cells of coarser types, which
     have no type of the answer.
     """
-    probas, codes = [np.zeros((0, len(aligned.names)))], [np.zeros(0, dtype=np.int64)]
+    probas: list[np.ndarray] = [np.zeros((0, len(aligned.names)))]
+    codes: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     for i, source in enumerate(sources):
         if source.cells is None or any((i, j) not in seen_by for j in range(len(sources))):
             continue
@@ -423,12 +430,14 @@ def _novel_groups(
     that cannot judge novelty gives it a type that only it knows. Groups are those of one reference.
     """
     judges = [s for s in sources if s.result.novel is not None]
+    none: tuple[np.ndarray, list[str], pd.DataFrame]
     none = np.zeros((len(known), 0)), [], lead.result.novel_table.iloc[:0]
     if not judges or not all(s.model.novel_classes_ for s in judges):
         return none
     mass = np.min([_novel_mass(s) for s in judges], axis=0)
     judged = np.any(
-        [m.any(axis=0) for s, m in zip(sources, aligned.members, strict=True) if s in judges], axis=0
+        [m.any(axis=0) for s, m in zip(sources, aligned.members, strict=True) if s in judges],
+        axis=0,
     )
     mass = np.where(known[:, ~judged].sum(axis=1) > _several.MOST, 0, mass)
     groups = lead.result.prediction.proba[:, len(lead.model.classes_) :].astype(float)
@@ -489,7 +498,9 @@ def _disagreement(
     differ = np.flatnonzero((weights * says).sum(axis=0) < AGREE * total)
     text = np.full(len(known), "", dtype=object)
     for c in differ:
-        said = [f"{s.name} says {s.model.classes_[o[c]]}" for s, o in zip(sources, own, strict=True)]
+        said = [
+            f"{s.name} says {s.model.classes_[o[c]]}" for s, o in zip(sources, own, strict=True)
+        ]
         text[c] = "references disagree: " + ", ".join(said)
     return text
 
