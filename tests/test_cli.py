@@ -251,7 +251,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
             ["annotate", "query.h5ad", "-o", "o.h5ad"],
             "one of the arguments --ref --model is required",
         ),
-        (annotate("--model", "m"), "not allowed with argument"),
+        (annotate("--model", "m"), "No saved sctool model in 'm'"),
         (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o.h5ad"], "'no.h5ad' does not exist"),
         (
             ["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o.h5ad"],
@@ -288,7 +288,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
         ),
         (
             ["annotate", "query.h5ad", "--model", "m", "-o", "o.h5ad", "--save-model", "m2"],
-            "--save-model requires --ref",
+            "--save-model requires a single --ref",
         ),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",

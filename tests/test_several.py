@@ -1,5 +1,7 @@
 """Several references: types that are the same or parts of others, and one answer."""
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from synthetic import TYPES, simulate, simulate_sides
 import sctool
 from sctool import _several
 from sctool.cli import main
+from sctool.tl._several import Source, _novel_groups
 
 QUICK = {"method": "logistic", "train_kwargs": {"enable_progress_bar": False}}
 NAN = np.nan
@@ -52,7 +55,9 @@ def test_types_are_compared_by_cells():
     # a = p; b holds q and r; c and s resemble others but are only here
     there = np.array([[0.9, 0, 0, 0], [0.1, 0.4, 0.5, 0], [0.3, 0.3, 0.3, 0.1]])
     back = np.array([[0.8, 0.1, 0], [0, 0.9, 0], [0, 0.7, 0.2], [0.0, 0.9, 0.0]])
-    found = align([["x-a", "x-b", "x-c"], ["y-p", "y-q", "y-r", "y-s"]], {(0, 1): there, (1, 0): back})
+    found = align(
+        [["x-a", "x-b", "x-c"], ["y-p", "y-q", "y-r", "y-s"]], {(0, 1): there, (1, 0): back}
+    )
     assert found.names == ["x-a", "x-c", "y-q", "y-r", "y-s"]
     holds = dict(zip(found.table["type"], found.table["name"], strict=True))
     assert holds["y-p"] == "x-a"
@@ -234,7 +239,7 @@ def test_models_without_cells_and_cells_together(tmp_path):
     assert str(tmp_path / "model") in set(adata.uns["sctool"]["alignment"]["reference"])
 
 
-def test_references_that_disagree_are_told(monkeypatch):
+def test_references_that_disagree_are_told():
     swapped = simulate(240, seed=7)
     swap = {"B": "DC", "DC": "B"}
     swapped.obs["cell_type"] = swapped.obs["cell_type"].astype(str).map(lambda n: swap.get(n, n))
@@ -257,17 +262,35 @@ def test_only_allowed_types_are_named():
     assert (adata.obs["sctool_status"] == "unexpected").mean() > 0.3
 
 
+def source(classes, proba, n_novel=1, judges=True):
+    """A reference with what it says of three cells."""
+    proba = np.array(proba)
+    names = [f"novel_{i}" for i in range(1, n_novel + 1)]
+    table = pd.DataFrame({"n_cells": 9, "nearest": classes[0], "markers": "G"}, index=names)
+    novel = proba.argmax(axis=1) >= len(classes) if judges else None
+    model = SimpleNamespace(classes_=classes, novel_classes_=names)
+    result = SimpleNamespace(
+        model=model, novel=novel, prediction=SimpleNamespace(proba=proba), novel_table=table
+    )
+    return Source("ref", model, result=result)
+
+
 def test_a_cell_is_novel_if_it_is_so_to_every_reference():
-    adata = simulate_sides(240, 4)[0]
-    options = {"method": "sskm", "novel": "auto"}
-    sctool.tl.annotate(adata, [lacking(0, "DC"), lacking(5, "DC", "B")], **options)
-    truth = adata.obs["truth"].astype(str)
-    novel = adata.obs["sctool_novel"]
-    assert novel[truth == "DC"].mean() > 0.8
-    assert novel[truth != "DC"].mean() < 0.1  # B is novel to the second alone
-    result = adata.uns["sctool"]
-    assert list(result["novel_classes"]) == list(result["novel"].index)
-    assert result["novel"]["n_cells"].sum() == novel.sum()
+    # of the first two cells one is novel to both, one is known to the second as x-dc
+    one = source(["x-b", "x-t"], [[0.1, 0, 0.9], [0, 0.2, 0.8], [0, 1, 0]])
+    other = source(["x-t", "x-dc"], [[0, 0.2, 0.1, 0.7], [0, 0.9, 0.1, 0], [1, 0, 0, 0]], 2)
+    aligned = align([["x-b", "x-t"], ["x-t", "x-dc"]])
+    known = np.array([[0.5, 0.2, 0.3], [0, 0.1, 0.9], [0, 1, 0]])
+    mass, names, table = _novel_groups([one, other], aligned, known, other)
+    np.testing.assert_allclose(mass, [[0.7], [0], [0]])  # the less sure, and one group
+    assert names == ["novel_1"]
+    assert table.index.tolist() == ["novel_1"]
+    assert table["n_cells"].tolist() == [1]
+    # one that cannot judge novelty knows the first cell, and no other does
+    third = source(["x-nk"], np.ones((3, 1)), 0, judges=False)
+    aligned = align([["x-b", "x-t"], ["x-t", "x-dc"], ["x-nk"]])
+    known = np.array([[0.1, 0.1, 0.1, 0.7], [0, 0.1, 0.9, 0], [0, 1, 0, 0]])
+    assert _novel_groups([one, other, third], aligned, known, other)[1] == []
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def run_annotate(args: argparse.Namespace) -> int:
     from sctool import _files, tl
 
     if not args.ref and not args.model:
-        raise ValueError("name at least one reference (--ref) or model (--model).")
+        raise ValueError("one of the arguments --ref --model is required")
     if args.save_model is not None and (args.model or len(args.ref) > 1):
         raise ValueError(
             "--save-model requires a single --ref: with --model nothing is trained, and several "

@@ -30,8 +30,9 @@ HELD_OUT, MAX_HELD_OUT = 0.1, 500
 MAX_PER_TYPE = 100
 #: Minimum number of held-out cells to calibrate with.
 MIN_CALIBRATION = 20
-#: Where references that know the type count for less than this share, they disagree.
-AGREE = 0.5
+#: References disagree on a cell if, of the weight of those that know its type, less than this share
+#: is on those that give it to the cell.
+AGREE = 2 / 3
 #: Alarms: types of one name, of at least so many cells that are compared, that other references
 #: recognise in a smaller share of them; references with less than this share of the best kappa.
 MIN_CELLS, OTHER_TYPE, UNRELIABLE = 10, 0.3, 0.5
@@ -244,7 +245,8 @@ def _cross_predict(
             named = one.known(one.result.prediction)
             sure = named.max(axis=1) >= _several.MOST
             names = np.array(one.model.classes_, dtype=object)[named.argmax(axis=1)]
-            one.labels = np.where(sure & ~one.result.prediction.unseen, names, None)
+            names[~sure | one.result.prediction.unseen] = None
+            one.labels = names
     return found
 
 
@@ -492,7 +494,8 @@ def _disagreement(
     """What the references say of cells on which they disagree, "" for others, (n_cells,)."""
     best = known.argmax(axis=1)
     own = [p.argmax(axis=1) for p in probas]
-    knows = np.stack([m.any(axis=0)[best] for m in aligned.members])
+    known_to: list[np.ndarray] = [np.asarray(m.any(axis=0)) for m in aligned.members]
+    knows = np.stack([k[best] for k in known_to])
     says = np.stack([m[o, best] for m, o in zip(aligned.members, own, strict=True)])
     total = (weights * knows).sum(axis=0)
     differ = np.flatnonzero((weights * says).sum(axis=0) < AGREE * total)
@@ -508,11 +511,12 @@ def _disagreement(
 def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray) -> list[str]:
     """References and types to be checked."""
     alarms, unreliable = [], _unreliable(reliability)
+    best = np.nanmax(np.append(reliability, 0))
     for source, kappa in zip(sources, reliability, strict=True):
-        if kappa < UNRELIABLE * np.nanmax(reliability):
+        if kappa < UNRELIABLE * best:
             alarms.append(
                 f"references: the labels of {source.name!r} are hardly found again in its own "
-                f"held-out cells (kappa {kappa:.2f}, another reference {np.nanmax(reliability):.2f}"
+                f"held-out cells (kappa {kappa:.2f}, another reference {best:.2f}"
                 "): they may be wrong, and count little"
             )
     bad = [s.name for s, is_bad in zip(sources, unreliable, strict=True) if is_bad]
