@@ -28,6 +28,9 @@ logger = logging.getLogger("sctool")
 HELD_OUT, MAX_HELD_OUT = 0.1, 500
 #: Maximum number of cells of a type by which types are compared.
 MAX_PER_TYPE = 100
+#: Minimum probability of the types of query cells that stand for a saved model's own cells: those
+#: of a type that it does not know must not be among them.
+SURE = 0.9
 #: Minimum number of held-out cells to calibrate with.
 MIN_CALIBRATION = 20
 #: References disagree on a cell if, of the weight of those that know its type, less than this share
@@ -243,7 +246,7 @@ def _cross_predict(
     for one in sources:
         if one.cells is None:
             named = one.known(one.result.prediction)
-            sure = named.max(axis=1) >= _several.MOST
+            sure = named.max(axis=1) >= SURE
             names = np.array(one.model.classes_, dtype=object)[named.argmax(axis=1)]
             names[~sure | one.result.prediction.unseen] = None
             one.labels = names
