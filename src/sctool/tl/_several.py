@@ -49,14 +49,14 @@ class Source:
     ----------
     name
         For the table and for messages.
+    training
+        What a model is trained on, or the trained model itself.
     cells
         Labelled cells for comparisons; None of a trained model.
-    codes
-        Their types, codes of ``types`` of the labels, (n_cells,).
+    labels
+        Names of their types, (n_cells,). Of a trained model, names of cells of the query.
     held_out
-        Those that the model is not trained on, (n_cells,) bool.
-    training
-        What the model is trained on, or the trained model itself.
+        Cells that the model is not trained on, (n_cells,) bool.
     result
         Its annotation of the query.
     """
