@@ -270,7 +270,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
             ["annotate", "query.h5ad", "-o", "o.h5ad"],
             "one of the arguments --ref --model is required",
         ),
-        (annotate("--model", "m"), "not allowed with argument"),
+        (annotate("--model", "m"), "No saved sctool model in 'm'"),
         (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o.h5ad"], "'no.h5ad' does not exist"),
         (
             ["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o.h5ad"],

@@ -46,6 +46,7 @@ NOT_RUN = {
     "python -m sctool_benchmark ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.pretrained ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.adapt ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.several ": "is tested in tests/benchmark",
 }
 
 

@@ -63,6 +63,7 @@ def cell_status(
     doublets: Doublets | None,
     low_quality: LowQuality | None,
     classes: Sequence[str],
+    disagreement: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Status of each cell and its reason.
 
@@ -83,6 +84,8 @@ def cell_status(
         Evidence on the cells; None if that was not judged.
     classes
         Names of the known types.
+    disagreement
+        What several references say of cells on which they disagree, "" for others, (n_cells,).
 
     Returns
     -------
@@ -99,6 +102,8 @@ def cell_status(
     mark("ambiguous", unsure, [f"probability {p:.2f}" for p in score[unsure]])
     if safe is not None and specific is not None:
         mark("ambiguous", ~specific, [f"no more is safe than {name}" for name in safe[~specific]])
+    if disagreement is not None:
+        mark("ambiguous", disagreement != "", disagreement[disagreement != ""])
     if fit is not None:
         found = np.flatnonzero(fit.unexpected)
         told = zip(fit.outside[found], fit.other[found], strict=True)

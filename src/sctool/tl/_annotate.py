@@ -14,14 +14,24 @@ from sctool._data import _genes
 from sctool._docs import docs
 from sctool._expected import Expected, Fit
 from sctool._label_errors import confused_pairs
+from sctool._ontology import map_names
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
-from sctool.model import METHODS, AnnotationModel, load
+from sctool.model import METHODS, AnnotationModel, AutoClassifier, load
 from sctool.model._adapt import Adapted
 from sctool.model._adapt import adapt as adapt_model
 from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
-from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
+from sctool.tl._consensus import Consensus
+from sctool.tl._judge import (
+    Result,
+    check_risk,
+    find_expected,
+    find_tree,
+    judge,
+    parse_hierarchy,
+)
+from sctool.tl._several import answer, known_types, read_sources
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -31,7 +41,7 @@ docs.params["methods"] = "\n    ".join(
 @docs.dedent
 def annotate(
     adata: AnnData,
-    ref: AnnData | AnnotationModel | str | Path,
+    ref: AnnData | AnnotationModel | str | Path | Sequence[AnnData | AnnotationModel | str | Path],
     *,
     labels_key: str | Sequence[str] = "cell_type",
     method: str = "auto",
@@ -70,7 +80,8 @@ def annotate(
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
         of CellTypist, or a URL. A trained model is applied as it is, without training, unless
-        ``adapt``.
+        ``adapt``. A list of several of these gives one answer, with the types of all of them: see
+        Notes.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
         used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
@@ -184,7 +195,11 @@ def annotate(
         ``second_label`` and ``second_share``; ``entropy`` of the types in bits; mean
         ``novel_score``; shares of cells that are ``ambiguous``, ``unexpected``, ``novel``,
         ``doublet``, ``low_quality``; and, when a model is trained, ``nearest``, ``distance`` and
-        ``markers``.
+        ``markers``. With several references, ``alignment``, a DataFrame with one row per type of
+        each: ``reference``; ``type``; its ``name`` in the answer, of a coarser type those that it
+        holds, joined by " / "; ``part_of``, coarser types of other references; ``how`` that was
+        found ("name", "ontology", "cells", or "only here"); ``n_cells`` that were compared, and
+        the ``share`` of them that references with related types take for such.
 
     Raises
     ------
@@ -204,6 +219,16 @@ def annotate(
 
     Notes
     -----
+    With several references a model is trained on each that has cells, of which a tenth is held out.
+    Types are the same, or parts of each other, by name, by the Cell Ontology, or by what the models
+    call each other's cells; the answer has the finest. Probabilities are averaged with weights of
+    each reference (how well it recognises held-out cells, how much of this confidence it keeps in
+    the query, and how similar its expression is) and of each cell (how novel it is to the
+    reference), and a temperature is fitted to the held-out cells. A cell is novel if it is so to
+    every reference. Cells on which references disagree are "ambiguous". The embedding, novel groups
+    and doublets are those of the reference with most types. ``return_model``, several
+    ``labels_key`` and a number of ``novel`` types need a single reference.
+
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
@@ -268,6 +293,12 @@ def annotate(
         )
         if tree is not None:  # in place of the one learnt, and saved with the model
             result.model.hierarchy_ = tree(result.model.classes_)
+    elif isinstance(ref, list | tuple):
+        if adapt:
+            raise ValueError("adapt=True needs a single trained model, not several references.")
+        result, expected, tree, notes = _annotate_with_each(
+            adata, ref, METHODS[method], levels, hierarchy, allowed, prior, return_model, params
+        )
     else:
         trained = _trained_model(ref)
         check_risk(risk, type(trained))
@@ -305,7 +336,9 @@ def annotate(
         unseen=prediction.unseen,
         verdicts=verdicts,
         params={
-            "method": registered.get(type(model), type(model).__name__),
+            "method": registered.get(type(model), type(model).__name__)
+            if isinstance(model, AnnotationModel)
+            else method,
             "preset": model.preset_,
             **params,
             **_expected_params(expected),
@@ -313,6 +346,7 @@ def annotate(
         versions=versions(),
         audit=prediction.audit,
         terms=model.terms_,
+        alignment=result.alignment,
     )
     return _slots.returned(target if whole is None else whole, model, copy, return_model)
 
@@ -350,7 +384,7 @@ def _expected_params(expected: Expected | None) -> dict[str, Any]:
 
 
 def _reweigh(
-    model: AnnotationModel, prediction: Prediction, expected: Expected | None
+    model: AnnotationModel | Consensus, prediction: Prediction, expected: Expected | None
 ) -> tuple[Prediction, Fit | None]:
     """The prediction for a query in which only some types, or some shares of them, are expected.
 
@@ -480,6 +514,64 @@ def _train_and_predict(
         confused,
         data.lost,
     )
+
+
+def _annotate_with_each(
+    adata: AnnData,
+    refs: Sequence[Any],
+    cls: type[AnnotationModel],
+    levels: list[str],
+    hierarchy: Mapping[str, str] | str | None,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+    return_model: bool,
+    params: dict[str, Any],
+) -> tuple[Result, Expected | None, Any, list[str]]:
+    """Annotate the query with each of several references, and pool the answers."""
+    novel, risk = params["novel"], params["risk"]
+    if return_model:
+        raise ValueError(
+            "return_model=True: several references have no single model. Train one model of each "
+            "with return_model=True, and pass the list of models as ref."
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: with several references pass one column, and groups of types "
+            "as hierarchy."
+        )
+    if novel not in ("auto", 0):
+        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
+    if any(isinstance(ref, list | tuple) for ref in refs):
+        raise TypeError("ref is a list within a list: pass one list of references.")
+    sources = read_sources(refs, levels[0], _trained_model, params["random_state"])
+    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
+    if risk is not None and len(trained) == len(sources):
+        raise ValueError(
+            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
+            "least one reference with cells."
+        )
+    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
+    known = known_types(sources)
+    Expected.read(allowed, prior, known)
+    tree, notes = None, []
+    if hierarchy is not None:
+        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
+    if len(trained) == len(sources):
+        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
+        _refuse_training_arguments(trained[0], "auto", *arguments)
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    for source in sources:
+        ref, layer = source.training, params["layer"]
+        if isinstance(ref, AnnData):
+            source.result = _train_and_predict(adata, ref, cls, levels[0], None, None, params)
+        else:
+            source.result = _predict(adata, ref, layer, novel, None, bar)
+    result = answer(adata, sources, params["layer"])
+    consensus = result.model
+    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    expected = Expected.read(allowed, prior, consensus.classes_)
+    result.prediction, result.fit = _reweigh(consensus, result.prediction, expected)
+    return result, expected, tree, notes
 
 
 def _among_known(prediction: Prediction, n_known: int) -> np.ndarray:
