@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--hierarchy",
         choices=["ontology"],
+        metavar="ontology",
         help="groups of types for --risk: those with a name in the Cell Ontology (default: the "
         "columns of labels, or learnt)",
     )

@@ -143,8 +143,10 @@ def census(
 
     Examples
     --------
-    >>> ref = census("human", "blood", census_version="2025-01-30")  # doctest: +SKIP
-    >>> sctool.tl.annotate(adata, ref)  # doctest: +SKIP
+    With a network::
+
+        ref = sctool.datasets.census("human", "blood", census_version="2025-01-30")
+        sctool.tl.annotate(adata, ref)
     """
     if max_cells < 1:
         raise ValueError(f"max_cells={max_cells!r}: pass at least 1.")

@@ -553,7 +553,7 @@ def _annotate_with_each(
     check_risk(risk, AutoClassifier)  # cells are held out of any method's references
     known = known_types(sources)
     Expected.read(allowed, prior, known)
-    tree, notes = None, []
+    tree, notes = None, list[str]()
     if hierarchy is not None:
         tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
     if len(trained) == len(sources):
