@@ -21,7 +21,7 @@ FLOORS = [
         "_umap",
         *MODULES_OF_ARRAYS,
     ],
-    ["_batches", "_data", "_ondisk", "_neighbors", "_regression"],
+    ["_batches", "_data", "_ondisk", "_neighbors", "_regression", "_several"],
     ["_label_errors", "_quality", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],
     ["_report"],

@@ -85,6 +85,25 @@ def test_annotate_writes_what_the_function_writes(method, files, capsys):
     assert sorted(p.name for p in files.iterdir()) == ["out.h5ad", "query.h5ad", "ref.h5ad"]
 
 
+def test_a_saved_model_adapts(files, capsys):
+    model = sctool.tl.annotate(
+        ad.read_h5ad("query.h5ad"),
+        ad.read_h5ad("ref.h5ad"),
+        return_model=True,
+        model_kwargs={"adversary": False, "mixmatch": False},
+    )
+    model.save("model")
+    words = ["annotate", "query.h5ad", "--model", "model", "--adapt", "--save-model", "adapted"]
+    assert run(*words, "-o", "out.h5ad", "-q") == 0
+    assert "which has adapted to these cells" in capsys.readouterr().out
+    assert ad.read_h5ad("out.h5ad").uns["sctool"]["params"]["adapt"]
+    assert run("annotate", "query.h5ad", "--model", "adapted", "-o", "again.h5ad") == 0
+    first, second = ad.read_h5ad("out.h5ad"), ad.read_h5ad("again.h5ad")
+    np.testing.assert_allclose(
+        first.obsm["sctool_proba"], second.obsm["sctool_proba"], rtol=0, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_saved_model_is_used_again(method, files, capsys):
     options = ["--method", method, "--max-epochs", 1, "-q", "--save-model", "model"]
@@ -251,7 +270,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
             ["annotate", "query.h5ad", "-o", "o.h5ad"],
             "one of the arguments --ref --model is required",
         ),
-        (annotate("--model", "m"), "not allowed with argument"),
+        (annotate("--model", "m"), "No saved sctool model in 'm'"),
         (["annotate", "no.h5ad", "--ref", "ref.h5ad", "-o", "o.h5ad"], "'no.h5ad' does not exist"),
         (
             ["annotate", "query.h5ad", "--ref", "no.h5ad", "-o", "o.h5ad"],
@@ -288,7 +307,7 @@ def test_what_cluster_refuses(options, message, files, capsys):
         ),
         (
             ["annotate", "query.h5ad", "--model", "m", "-o", "o.h5ad", "--save-model", "m2"],
-            "--save-model requires --ref",
+            "--save-model requires --ref or --adapt",
         ),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",

@@ -337,8 +337,8 @@ def test_some_names_in_common_do_not_hide_that_names_differ_in_case(monkeypatch)
 
 def test_too_few_shared_genes_is_an_error_with_examples_of_both():
     adata, ref = simulate_sides()
-    adata = renamed(adata, GENES[:199] + [f"other{i}" for i in range(101)])
-    with pytest.raises(ValueError, match=r"share 199 genes by name; at least 200") as error:
+    adata = renamed(adata, GENES[:99] + [f"other{i}" for i in range(201)])
+    with pytest.raises(ValueError, match=r"share 99 genes by name; at least 100") as error:
         logistic(adata, ref)
     for text in (GENES[0], "Reference: [", "query: [", "Use gene symbols in both"):
         assert text in str(error.value)

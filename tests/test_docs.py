@@ -45,6 +45,8 @@ NOT_RUN = {
     "python -c ": "reports on the installation",
     "python -m sctool_benchmark ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.pretrained ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.adapt ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.several ": "is tested in tests/benchmark",
 }
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from sctool import _verdicts
+from sctool._label_errors import confused_pairs, describe_pairs
 from sctool._quality import Doublets, LowQuality
 from sctool._verdicts import (
     STATUSES,
@@ -178,7 +180,29 @@ def test_a_score_below_that_of_held_out_cells():
 
 def test_few_shared_genes():
     assert alarm_genes(500) == []
-    assert alarm_genes(499) == ["genes: only 499 are shared: similar types may be confused"]
+    text = "genes: only 499 are shared: similar types may be confused"
+    assert alarm_genes(499) == [text]
+    pairs = describe_pairs(np.array([[0.9, 0.1, 0], [0.25, 0.75, 0], [0, 0, 1]]), ["A", "B", "C"])
+    assert alarm_genes(500, pairs) == []
+    assert alarm_genes(499, pairs[:0]) == [text]
+    assert alarm_genes(499, pairs) == [
+        f"{text}, in held-out cells of the reference 'A' and 'B' (10% of the one and 25% of the "
+        "other)"
+    ]
+
+
+def test_only_types_that_the_genes_cannot_tell_apart_are_named():
+    # of three types two differ in a gene that is not measured
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2, 3], [300, 60, 60, 1])
+    mean = np.where(y[:, None] == 1, [20, 2, 5, 5], [2, 20, 5, 5])
+    pairs = confused_pairs(sp.csr_matrix(rng.poisson(mean).astype(np.float32)), y, list("ABCD"), 0)
+    assert pairs[["first", "second"]].to_numpy().tolist() == [["A", "C"]]
+    assert pairs["overlap"].iloc[0] > 0.8
+    alone = confused_pairs(
+        sp.csr_matrix(np.ones((3, 2), np.float32)), np.array([0, 0, 1]), ["A", "B"], 0
+    )
+    assert alone.empty
 
 
 def test_types_with_too_few_labelled_cells():

@@ -7,7 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sctool._batches import assign_folds
-from sctool._data._features import marker_genes
+from sctool._data._features import marker_genes, normalize
 from sctool._regression import regress
 
 #: Folds, marker genes and penalty of the regressions. The penalty is strong, so that a wrong label
@@ -17,6 +17,8 @@ FOLDS, N_GENES, C, MIN_TYPE_WEIGHT, MAX_ITER = 5, 2000, 0.01, 0.5, 500
 MIN_CELLS = 10
 #: Overlap from which two types are listed as a pair.
 MIN_OVERLAP = 0.2
+#: Cells of each type that are enough to see which types few genes cannot tell apart.
+ENOUGH_CELLS = 200
 
 
 def out_of_fold(x: sp.csr_matrix, y: np.ndarray, seed: int) -> np.ndarray:
@@ -127,3 +129,29 @@ def describe_pairs(shares: np.ndarray, names: list[str]) -> pd.DataFrame:
     )
     table = table[table["overlap"] >= MIN_OVERLAP].sort_values("overlap", ascending=False)
     return table.set_axis(np.arange(len(table)).astype(str), axis=0)
+
+
+def confused_pairs(x: sp.csr_matrix, y: np.ndarray, names: list[str], seed: int) -> pd.DataFrame:
+    """Pairs of types that some genes hardly tell apart, by cells that the regression has not seen.
+
+    Parameters
+    ----------
+    x, y
+        Values of these genes on a linear scale, CSR (n_cells, n_genes), and type codes, (n_cells,).
+        Of each type up to ``ENOUGH_CELLS`` are used.
+
+    Returns
+    -------
+    As :func:`describe_pairs`; without rows if there are not two types with two cells.
+    """
+    order = np.random.default_rng(seed).permutation(len(y))
+    rank = pd.Series(y[order]).groupby(y[order]).cumcount().to_numpy()
+    cells = np.sort(order[rank < ENOUGH_CELLS])
+    n = np.bincount(y[cells], minlength=len(names))
+    cells = cells[n[y[cells]] > 1]  # the only cell of a type cannot be judged
+    codes, own = np.unique(y[cells], return_inverse=True)
+    if len(codes) < 2:
+        return describe_pairs(np.zeros((1, 1)), names[:1])
+    proba = out_of_fold(normalize(x[cells].copy()), own, seed)
+    shares = confusion(own, proba.argmax(axis=1), len(codes))
+    return describe_pairs(shares, [names[code] for code in codes])

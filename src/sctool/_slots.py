@@ -204,11 +204,13 @@ def write_annotation(
     versions: dict[str, str],
     audit: list[str],
     terms: Mapping[str, str] | None = None,
+    alignment: pd.DataFrame | None = None,
 ) -> None:
     """Write the results documented in :func:`sctool.tl.annotate`.
 
-    ``terms`` are the Cell Ontology ids of the types, if they have any. ``unseen`` marks the cells,
-    (n_cells,), that express no gene of the model: they get no label.
+    ``alignment`` is the table of the types of several references. ``terms`` are the Cell Ontology
+    ids of the types, if they have any. ``unseen`` marks the cells, (n_cells,), that express no gene
+    of the model: they get no label.
     """
     clear(adata, key)
     names = [*classes, *novel_classes]
@@ -247,6 +249,8 @@ def write_annotation(
     }
     if n_novel is not None:
         adata.uns[key]["n_novel"] = n_novel
+    if alignment is not None:
+        adata.uns[key]["alignment"] = alignment
     if verdicts.groups is not None:
         adata.uns[key]["groups"] = verdicts.groups
 

@@ -47,6 +47,8 @@ LOW_SENSITIVITY, MANY_DISAGREE, LOST_SCORE = 0.5, 0.15, 0.1
 #: Alarms: share of cells of types that are not allowed, and half the sum of the differences between
 #: expected and found shares, from these on.
 MANY_UNEXPECTED, OTHER_SHARES = 0.05, 0.3
+#: Pairs of types that the alarm on few genes names.
+MAX_PAIRS = 5
 
 
 # -- status --------------------------------------------------------------------------------------
@@ -61,6 +63,7 @@ def cell_status(
     doublets: Doublets | None,
     low_quality: LowQuality | None,
     classes: Sequence[str],
+    disagreement: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Status of each cell and its reason.
 
@@ -81,6 +84,8 @@ def cell_status(
         Evidence on the cells; None if that was not judged.
     classes
         Names of the known types.
+    disagreement
+        What several references say of cells on which they disagree, "" for others, (n_cells,).
 
     Returns
     -------
@@ -97,6 +102,8 @@ def cell_status(
     mark("ambiguous", unsure, [f"probability {p:.2f}" for p in score[unsure]])
     if safe is not None and specific is not None:
         mark("ambiguous", ~specific, [f"no more is safe than {name}" for name in safe[~specific]])
+    if disagreement is not None:
+        mark("ambiguous", disagreement != "", disagreement[disagreement != ""])
     if fit is not None:
         found = np.flatnonzero(fit.unexpected)
         told = zip(fit.outside[found], fit.other[found], strict=True)
@@ -345,8 +352,24 @@ def alarm_lost(names: Sequence[str]) -> list[str]:
     ]
 
 
-def alarm_genes(n_shared: int) -> list[str]:
-    """Too few shared genes."""
+def alarm_genes(n_shared: int, pairs: pd.DataFrame | None = None) -> list[str]:
+    """Too few shared genes, and the types that they cannot tell apart.
+
+    Parameters
+    ----------
+    pairs
+        Pairs of types that are confused in cells of the reference that are held out, given these
+        genes alone, as :func:`sctool._label_errors.confused_pairs` returns them.
+    """
     if n_shared >= _genes.FEW_SHARED:
         return []
-    return [f"genes: only {n_shared} are shared: similar types may be confused"]
+    text = f"genes: only {n_shared} are shared: similar types may be confused"
+    if pairs is None or pairs.empty:
+        return [text]
+    told = [
+        f"{row.first!r} and {row.second!r} ({row.first_as_second:.0%} of the one and "
+        f"{row.second_as_first:.0%} of the other)"
+        for row in pairs.head(MAX_PAIRS).itertuples()
+    ]
+    more = f", and {len(pairs) - MAX_PAIRS} more pairs" if len(pairs) > MAX_PAIRS else ""
+    return [f"{text}, in held-out cells of the reference {', '.join(told)}{more}"]

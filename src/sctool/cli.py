@@ -32,6 +32,8 @@ examples:
       a table of the labels alone, and a summary that other programs can read
   sctool annotate query.h5ad --model human -o annotated.h5ad
       annotate human cells without a reference; `sctool models` lists such models
+  sctool annotate query.h5ad --ref one.h5ad --ref other.h5ad --model model/ -o annotated.h5ad
+      one answer from several references
   sctool report annotated.h5ad -o report.html
       write a report on an annotation, one file that any browser opens
   sctool cluster cells.h5ad -o clustered.h5ad
@@ -94,12 +96,21 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     annotate.add_argument("query", metavar="QUERY", type=Path, help="cells to annotate")
-    source = annotate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ref", metavar="REF", type=Path, help="labelled reference to train on")
-    source.add_argument(
+    annotate.add_argument(
+        "--ref",
+        metavar="REF",
+        type=Path,
+        action="append",
+        default=[],
+        help="labelled reference to train on; repeated, also together with --model, several give "
+        "one answer",
+    )
+    annotate.add_argument(
         "--model",
+        action="append",
+        default=[],
         help="model to apply without training: a saved one, a name that `sctool models` lists, a "
-        "file of CellTypist or a URL",
+        "file of CellTypist or a URL; may be repeated",
     )
     where = annotate.add_mutually_exclusive_group(required=True)
     where.add_argument(
@@ -146,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     annotate.add_argument(
         "--hierarchy",
         choices=["ontology"],
+        metavar="ontology",
         help="groups of types for --risk: those with a name in the Cell Ontology (default: the "
         "columns of labels, or learnt)",
     )
@@ -163,6 +175,11 @@ def parser() -> argparse.ArgumentParser:
         "--ignore-case",
         action="store_true",
         help="ignore case when matching gene names (Cd79a, CD79A)",
+    )
+    annotate.add_argument(
+        "--adapt",
+        action="store_true",
+        help="with --model: adapt it to QUERY, and search QUERY for novel types",
     )
     annotate.add_argument(
         "--key-added",
@@ -317,16 +334,24 @@ def run_annotate(args: argparse.Namespace) -> int:
     """``sctool annotate``."""
     from sctool import tl
 
-    if args.model is not None and args.save_model is not None:
-        raise ValueError("--save-model requires --ref: with --model nothing is trained.")
+    if not args.ref and not args.model:
+        raise ValueError("one of the arguments --ref --model is required")
+    if args.save_model is not None and len(args.ref) + len(args.model) > 1:
+        raise ValueError(
+            "--save-model requires a single --ref or --model: several have no single model."
+        )
+    if args.save_model is not None and args.model and not args.adapt:
+        raise ValueError(
+            "--save-model requires --ref or --adapt: with --model alone nothing is trained."
+        )
     if args.in_place:
         args.output, args.overwrite = args.query, True
     _check_outputs(args, (*CELLS, *TABLES))
-    with _query(args) as adata, _reference(args) as ref:
+    with _query(args) as adata, _references(args) as refs:
         levels = args.labels_key or ["cell_type"]
         model = tl.annotate(
             adata,
-            ref,
+            refs[0] if len(refs) == 1 else refs,
             labels_key=levels if len(levels) > 1 else levels[0],
             method=args.method,
             batch_key=args.batch_key,
@@ -336,9 +361,10 @@ def run_annotate(args: argparse.Namespace) -> int:
             groupby=args.groupby,
             allowed=args.allowed,
             ignore_case=args.ignore_case,
+            adapt=args.adapt,
             key_added=args.key_added,
             random_state=args.seed,
-            return_model=True,
+            return_model=len(refs) == 1,
             model_kwargs={"preset": args.preset} if args.preset else None,
             train_kwargs=_train_kwargs(args),
         )
@@ -352,7 +378,7 @@ def _query(args: argparse.Namespace) -> Iterator[AnnData]:
     """Yield the query; with a saved model it stays on disk, if its format allows that."""
     from sctool import _ondisk
 
-    if args.model is None or not _stays_on_disk(args):
+    if args.ref or not _stays_on_disk(args):
         yield _read_for(args, args.query)
         return
     with ExitStack() as stack:
@@ -364,21 +390,21 @@ def _query(args: argparse.Namespace) -> Iterator[AnnData]:
 
 
 @contextmanager
-def _reference(args: argparse.Namespace) -> Iterator[AnnData | str]:
-    """Yield the reference, which stays on disk if it is large, or the name of a trained model."""
+def _references(args: argparse.Namespace) -> Iterator[list[AnnData | str]]:
+    """Yield the references, of which large ones stay on disk, and the names of trained models."""
     from sctool import _data, _files, _ondisk
 
-    if args.ref is None:
-        yield args.model
-        return
     with ExitStack() as stack:
-        ref = None
-        if args.ref.exists() and _ondisk.kind_of(args.ref) is not None:
-            with suppress(Exception):  # as of the query
-                ref = _ondisk.lazy(stack.enter_context(_ondisk.opened(args.ref)))
-        if ref is None or ref.n_obs <= _data.MOST:
-            ref = _files.read(args.ref)
-        yield ref
+        refs: list[AnnData | str] = []
+        for path in args.ref:
+            ref = None
+            if path.exists() and _ondisk.kind_of(path) is not None:
+                with suppress(Exception):  # as of the query
+                    ref = _ondisk.lazy(stack.enter_context(_ondisk.opened(path)))
+            if ref is None or ref.n_obs <= _data.MOST:
+                ref = _files.read(path)
+            refs.append(ref)
+        yield [*refs, *args.model]
 
 
 def _summary(adata: AnnData, args: argparse.Namespace) -> dict[str, Any]:
@@ -391,7 +417,7 @@ def _summary(adata: AnnData, args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "output": str(args.output),
-        "model": str(args.save_model or args.model) if args.save_model or args.model else None,
+        "model": str(args.save_model or args.model[0]) if args.save_model or args.model else None,
         "key": key,
         "n_cells": adata.n_obs,
         "counts": count(names),
@@ -498,7 +524,7 @@ def _stays_on_disk(args: argparse.Namespace) -> bool:
 
     if args.command != "annotate" or not args.query.exists():
         return False
-    return _ondisk.kind_of(args.query) is not None and (args.model is not None or args.in_place)
+    return _ondisk.kind_of(args.query) is not None and (not args.ref or args.in_place)
 
 
 def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)) -> None:
@@ -523,9 +549,9 @@ def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)
         raise ValueError(f"The folder {str(output.parent)!r} does not exist.")
     if not os.access(output.parent, os.W_OK):
         raise ValueError(f"The folder {str(output.parent)!r} may not be written to.")
-    ref = getattr(args, "ref", None)
-    if ref is not None and ref.exists() and output.exists() and output.samefile(ref):
-        raise ValueError(f"-o {str(output)!r} is the reference, which would be lost.")
+    for ref in getattr(args, "ref", []):
+        if ref.exists() and output.exists() and output.samefile(ref):
+            raise ValueError(f"-o {str(output)!r} is the reference, which would be lost.")
     if ending in TABLES:
         _ondisk.check_table(output)
     elif _stays_on_disk(args):

@@ -26,6 +26,7 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
+from sctool._data._modality import is_multimodal, rna_of
 from sctool._data._sample import MOST
 from sctool._data._workers import client_of, map_rows
 
@@ -41,9 +42,11 @@ __all__ = [
     "client_of",
     "find_expression",
     "find_query",
+    "is_multimodal",
     "join",
     "map_rows",
     "obs_column",
     "palette",
     "read_cells",
+    "rna_of",
 ]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sctool._data._gene_names import rename_as
+
 #: Minimum number of shared genes, and the number below which there is an alarm.
-MIN_SHARED, FEW_SHARED = 200, 500
+MIN_SHARED, FEW_SHARED = 100, 500
 #: Few shared genes are refused if this many times as many are shared when case is ignored.
 DIFFERENT_CASE = 5
 #: Columns of ``var`` that say what a feature is, of 10x Genomics, CELLxGENE and others.
@@ -103,7 +105,8 @@ def match_genes(
     """Choose the names by which the genes of reference and query are matched.
 
     The index of ``var`` on both sides, unless other columns (symbols, Ensembl ids) match more than
-    1.5 times as many genes.
+    1.5 times as many genes. Genes that have other names in the reference, also those of human or
+    mouse in that of the other, get these names, unless case is ignored.
 
     Returns
     -------
@@ -144,6 +147,9 @@ def match_genes(
     for side, n in (("ref", n_ref), ("query", n_query)):
         if n:
             notes.append(f"{side}: {n} names of genes, changed by R, were changed back")
+    if not ignore_case:
+        query, renamed = rename_as(ref, query)
+        notes += renamed
     return ref, query, notes
 
 

@@ -28,6 +28,7 @@ from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._sketch import sketch_regions, sketch_types
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
+from sctool.model._profiles import Profiles, one_count
 from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
 
 #: Share of the two linear models in the vote, for references of fewer and of more cells than these:
@@ -171,6 +172,9 @@ class AutoClassifier(OpenWorldModel):
 
     #: Positions of the highly variable genes among the model's.
     variable_: np.ndarray
+    #: Statistics of the labelled cells, so that the model can adapt without them; of models that an
+    #: earlier version saved, None.
+    profiles_: Profiles | None = None
     #: Whether a search for novel types was possible.
     searched_: bool = False
 
@@ -206,6 +210,16 @@ class AutoClassifier(OpenWorldModel):
         if (kept := state["hierarchy"]) is not None:
             names = np.array(kept["names"], dtype=object)
             self.hierarchy_ = Hierarchy(names, np.array(kept["members"]))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        if self.profiles_ is None:
+            return {}
+        return {f"profiles.{k}": torch.from_numpy(v) for k, v in vars(self.profiles_).items()}
+
+    def _set_tensors(self, tensors: dict[str, Tensor]) -> None:
+        start = "profiles."
+        kept = {k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)}
+        self.profiles_ = Profiles(**kept) if kept else None
 
     # -- training ------------------------------------------------------------------------------
 
@@ -261,6 +275,8 @@ class AutoClassifier(OpenWorldModel):
         if UNKNOWN not in self.classes_:
             profiles = group_means(variable.x[train], label[train])
             self.hierarchy_ = Hierarchy.from_profiles(self.classes_, profiles)
+        unit = one_count(cells.x[train])
+        self.profiles_ = Profiles.fit(variable.x[train], label[train], unit)
 
     def _release(self) -> None:
         super()._release()

@@ -497,6 +497,13 @@ class CellModel(BaseModelClass):
         """Restore the values of :meth:`_outputs`, before the network is built."""
         raise NotImplementedError
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Tensors to save besides the module's; :meth:`_set_tensors` restores them."""
+        return {}
+
+    def _set_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore the tensors of :meth:`_tensors`; an earlier version may have saved none."""
+
     @classmethod
     def _restore(cls, state: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """A model without cells, of what :func:`sctool.model._saving.read` returns."""

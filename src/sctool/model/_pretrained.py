@@ -11,14 +11,12 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from sctool._data._genes import MIN_SHARED, kind_of_names, shared_ignoring_case
-from sctool._data._join import n_shared
+from sctool._data._gene_names import gene_names
+from sctool._data._genes import clean_names, kind_of_names
 from sctool.model._base import AnnotationModel, Prediction
 
 #: Prefix of the Ensembl ids of each species.
 ENSEMBL_PREFIX = {"human": "ENSG", "mouse": "ENSMUSG"}
-#: A query is of another species if this many times as many genes match once case is ignored.
-DIFFERENT_CASE = 5
 
 
 class PretrainedModel(AnnotationModel):
@@ -113,17 +111,13 @@ class PretrainedModel(AnnotationModel):
                 f"have ids such as {str(var.index[0])!r}. Use a model of that species; "
                 "sctool.models() lists those there are."
             )
-        genes = self.features_.genes
-        n = n_shared(genes, var, ignore_case=False)
-        if kind == "symbols" and n < MIN_SHARED:
-            n_upper = shared_ignoring_case(genes, var)
-            if n_upper > DIFFERENT_CASE * max(n, 1):
-                raise ValueError(
-                    f"The model {self.source_['name']!r} is for {species} cells. The query shares "
-                    f"{n} genes with it, and {n_upper} if case is ignored: names such as "
-                    f"{str(var.index[0])!r} are those of another species. Use a model of that "
-                    "species; sctool.models() lists those there are."
-                )
+        found = gene_names().species_of(set(clean_names(var.index)))
+        if found not in (species, None) and species in ENSEMBL_PREFIX:
+            raise ValueError(
+                f"The model {self.source_['name']!r} is for {species} cells, but names such as "
+                f"{str(var.index[0])!r} are those of another species, {found}. Use a model of that "
+                "species; sctool.models() lists those there are."
+            )
 
     def _note_reuse(self, novel: str | int) -> list[str]:
         self._settings_for_novel(novel)

@@ -61,6 +61,7 @@ def save(model: CellModel, dir_path: str | Path, overwrite: bool) -> None:
     if model.map_ is not None:
         tensors["map.latent"] = torch.from_numpy(model.map_.latent)
         tensors["map.positions"] = torch.from_numpy(model.map_.positions)
+    tensors |= model._tensors()
     buffer = io.BytesIO()  # in memory, for on a full disk torch does not raise OSError
     torch.save(tensors, buffer)
     weights = buffer.getvalue()
@@ -173,6 +174,7 @@ def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor])
     )
     if "map.positions" in tensors:
         model.map_ = ReferenceMap(tensors["map.latent"].numpy(), tensors["map.positions"].numpy())
+    model._set_tensors(tensors)
     model._build()
     weights = {k: v for k, v in tensors.items() if k.startswith("module.")}
     model.module.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})

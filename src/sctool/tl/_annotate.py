@@ -10,14 +10,28 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, _slots, novelty
+from sctool._data import _genes
 from sctool._docs import docs
 from sctool._expected import Expected, Fit
+from sctool._label_errors import confused_pairs
+from sctool._ontology import map_names
 from sctool._quality import find_doublets, find_low_quality
 from sctool._train import seeded
-from sctool.model import METHODS, AnnotationModel, load
+from sctool.model import METHODS, AnnotationModel, AutoClassifier, load
+from sctool.model._adapt import Adapted
+from sctool.model._adapt import adapt as adapt_model
 from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
-from sctool.tl._judge import Result, check_risk, find_expected, find_tree, judge
+from sctool.tl._consensus import Consensus
+from sctool.tl._judge import (
+    Result,
+    check_risk,
+    find_expected,
+    find_tree,
+    judge,
+    parse_hierarchy,
+)
+from sctool.tl._several import answer, known_types, read_sources
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -27,7 +41,7 @@ docs.params["methods"] = "\n    ".join(
 @docs.dedent
 def annotate(
     adata: AnnData,
-    ref: AnnData | AnnotationModel | str | Path,
+    ref: AnnData | AnnotationModel | str | Path | Sequence[AnnData | AnnotationModel | str | Path],
     *,
     labels_key: str | Sequence[str] = "cell_type",
     method: str = "auto",
@@ -40,6 +54,7 @@ def annotate(
     allowed: Iterable[str] | None = None,
     prior: Mapping[str, float] | None = None,
     ignore_case: bool = False,
+    adapt: bool = False,
     key_added: str = "sctool",
     random_state: int = 0,
     copy: bool = False,
@@ -49,7 +64,8 @@ def annotate(
 ) -> AnnData | AnnotationModel | tuple[AnnData, AnnotationModel] | None:
     """Assign cell types to the cells of ``adata`` using a labelled reference.
 
-    Genes are matched by name; their order does not matter. Values may be counts, linear (CPM, TPM)
+    Genes are matched by name, also by earlier names and Ensembl ids, and between human and mouse by
+    one-to-one orthologues; their order does not matter. Values may be counts, linear (CPM, TPM)
     or log1p. They are read from ``X`` or, if ``X`` is unusable, from ``raw`` or a counts layer, and
     log-normalised (10,000 counts per cell, over the shared genes) in a private copy. Data checks
     and repairs are recorded in ``uns[key_added]["audit"]``.
@@ -58,10 +74,14 @@ def annotate(
     ----------
     adata
         Query cells, (n_cells, n_genes). May be backed or a view. Existing labels are never read.
+        Of a MuData, here as in ``ref``, the gene expression is used: the modality "rna", or the
+        only one whose features are genes. Results are written into this modality.
     ref
         Labelled reference, a trained sctool model, or what :func:`sctool.model.load` takes: the
         directory of a saved model, a name in :func:`sctool.models` such as "human", a ``.pkl`` file
-        of CellTypist, or a URL. A trained model is applied as it is, without training.
+        of CellTypist, or a URL. A trained model is applied as it is, without training, unless
+        ``adapt``. A list of several of these gives one answer, with the types of all of them: see
+        Notes.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
         used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
@@ -105,7 +125,11 @@ def annotate(
         training and renormalised (Saerens, Latinne & Decaestecker 2002). Shares far from those
         found without ``prior`` raise an alarm.
     ignore_case
-        Ignore case when matching gene names, as between mouse (Cd79a) and human (CD79A).
+        Ignore case when matching gene names, and compare names alone.
+    adapt
+        Adapt a trained model of "auto" to these cells and search them for novel types, with cells
+        drawn from the model's profiles in place of its reference. The model itself is not changed;
+        ``return_model`` returns the one that has adapted.
     key_added
         Key under which results are stored.
     random_state
@@ -171,7 +195,11 @@ def annotate(
         ``second_label`` and ``second_share``; ``entropy`` of the types in bits; mean
         ``novel_score``; shares of cells that are ``ambiguous``, ``unexpected``, ``novel``,
         ``doublet``, ``low_quality``; and, when a model is trained, ``nearest``, ``distance`` and
-        ``markers``.
+        ``markers``. With several references, ``alignment``, a DataFrame with one row per type of
+        each: ``reference``; ``type``; its ``name`` in the answer, of a coarser type those that it
+        holds, joined by " / "; ``part_of``, coarser types of other references; ``how`` that was
+        found ("name", "ontology", "cells", or "only here"); ``n_cells`` that were compared, and
+        the ``share`` of them that references with related types take for such.
 
     Raises
     ------
@@ -184,12 +212,23 @@ def annotate(
         than "auto"; a ``hierarchy`` that is none, or "ontology" for types
         that it does not group; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
-        finite or all 0.
+        finite or all 0; ``adapt`` with a reference, or with a model that cannot adapt; a MuData in
+        which it is not clear which modality is gene expression.
     TypeError
         ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
 
     Notes
     -----
+    With several references a model is trained on each that has cells, of which a tenth is held out.
+    Types are the same, or parts of each other, by name, by the Cell Ontology, or by what the models
+    call each other's cells; the answer has the finest. Probabilities are averaged with weights of
+    each reference (how well it recognises held-out cells, how much of this confidence it keeps in
+    the query, and how similar its expression is) and of each cell (how novel it is to the
+    reference), and a temperature is fitted to the held-out cells. A cell is novel if it is so to
+    every reference. Cells on which references disagree are "ambiguous". The embedding, novel groups
+    and doublets are those of the reference with most types. ``return_model``, several
+    ``labels_key`` and a number of ``novel`` types need a single reference.
+
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
@@ -205,6 +244,11 @@ def annotate(
     >>> adata.obs["sctool"].cat.categories[0]
     'CD4+/CD25 T Reg'
     """
+    whole = None
+    if _data.is_multimodal(adata):
+        whole = adata.copy() if copy else adata
+        adata = _data.rna_of(whole, "adata")
+    ref = _data.rna_of(ref, "ref")
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     _slots.check_key(adata, key_added)
@@ -230,12 +274,18 @@ def annotate(
         else {"types": list(map(str, hierarchy)), "parents": list(map(str, hierarchy.values()))},
         "groupby": groupby,
         "ignore_case": ignore_case,
+        "adapt": adapt,
         "random_state": random_state,
         "model_kwargs": model_kwargs,
         "train_kwargs": train_kwargs,
     }
     if isinstance(ref, AnnData):
         check_risk(risk, METHODS[method])
+        if adapt:
+            raise ValueError(
+                "adapt=True: ref is a reference, and training on it adapts to the query anyway. "
+                "Leave out adapt, or pass a trained model."
+            )
         tree, notes = find_tree(ref, levels, hierarchy)
         expected = find_expected(ref, levels[-1], allowed, prior)
         result = _train_and_predict(
@@ -243,19 +293,33 @@ def annotate(
         )
         if tree is not None:  # in place of the one learnt, and saved with the model
             result.model.hierarchy_ = tree(result.model.classes_)
+    elif isinstance(ref, list | tuple):
+        if adapt:
+            raise ValueError("adapt=True needs a single trained model, not several references.")
+        result, expected, tree, notes = _annotate_with_each(
+            adata, ref, METHODS[method], levels, hierarchy, allowed, prior, return_model, params
+        )
     else:
         trained = _trained_model(ref)
         check_risk(risk, type(trained))
         tree, notes = find_tree(trained, levels, hierarchy)
         expected = find_expected(trained, levels[-1], allowed, prior)
-        _refuse_training_arguments(trained, method, batch_key, model_kwargs, train_kwargs)
+        batch = None if adapt else batch_key
+        _refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
         bar = (train_kwargs or {}).get("enable_progress_bar", True)
-        result = _predict(adata, trained, layer, novel, expected, bar)
+        if adapt:
+            with seeded(random_state):
+                adapted = adapt_model(
+                    trained, adata, layer=layer, batch_key=batch_key, novel=novel, progress=bar
+                )
+            result = _predict_adapted(adapted, novel, expected)
+        else:
+            result = _predict(adata, trained, layer, novel, expected, bar)
     model, prediction = result.model, result.prediction
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
 
-    target = _slots.writable(adata, copy)
+    target = _slots.writable(adata, copy and whole is None)
     registered = {cls: name for name, cls in METHODS.items()}
     _slots.write_annotation(
         target,
@@ -263,7 +327,7 @@ def annotate(
         classes=model.classes_,
         novel_classes=model.novel_classes_,
         novel_table=result.novel_table,
-        n_novel=model.n_novel_ if isinstance(ref, AnnData) else None,
+        n_novel=model.n_novel_ if adapt or isinstance(ref, AnnData) else None,
         colors=model.class_colors_,
         proba=prediction.proba,
         latent=prediction.latent,
@@ -272,7 +336,9 @@ def annotate(
         unseen=prediction.unseen,
         verdicts=verdicts,
         params={
-            "method": registered.get(type(model), type(model).__name__),
+            "method": registered.get(type(model), type(model).__name__)
+            if isinstance(model, AnnotationModel)
+            else method,
             "preset": model.preset_,
             **params,
             **_expected_params(expected),
@@ -280,8 +346,9 @@ def annotate(
         versions=versions(),
         audit=prediction.audit,
         terms=model.terms_,
+        alignment=result.alignment,
     )
-    return _slots.returned(target, model, copy, return_model)
+    return _slots.returned(target if whole is None else whole, model, copy, return_model)
 
 
 def _levels(labels_key: Any) -> list[str]:
@@ -317,7 +384,7 @@ def _expected_params(expected: Expected | None) -> dict[str, Any]:
 
 
 def _reweigh(
-    model: AnnotationModel, prediction: Prediction, expected: Expected | None
+    model: AnnotationModel | Consensus, prediction: Prediction, expected: Expected | None
 ) -> tuple[Prediction, Fit | None]:
     """The prediction for a query in which only some types, or some shares of them, are expected.
 
@@ -355,6 +422,30 @@ def _predict(
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
     flags = None if novel == 0 else model._is_novel(prediction)
     return Result(model, prediction, flags, fit, table)
+
+
+def _predict_adapted(adapted: Adapted, novel: str | int, expected: Expected | None) -> Result:
+    """Apply a model to the cells that it has adapted to."""
+    model, kept = adapted.model, adapted.kept
+    prediction = model._predict(adapted.cells, adapted.audit)
+    prediction, fit = _reweigh(model, prediction, expected)
+    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
+    # of the variable genes, which are all that is known of the reference
+    genes = model.features_.selected[model.variable_]
+    query, drawn = adapted.cells.x[:, model.variable_], adapted.drawn.copy()
+    for x in (query, drawn):
+        x.data = np.expm1(x.data)
+    types = np.array(model.classes_, dtype=object)[adapted.labels]
+    table = novelty.describe(query, genes, found, model.novel_classes_, drawn, types)
+    flags = None if novel == 0 else model._is_novel(prediction)
+    return Result(
+        model,
+        prediction.expand(kept),
+        None if flags is None else expand(flags, kept),
+        None if fit is None else fit.expand(kept),
+        table,
+        by_group=expand(adapted.by_group, kept, -1),
+    )
 
 
 def _train_and_predict(
@@ -404,6 +495,9 @@ def _train_and_predict(
         ids = [str(name) for name in clusters.categories]
         group_table = novelty.describe(*described, of_cell, ids, *reference)
     by_group = model.names_by_group_
+    codes, confused = data.labels.codes[labelled].astype(np.int64), None
+    if len(data.genes) < _genes.FEW_SHARED:
+        confused = confused_pairs(reference[0], codes, model.classes_, params["random_state"])
     model._release()
     return Result(
         model,
@@ -417,8 +511,67 @@ def _train_and_predict(
         data.reference_codes,
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
+        confused,
         data.lost,
     )
+
+
+def _annotate_with_each(
+    adata: AnnData,
+    refs: Sequence[Any],
+    cls: type[AnnotationModel],
+    levels: list[str],
+    hierarchy: Mapping[str, str] | str | None,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+    return_model: bool,
+    params: dict[str, Any],
+) -> tuple[Result, Expected | None, Any, list[str]]:
+    """Annotate the query with each of several references, and pool the answers."""
+    novel, risk = params["novel"], params["risk"]
+    if return_model:
+        raise ValueError(
+            "return_model=True: several references have no single model. Train one model of each "
+            "with return_model=True, and pass the list of models as ref."
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: with several references pass one column, and groups of types "
+            "as hierarchy."
+        )
+    if novel not in ("auto", 0):
+        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
+    if any(isinstance(ref, list | tuple) for ref in refs):
+        raise TypeError("ref is a list within a list: pass one list of references.")
+    sources = read_sources(refs, levels[0], _trained_model, params["random_state"])
+    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
+    if risk is not None and len(trained) == len(sources):
+        raise ValueError(
+            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
+            "least one reference with cells."
+        )
+    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
+    known = known_types(sources)
+    Expected.read(allowed, prior, known)
+    tree, notes = None, list[str]()
+    if hierarchy is not None:
+        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
+    if len(trained) == len(sources):
+        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
+        _refuse_training_arguments(trained[0], "auto", *arguments)
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    for source in sources:
+        ref, layer = source.training, params["layer"]
+        if isinstance(ref, AnnData):
+            source.result = _train_and_predict(adata, ref, cls, levels[0], None, None, params)
+        else:
+            source.result = _predict(adata, ref, layer, novel, None, bar)
+    result = answer(adata, sources, params["layer"])
+    consensus = result.model
+    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    expected = Expected.read(allowed, prior, consensus.classes_)
+    result.prediction, result.fit = _reweigh(consensus, result.prediction, expected)
+    return result, expected, tree, notes
 
 
 def _among_known(prediction: Prediction, n_known: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from sctool._verdicts import (
     pool_names,
 )
 from sctool.model import AnnotationModel, AutoClassifier, Prediction
+from sctool.tl._consensus import Consensus
 
 logger = logging.getLogger("sctool")
 
@@ -60,11 +61,16 @@ class Result:
         Codes of the types that groups of cells have, (n_cells,), of methods that group them.
     n_shared
         Number of shared genes.
+    confused
+        Pairs of types that these genes hardly tell apart, if they are few.
     lost
         Types of the reference whose cells express none of them.
+    alignment, disagreement, alarms
+        Of several references: the table of their types; what they say of each cell on which they
+        disagree, else "", (n_cells,); and what raises an alarm.
     """
 
-    model: AnnotationModel
+    model: AnnotationModel | Consensus
     prediction: Prediction
     novel: np.ndarray | None
     fit: Fit | None
@@ -75,7 +81,11 @@ class Result:
     labels: np.ndarray | None = None
     by_group: np.ndarray | None = None
     n_shared: int | None = None
+    confused: pd.DataFrame | None = None
     lost: Sequence[str] = ()
+    alignment: pd.DataFrame | None = None
+    disagreement: np.ndarray | None = None
+    alarms: Sequence[str] = ()
 
 
 def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
@@ -117,17 +127,27 @@ def find_tree(
         types = list(map(str, columns[levels[-1]].categories))
         labels = pd.DataFrame({name: v.astype(object) for name, v in columns.items()})
 
+    if hierarchy is not None:
+        return parse_hierarchy(hierarchy, types, _terms(ref, levels[-1], types))
+    _, notes = Hierarchy.from_levels(types, labels)
+    return lambda types: Hierarchy.from_levels(types, labels)[0], notes
+
+
+def parse_hierarchy(
+    hierarchy: Mapping[str, str] | str, types: list[str], terms: Mapping[str, str | None]
+) -> tuple[Callable[[list[str]], Hierarchy], list[str]]:
+    """How to build the hierarchy that the user gives of some types, and audit notes.
+
+    Parameters
+    ----------
+    terms
+        Ids of the types in the Cell Ontology, if the hierarchy is to be taken from it.
+    """
     if isinstance(hierarchy, str):
-        groups, note = _ontology_groups(hierarchy, types, _terms(ref, levels[-1], types))
+        groups, note = _ontology_groups(hierarchy, types, terms)
         return lambda types: Hierarchy.from_groups(types, groups), [note]
-
-    def build(types: list[str]) -> tuple[Hierarchy, list[str]]:
-        if hierarchy is not None:
-            return Hierarchy.from_parents(types, hierarchy), []
-        return Hierarchy.from_levels(types, labels)
-
-    _, notes = build(types)
-    return lambda types: build(types)[0], notes
+    Hierarchy.from_parents(types, hierarchy)
+    return lambda types: Hierarchy.from_parents(types, hierarchy), []
 
 
 def _terms(
@@ -236,6 +256,7 @@ def judge(
         result.doublets,
         result.low_quality,
         model.classes_,
+        result.disagreement,
     )
     status = pd.Categorical.from_codes(np.where(seen, code, -1), list(STATUSES))
     pooled = groups = None
@@ -247,8 +268,10 @@ def judge(
             groups = groups.join(result.group_table.drop(columns="n_cells"))
 
     if result.n_shared is not None:
-        alarms += alarm_genes(result.n_shared)
-    alarms += alarm_lost(result.lost)
+        few = alarm_genes(result.n_shared, result.confused)
+        prediction.audit.extend(few)
+        alarms += few
+    alarms += [*alarm_lost(result.lost), *result.alarms]
     if fit is not None:
         alarms += alarm_unexpected(fit, is_known, model.classes_) + alarm_prior(fit, model.classes_)
     if calibration is not None:
@@ -265,7 +288,7 @@ def judge(
         if fit is not None:  # groups of types that are not allowed contradict any name
             both[both] &= fit.weights[result.by_group[both]] > 0
         alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
-    if result.labels is not None:  # measured on the cells of training
+    if result.by_group is not None:  # measured on these cells
         alarms += alarm_sensitivity(model.sensitivity_)
     alarms += alarm_programmes(result.novel_table)
     for alarm in alarms:

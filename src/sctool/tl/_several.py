@@ -1,0 +1,580 @@
+"""One answer from several references: each annotates the query, and the answers are pooled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.metrics import cohen_kappa_score
+
+from sctool import _data, _several
+from sctool._batches import stratified_holdout
+from sctool._sets import UNKNOWN, Calibration, Hierarchy
+from sctool._train import numpy_generator, seeded
+from sctool.model import AnnotationModel, Prediction
+from sctool.tl._consensus import Consensus
+from sctool.tl._judge import Result
+
+logger = logging.getLogger("sctool")
+
+#: Share of the labelled cells of each type that are held out, and at most so many of a reference.
+HELD_OUT, MAX_HELD_OUT = 0.1, 500
+#: Maximum number of cells of a type by which types are compared.
+MAX_PER_TYPE = 100
+#: Minimum probability of the types of query cells that stand for a saved model's own cells: those
+#: of a type that it does not know must not be among them.
+SURE = 0.9
+#: Minimum number of held-out cells to calibrate with.
+MIN_CALIBRATION = 20
+#: References disagree on a cell if, of the weight of those that know its type, less than this share
+#: is on those that give it to the cell.
+AGREE = 2 / 3
+#: Alarms: types of one name, of at least so many cells that are compared, that other references
+#: recognise in a smaller share of them; references with less than this share of the best kappa.
+MIN_CELLS, OTHER_TYPE, UNRELIABLE = 10, 0.3, 0.5
+
+
+@dataclass
+class Source:
+    """One reference, and what it says.
+
+    Attributes
+    ----------
+    name
+        For the table and for messages.
+    training
+        What a model is trained on, or the trained model itself.
+    cells
+        Labelled cells for comparisons; None of a trained model.
+    labels
+        Names of their types, (n_cells,). Of a trained model, names of cells of the query.
+    held_out
+        Cells that the model is not trained on, (n_cells,) bool.
+    result
+        Its annotation of the query.
+    """
+
+    name: str
+    training: AnnData | AnnotationModel
+    cells: AnnData | None = None
+    labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
+    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
+    result: Any = None
+
+    @property
+    def model(self) -> AnnotationModel:
+        """The trained model."""
+        return self.result.model
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Types of the cells, codes of the model's, -1 for others, (n_cells,)."""
+        return pd.Index(self.model.classes_).get_indexer(self.labels)
+
+    def known(self, prediction: Prediction) -> np.ndarray:
+        """Probabilities of the known types, (n_cells, n_types)."""
+        return prediction.proba[:, : len(self.model.classes_)].astype(float)
+
+
+def read_sources(
+    refs: Sequence[Any],
+    labels_key: str,
+    trained: Callable[[Any], AnnotationModel],
+    random_state: int,
+) -> list[Source]:
+    """Check the references, load models, and hold out labelled cells.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    if not refs:
+        raise ValueError("ref is an empty list: pass at least one reference.")
+    sources = []
+    for i, ref in enumerate(refs, start=1):
+        name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
+        if not isinstance(ref, AnnData):
+            sources.append(Source(name, trained(ref)))
+            continue
+        labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
+        labelled = np.flatnonzero(labels.codes >= 0)
+        with seeded(random_state):
+            _, held_out = stratified_holdout(labels.codes[labelled], HELD_OUT)
+            order = numpy_generator().permutation(ref.n_obs)
+        held_out = np.sort(order[np.isin(order, labelled[held_out])][:MAX_HELD_OUT])
+        rank = pd.Series(labels.codes[order]).groupby(labels.codes[order]).cumcount().to_numpy()
+        some = order[(rank < MAX_PER_TYPE) & (labels.codes[order] >= 0)]
+        cells = np.union1d(some, held_out)
+        sources.append(
+            Source(
+                name,
+                ref[np.setdiff1d(np.arange(ref.n_obs), held_out)],
+                ref[cells],
+                np.asarray(labels[cells], dtype=object),
+                np.isin(cells, held_out),
+            )
+        )
+    return sources
+
+
+def known_types(sources: list[Source]) -> list[str]:
+    """All types of all references, by their own names."""
+    each = [
+        s.training.classes_ if isinstance(s.training, AnnotationModel) else np.unique(s.labels)
+        for s in sources
+    ]
+    return list(dict.fromkeys(str(name) for own in each for name in own))
+
+
+def answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
+    """Pool what references that have annotated the query say of it."""
+    audit = [f"{s.name}: {note}" for s in sources for note in s.result.prediction.audit]
+    seen_by = _cross_predict(adata, sources, layer, audit)
+    types = [s.model.classes_ for s in sources]
+    shares = _shares(sources, seen_by)
+    aligned = _several.align(
+        [s.name for s in sources], types, [s.model.terms_ for s in sources], shares
+    )
+    n_compared = [
+        np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources
+    ]
+    table = aligned.table.assign(
+        n_cells=np.concatenate(n_compared), share=_recognised(aligned, types, shares)
+    )
+
+    reliability = _reliability(sources, seen_by)
+    distance = np.array([_distance(adata, s, layer) for s in sources])
+    weights = _several.weigh(
+        reliability,
+        _retained(sources, seen_by),
+        distance,
+        np.stack([_novelty(s.result) for s in sources]),
+        np.stack([s.result.prediction.unseen for s in sources]),
+    )
+    of_query = [s.known(s.result.prediction) for s in sources]
+    novelty = np.stack([s.model._novel_score(s.result.prediction) for s in sources])
+    known = _several.pool(of_query, aligned.members, weights, novelty)
+    believed = weights.mean(axis=1) * ~_unreliable(reliability)
+    proba_held, codes_held = _held_out(sources, seen_by, aligned, believed)
+    calibration, tree = None, None
+    if len(codes_held) >= MIN_CALIBRATION:
+        temperature = _several.fit_temperature(proba_held, codes_held)
+        known = _several.sharpen(known, temperature)
+        proba_held = _several.sharpen(proba_held, temperature)
+        calibration = Calibration(proba_held, codes_held)
+        audit.append(f"references: {len(codes_held)} cells held out; temperature {temperature:.2f}")
+        if UNKNOWN not in aligned.names:
+            profiles = _several.confusions(proba_held, codes_held)
+            tree = Hierarchy.from_profiles(aligned.names, profiles)
+    shown = ", ".join(
+        f"{s.name!r} {w:.0%}" for s, w in zip(sources, weights.mean(axis=1), strict=True)
+    )
+    audit.insert(0, f"references: {len(sources)} were pooled, with mean weights of {shown}")
+
+    lead = _lead(sources, aligned)
+    groups, novel_classes, novel_table = _novel_groups(sources, aligned, known, lead)
+    proba = np.hstack([(1 - groups.sum(axis=1, keepdims=True)) * known, groups])
+    judges = [s for s in sources if s.result.novel is not None]
+    flags = [np.asarray(s.result.novel) for s in judges if not s.model.novel_classes_]
+    novel = None
+    if judges:
+        novel = proba.argmax(axis=1) >= len(aligned.names)
+        if len(flags) == len(judges) and not novel_classes and any(f.any() for f in flags):
+            novel = np.logical_and.reduce(flags)
+    unseen = np.logical_and.reduce([s.result.prediction.unseen for s in sources])
+    consensus = Consensus(
+        aligned.names,
+        novel_classes,
+        _novel_scores(sources, proba),
+        _colors(sources, aligned),
+        _class_shares(sources, aligned),
+        {str(n): i for s in reversed(sources) for n, i in s.model.terms_.items()},
+        calibration,
+        tree,
+        _sensitivity(judges, [aligned.members[sources.index(s)] for s in judges], aligned.names),
+    )
+    with_cells = [s.result for s in sources if s.result.doublets is not None]
+    best = lead.result if lead.result.doublets is not None else (with_cells or [lead.result])[0]
+    return Result(
+        consensus,
+        Prediction(proba.astype(np.float32), lead.result.prediction.latent, unseen, audit),
+        novel,
+        None,
+        novel_table,
+        doublets=_renamed_pairs(best, sources, aligned),
+        low_quality=best.low_quality,
+        labels=_labels(sources, aligned),
+        n_shared=min((s.result.n_shared for s in sources if s.result.n_shared), default=None),
+        alignment=table,
+        disagreement=_disagreement(sources, aligned, of_query, known, weights),
+        alarms=_alarms(sources, table, reliability),
+    )
+
+
+# -- What the references say of each other's cells -----------------------------------------------
+
+
+def _cross_predict(
+    adata: AnnData, sources: list[Source], layer: str | None, audit: list[str]
+) -> dict[tuple[int, int], Prediction]:
+    """Predictions by (i, j): of the cells of reference i by the model of reference j.
+
+    A trained model has no cells: in their place, cells of the query have the types that it gives.
+    """
+    found = {}
+    for i, one in enumerate(sources):
+        for j, other in enumerate(sources):
+            if one.cells is None:
+                found[i, j] = other.result.prediction
+                continue
+            try:
+                found[i, j] = other.model.predict_cells(
+                    one.cells,
+                    layer if layer in one.cells.layers else None,
+                    enable_progress_bar=False,
+                )
+            except ValueError as error:  # as too few genes of the model
+                audit.append(f"references: {other.name!r} cannot judge {one.name!r}: {error}")
+    for one in sources:
+        if one.cells is None:
+            named = one.known(one.result.prediction)
+            sure = named.max(axis=1) >= SURE
+            names = np.array(one.model.classes_, dtype=object)[named.argmax(axis=1)]
+            names[~sure | one.result.prediction.unseen] = None
+            one.labels = names
+    return found
+
+
+def _shares(
+    sources: list[Source], seen_by: dict[tuple[int, int], Prediction]
+) -> dict[tuple[int, int], np.ndarray]:
+    """Shares of the cells of each type of one reference that another takes for each of its own."""
+    return {
+        (i, j): _several.shares_by_type(
+            sources[i].codes,
+            prediction.proba.argmax(axis=1),
+            len(sources[i].model.classes_),
+            len(sources[j].model.classes_),
+        )
+        for (i, j), prediction in seen_by.items()
+        if i != j
+    }
+
+
+def _recognised(
+    aligned: _several.Alignment,
+    types: Sequence[Sequence[str]],
+    shares: dict[tuple[int, int], np.ndarray],
+) -> np.ndarray:
+    """Share of each type's cells that references with related types take for such, on average."""
+    found = []
+    for i, own in enumerate(types):
+        each = []
+        for j in range(len(types)):
+            if (i, j) in shares:
+                related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
+                share = np.where(related, shares[i, j], 0).sum(axis=1)
+                each.append(np.where(related.any(axis=1), share, np.nan))
+        both = np.array(each).reshape(len(each), len(own))
+        n = (~np.isnan(both)).sum(axis=0)
+        found.append(np.nansum(both, axis=0) / np.where(n > 0, n, np.nan))
+    return np.concatenate(found)
+
+
+def _reliability(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
+    """Cohen's kappa of each reference with the labels of its held-out cells; NaN without any.
+
+    It is 0 if no more are right than by chance, however unequal the types are, and 1 if all are.
+    """
+    found = np.full(len(sources), np.nan)
+    for i in range(len(sources)):
+        proba, codes = _own_held_out(sources, seen_by, i)
+        if len(codes):
+            kappa = cohen_kappa_score(codes, proba.argmax(axis=1))
+            found[i] = 1 if np.isnan(kappa) else max(kappa, 0)
+    return found
+
+
+def _retained(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
+    """Mean score in the query relative to that in held-out cells; NaN without any."""
+    found = np.full(len(sources), np.nan)
+    for i, source in enumerate(sources):
+        proba, codes = _own_held_out(sources, seen_by, i)
+        if len(codes):
+            known = source.known(source.result.prediction)
+            score = known.max(axis=1) / np.maximum(known.sum(axis=1), 1e-12)
+            total = np.maximum(proba.sum(axis=1), 1e-12)
+            found[i] = score.mean() / (proba.max(axis=1) / total).mean()
+    return found
+
+
+def _own_held_out(
+    sources: list[Source], seen_by: dict[tuple[int, int], Prediction], i: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities by a reference's own model of cells held out of it, and their types."""
+    source, kept = sources[i], sources[i].model.calibration_
+    if source.cells is not None and (i, i) in seen_by:
+        held_out = source.held_out & (source.codes >= 0)
+        return source.known(seen_by[i, i])[held_out], source.codes[held_out]
+    if source.cells is None and kept is not None:
+        return kept.proba, kept.codes
+    return np.zeros((0, 1)), np.zeros(0, dtype=np.int64)
+
+
+def _unreliable(reliability: np.ndarray) -> np.ndarray:
+    """References that are far worse than the best one, (n_references,) bool."""
+    return reliability < UNRELIABLE * np.nanmax(np.append(reliability, 0))
+
+
+def _distance(adata: AnnData, source: Source, layer: str | None) -> float:
+    """1 - correlation of the mean profiles of the query's and the reference's cells of a type.
+
+    The mean over the types that the reference finds in the query, by their number of cells; NaN of
+    a model without cells.
+    """
+    if source.cells is None:
+        return np.nan
+    codes = source.known(source.result.prediction).argmax(axis=1)
+    seen = ~source.result.prediction.unseen
+    theirs = _means(source.model, adata, layer, np.where(seen, codes, -1))
+    ours = _means(source.model, source.cells, layer, source.codes)
+    n = np.bincount(codes[seen], minlength=len(ours))
+    both = [t for t in np.unique(codes[seen]) if not np.isnan(ours[t]).any()]
+    if not both:
+        return np.nan
+    each = [1 - np.corrcoef(ours[t], theirs[t])[0, 1] for t in both]
+    return float(np.average(each, weights=n[both]))
+
+
+def _means(
+    model: AnnotationModel, adata: AnnData, layer: str | None, codes: np.ndarray
+) -> np.ndarray:
+    """Mean input of each type of a model, (n_types, n_genes); NaN for types without cells."""
+    n, start, total = len(model.classes_), 0, None
+    for part in model._read(adata, layer if layer in adata.layers else None)[0]:
+        own = codes[start : start + part.x.shape[0]]
+        start += len(own)
+        cells = np.flatnonzero(own >= 0)
+        member = sp.csr_matrix((np.ones(len(cells)), (own[cells], cells)), shape=(n, len(own)))
+        sums = (member @ part.x).toarray()
+        total = sums if total is None else total + sums
+    count = np.bincount(codes[codes >= 0], minlength=n)
+    return np.asarray(total) / np.where(count > 0, count, np.nan)[:, None]
+
+
+def _held_out(
+    sources: list[Source],
+    seen_by: dict[tuple[int, int], Prediction],
+    aligned: _several.Alignment,
+    weights: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled probabilities of held-out cells, with the query's weights, and their types.
+
+    A reference gives as many cells as its weight allows. Left out are cells of coarser types, which
+    have no type of the answer.
+    """
+    probas: list[np.ndarray] = [np.zeros((0, len(aligned.names)))]
+    codes: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    for i, source in enumerate(sources):
+        if source.cells is None or any((i, j) not in seen_by for j in range(len(sources))):
+            continue
+        own = np.where(source.codes < 0, -1, _single(aligned.members[i])[source.codes])
+        used = np.flatnonzero(source.held_out & (own >= 0))
+        used = used[: int(len(used) * min(1, weights[i] / weights.max()))]
+        each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
+        novelty = [s.model._novel_score(seen_by[i, j])[used] for j, s in enumerate(sources)]
+        w = np.tile(weights[:, None], len(used))
+        probas.append(_several.pool(each, aligned.members, w, np.stack(novelty)))
+        codes.append(own[used])
+    return np.concatenate(probas), np.concatenate(codes)
+
+
+def _single(members: np.ndarray) -> np.ndarray:
+    """The type of the answer that each type of a reference is, -1 for coarser ones."""
+    return np.where(members.sum(axis=1) == 1, members.argmax(axis=1), -1)
+
+
+# -- Novel cells ---------------------------------------------------------------------------------
+
+
+def _novelty(result: Result) -> np.ndarray:
+    """How novel a reference finds each cell, (n_cells,); 0 if it cannot judge."""
+    if result.novel is None:
+        return np.zeros(len(result.prediction.proba))
+    return np.maximum(result.model._novel_score(result.prediction), result.novel)
+
+
+def _novel_mass(source: Source) -> np.ndarray:
+    """Probability of the novel groups, (n_cells,); 0 where other evidence speaks against it."""
+    proba = source.result.prediction.proba[:, len(source.model.classes_) :]
+    return np.where(source.result.novel, proba.sum(axis=1), 0)
+
+
+def _lead(sources: list[Source], aligned: _several.Alignment) -> Source:
+    """The reference that knows most types, if possible one that groups novel cells."""
+    n = [m.any(axis=0).sum() for m in aligned.members]
+    grouping = [bool(s.model.novel_classes_) for s in sources]
+    trained = [s.cells is not None for s in sources]
+    return sources[max(range(len(sources)), key=lambda i: (grouping[i], trained[i], n[i], -i))]
+
+
+def _novel_groups(
+    sources: list[Source], aligned: _several.Alignment, known: np.ndarray, lead: Source
+) -> tuple[np.ndarray, list[str], pd.DataFrame]:
+    """Probabilities, names and descriptions of the groups that are novel to every reference.
+
+    A cell is as novel as the reference says that finds it least so, and not novel at all if one
+    that cannot judge novelty gives it a type that only it knows. Groups are those of one reference.
+    """
+    judges = [s for s in sources if s.result.novel is not None]
+    none: tuple[np.ndarray, list[str], pd.DataFrame]
+    none = np.zeros((len(known), 0)), [], lead.result.novel_table.iloc[:0]
+    if not judges or not all(s.model.novel_classes_ for s in judges):
+        return none
+    mass = np.min([_novel_mass(s) for s in judges], axis=0)
+    judged = np.any(
+        [m.any(axis=0) for s, m in zip(sources, aligned.members, strict=True) if s in judges],
+        axis=0,
+    )
+    mass = np.where(known[:, ~judged].sum(axis=1) > _several.MOST, 0, mass)
+    groups = lead.result.prediction.proba[:, len(lead.model.classes_) :].astype(float)
+    groups = groups / np.maximum(groups.sum(axis=1, keepdims=True), 1e-12) * mass[:, None]
+    best = (1 - mass) * known.max(axis=1)
+    n = np.bincount(groups.argmax(axis=1)[groups.max(axis=1) > best], minlength=groups.shape[1])
+    kept = [g for g in np.argsort(-n, kind="stable") if n[g] > 0]
+    if not kept:
+        return none
+    free = (x for i in range(1, len(known) + 1) if (x := f"novel_{i}") not in aligned.names)
+    names = [next(free) for _ in kept]
+    table = lead.result.novel_table.iloc[kept].copy()
+    table.index = pd.Index(names, dtype=object)
+    table["n_cells"] = n[kept]
+    own = aligned.members[sources.index(lead)]
+    holds = dict(zip(lead.model.classes_, own, strict=True))
+    answer_names = np.array(aligned.names, dtype=object)
+    table["nearest"] = [
+        _several.JOIN.join(answer_names[holds[t]]) if t in holds else t for t in table["nearest"]
+    ]
+    return groups[:, kept], names, table
+
+
+def _novel_scores(sources: list[Source], proba: np.ndarray) -> np.ndarray:
+    """The least novelty score of the references that judge it; else 1 - score, (n_cells,)."""
+    each = [_novelty(s.result) for s in sources if s.result.novel is not None]
+    return np.min(each, axis=0) if each else 1 - proba.max(axis=1)
+
+
+def _sensitivity(
+    judges: list[Source], members: list[np.ndarray], names: list[str]
+) -> dict[str, float]:
+    """Share of a type's cells that would be found if it were hidden: the least of all judges."""
+    least: dict[str, float] = {}
+    for source, own in zip(judges, members, strict=True):
+        for name, share in source.model.sensitivity_.items():
+            for k in np.flatnonzero(own[source.model.classes_.index(name)]):
+                least[names[k]] = min(least.get(names[k], 1.0), share)
+    return least
+
+
+# -- What is said about the answer ---------------------------------------------------------------
+
+
+def _disagreement(
+    sources: list[Source],
+    aligned: _several.Alignment,
+    probas: list[np.ndarray],
+    known: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """What the references say of cells on which they disagree, "" for others, (n_cells,)."""
+    best = known.argmax(axis=1)
+    own = [p.argmax(axis=1) for p in probas]
+    known_to: list[np.ndarray] = [np.asarray(m.any(axis=0)) for m in aligned.members]
+    knows = np.stack([k[best] for k in known_to])
+    says = np.stack([m[o, best] for m, o in zip(aligned.members, own, strict=True)])
+    total = (weights * knows).sum(axis=0)
+    differ = np.flatnonzero((weights * says).sum(axis=0) < AGREE * total)
+    text = np.full(len(known), "", dtype=object)
+    for c in differ:
+        said = [
+            f"{s.name} says {s.model.classes_[o[c]]}" for s, o in zip(sources, own, strict=True)
+        ]
+        text[c] = "references disagree: " + ", ".join(said)
+    return text
+
+
+def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray) -> list[str]:
+    """References and types to be checked."""
+    alarms, unreliable = [], _unreliable(reliability)
+    best = np.nanmax(np.append(reliability, 0))
+    for source, kappa in zip(sources, reliability, strict=True):
+        if kappa < UNRELIABLE * best:
+            alarms.append(
+                f"references: the labels of {source.name!r} are hardly found again in its own "
+                f"held-out cells (kappa {kappa:.2f}, another reference {best:.2f}"
+                "): they may be wrong, and count little"
+            )
+    bad = [s.name for s, is_bad in zip(sources, unreliable, strict=True) if is_bad]
+    other = table[(table["share"] < OTHER_TYPE) & table["how"].isin(["name", "ontology"])]
+    other = other[(other["n_cells"] >= MIN_CELLS) & ~other["reference"].isin(bad)]
+    if len(sources) - len(bad) < 2:
+        other = other.iloc[:0]
+    if len(other):
+        each = ", ".join(
+            f"{row.type!r} of {row.reference!r} {row.share:.0%}" for row in other.itertuples()
+        )
+        alarms.append(
+            "references: types of the same name that other references take for something else; "
+            f"cells recognised: {each}. Rename one of them if they are different types"
+        )
+    return alarms
+
+
+def _colors(sources: list[Source], aligned: _several.Alignment) -> dict[str, str]:
+    """The first colour that a reference has for each type of the answer."""
+    colors: dict[str, str] = {}
+    for source, members in zip(sources, aligned.members, strict=True):
+        for name, k in zip(source.model.classes_, _single(members), strict=True):
+            if k >= 0 and name in source.model.class_colors_:
+                colors.setdefault(aligned.names[k], source.model.class_colors_[name])
+    return colors
+
+
+def _class_shares(sources: list[Source], aligned: _several.Alignment) -> list[float] | None:
+    """Mean share of each type in training, in equal parts for what a coarser type holds."""
+    each = [
+        np.asarray(s.model.class_shares_) / m.sum(axis=1) @ m
+        for s, m in zip(sources, aligned.members, strict=True)
+        if s.model.class_shares_ is not None
+    ]
+    return None if not each else list(np.mean(each, axis=0))
+
+
+def _labels(sources: list[Source], aligned: _several.Alignment) -> np.ndarray | None:
+    """Types of all labelled cells, for alarms about their number; None if no model was trained."""
+    each = [
+        _single(m)[s.result.labels]
+        for s, m in zip(sources, aligned.members, strict=True)
+        if s.result.labels is not None
+    ]
+    if not each:
+        return None
+    labels = np.concatenate(each)
+    return labels[labels >= 0]
+
+
+def _renamed_pairs(result: Result, sources: list[Source], aligned: _several.Alignment) -> Any:
+    """Evidence on doublets, with the types of the answer."""
+    if result.doublets is None:
+        return None
+    i = next(i for i, s in enumerate(sources) if s.result is result)
+    codes = np.append(aligned.members[i].argmax(axis=1), -1)
+    return replace(result.doublets, pair=codes[result.doublets.pair])
