@@ -32,9 +32,9 @@ def test_rare_regions_are_kept_and_shares_too(monkeypatch):
     assert 950 <= len(chosen) <= 1000
     assert (np.diff(chosen) > 0).all()
     n = np.bincount(codes[chosen])
-    assert n[2] >= 10  # 1.7 of a random sample
+    assert n[2] >= 8  # 1.7 of a random sample
     assert n[0] / n[1] == pytest.approx(2, rel=0.1)
-    assert np.bincount(codes[_sketch.sketch_types(codes)])[2] == 15
+    assert np.bincount(codes[_sketch.sketch_types(codes)])[2] == _sketch.FEW
 
 
 @pytest.mark.parametrize("method", ["auto", "scdet"])

@@ -14,7 +14,7 @@ BLOCK = 8192
 def neighbours(x: sp.csr_matrix, labels: np.ndarray, n: int = 10) -> np.ndarray:
     """Positions of each cell's nearest neighbours of its own type, (n_cells, n)."""
     log = x.multiply(1e4 / np.maximum(x.sum(axis=1), 1)).tocsr().log1p()
-    z = TruncatedSVD(30, random_state=0).fit_transform(log)
+    z = TruncatedSVD(min(30, x.shape[1] - 1), random_state=0).fit_transform(log)
     found = np.repeat(np.arange(len(labels))[:, None], n, axis=1)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)

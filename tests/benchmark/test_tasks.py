@@ -270,6 +270,7 @@ def test_shipped_suites_parse() -> None:
     settings |= {"scarce_ceiling": 6, "donors": 1}
     settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1, "planted": 21}
     settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
+    settings |= {"adapt": 5, "back_off": 2, "size": 4}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 

@@ -32,9 +32,7 @@ def sizes(n: np.ndarray, most: int, least: int = LEAST) -> np.ndarray:
     return taken(low)
 
 
-def sample(
-    codes: np.ndarray, most: int | None = None, least: int = LEAST
-) -> np.ndarray | None:
+def sample(codes: np.ndarray, most: int | None = None, least: int = LEAST) -> np.ndarray | None:
     """Choose the cells of a reference that are used; None if all are.
 
     Cells without a type count as one more type. Those of a type are evenly spaced over the
