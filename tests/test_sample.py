@@ -27,7 +27,7 @@ from sctool._data import _expression, _sample
     ],
 )
 def test_rare_types_stay_and_common_ones_keep_their_proportion(n, most, taken):
-    found = _sample.sizes(np.array(n), most)
+    found = _sample.sizes(np.array(n), most, _sample.LEAST)
     np.testing.assert_allclose(found, taken, atol=3)
     assert found.sum() <= max(most, len(n))
 

@@ -9,7 +9,7 @@ import numpy as np
 MOST, LEAST = 100_000, 1_000
 
 
-def sizes(n: np.ndarray, most: int, least: int = LEAST) -> np.ndarray:
+def sizes(n: np.ndarray, most: int, least: int) -> np.ndarray:
     """Number of cells to take of each type, (n_types,), ``most`` in all or a little less.
 
     The same share of each, so that the frequencies of common types, by which a model decides
@@ -32,7 +32,9 @@ def sizes(n: np.ndarray, most: int, least: int = LEAST) -> np.ndarray:
     return taken(low)
 
 
-def sample(codes: np.ndarray, most: int | None = None, least: int = LEAST) -> np.ndarray | None:
+def sample(
+    codes: np.ndarray, most: int | None = None, least: int | None = None
+) -> np.ndarray | None:
     """Choose the cells of a reference that are used; None if all are.
 
     Cells without a type count as one more type. Those of a type are evenly spaced over the
@@ -45,13 +47,13 @@ def sample(codes: np.ndarray, most: int | None = None, least: int = LEAST) -> np
     most
         Number of cells to which the reference is reduced, default ``MOST``.
     least
-        Number of cells of a type that are kept at least, if it has so many.
+        Number of cells of a type that are kept at least, if it has so many, default ``LEAST``.
 
     Returns
     -------
     Mask, (n_cells,).
     """
-    most = MOST if most is None else most
+    most, least = most or MOST, least or LEAST
     if len(codes) <= most:
         return None
     kinds, n = np.unique(codes, return_counts=True)
