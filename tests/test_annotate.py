@@ -185,7 +185,7 @@ def test_nothing_is_written_that_was_not_asked_for():
     ],
 )
 def test_what_is_wrong_is_said_before_training(given, error, message, monkeypatch):
-    monkeypatch.delattr(_annotate, "_train_and_predict")
+    monkeypatch.delattr(_annotate, "train_and_predict")
     adata, ref = sides()
     before = adata.obs.copy()
     with pytest.raises(error, match=message):

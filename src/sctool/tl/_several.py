@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from sklearn.metrics import cohen_kappa_score
 
 from sctool import _data, _several
 from sctool._batches import stratified_holdout
+from sctool._expected import Expected
+from sctool._ontology import map_names
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._train import numpy_generator, seeded
-from sctool.model import AnnotationModel, Prediction
+from sctool.model import AnnotationModel, AutoClassifier, Prediction
+from sctool.tl._apply import (
+    predict,
+    refuse_training_arguments,
+    reweigh,
+    train_and_predict,
+    trained_model,
+)
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result
+from sctool.tl._judge import Result, check_risk, parse_hierarchy
 
 logger = logging.getLogger("sctool")
 
@@ -83,10 +92,67 @@ class Source:
         return prediction.proba[:, : len(self.model.classes_)].astype(float)
 
 
-def read_sources(
+def annotate_with_each(
+    adata: AnnData,
+    refs: Sequence[Any],
+    cls: type[AnnotationModel],
+    levels: list[str],
+    hierarchy: Mapping[str, str] | str | None,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+    return_model: bool,
+    params: dict[str, Any],
+) -> tuple[Result, Expected | None, Any, list[str]]:
+    """Annotate the query with each of several references, and pool the answers."""
+    novel, risk = params["novel"], params["risk"]
+    if return_model:
+        raise ValueError(
+            "return_model=True: several references have no single model. Train one model of each "
+            "with return_model=True, and pass the list of models as ref."
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: with several references pass one column, and groups of types "
+            "as hierarchy."
+        )
+    if novel not in ("auto", 0):
+        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
+    if any(isinstance(ref, list | tuple) for ref in refs):
+        raise TypeError("ref is a list within a list: pass one list of references.")
+    sources = _read_sources(refs, levels[0], params["random_state"])
+    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
+    if risk is not None and len(trained) == len(sources):
+        raise ValueError(
+            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
+            "least one reference with cells."
+        )
+    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
+    known = _known_types(sources)
+    Expected.read(allowed, prior, known)
+    tree, notes = None, list[str]()
+    if hierarchy is not None:
+        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
+    if len(trained) == len(sources):
+        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
+        refuse_training_arguments(trained[0], "auto", *arguments)
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    for source in sources:
+        ref, layer = source.training, params["layer"]
+        if isinstance(ref, AnnData):
+            source.result = train_and_predict(adata, ref, cls, levels[0], None, None, params)
+        else:
+            source.result = predict(adata, ref, layer, novel, None, bar)
+    result = _answer(adata, sources, params["layer"])
+    consensus = result.model
+    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    expected = Expected.read(allowed, prior, consensus.classes_)
+    result.prediction, result.fit = reweigh(consensus, result.prediction, expected)
+    return result, expected, tree, notes
+
+
+def _read_sources(
     refs: Sequence[Any],
     labels_key: str,
-    trained: Callable[[Any], AnnotationModel],
     random_state: int,
 ) -> list[Source]:
     """Check the references, load models, and hold out labelled cells.
@@ -102,7 +168,7 @@ def read_sources(
     for i, ref in enumerate(refs, start=1):
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
         if not isinstance(ref, AnnData):
-            sources.append(Source(name, trained(ref)))
+            sources.append(Source(name, trained_model(ref)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
         labelled = np.flatnonzero(labels.codes >= 0)
@@ -125,7 +191,7 @@ def read_sources(
     return sources
 
 
-def known_types(sources: list[Source]) -> list[str]:
+def _known_types(sources: list[Source]) -> list[str]:
     """All types of all references, by their own names."""
     each = [
         s.training.classes_ if isinstance(s.training, AnnotationModel) else np.unique(s.labels)
@@ -134,7 +200,7 @@ def known_types(sources: list[Source]) -> list[str]:
     return list(dict.fromkeys(str(name) for own in each for name in own))
 
 
-def answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
+def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
     """Pool what references that have annotated the query say of it."""
     audit = [f"{s.name}: {note}" for s in sources for note in s.result.prediction.audit]
     seen_by = _cross_predict(adata, sources, layer, audit)
