@@ -213,20 +213,23 @@ def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
         np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources
     ]
     table = aligned.table.assign(
-        n_cells=np.concatenate(n_compared), share=_recognised(aligned, types, shares)
+        n_cells=np.concatenate(n_compared), share=_recognised(aligned, shares)
     )
 
     reliability = _reliability(sources, seen_by)
+    labelled = [s.cells is not None for s in sources]
+    transfer = _transfer(aligned, shares, np.where(labelled, np.nan_to_num(reliability), 0))
     distance = np.array([_distance(adata, s, layer) for s in sources])
     weights = _several.weigh(
         reliability,
+        transfer,
         _retained(sources, seen_by),
         distance,
-        np.stack([_novelty(s.result) for s in sources]),
+        np.stack([_novelty(s) for s in sources]),
         np.stack([s.result.prediction.unseen for s in sources]),
     )
     of_query = [s.known(s.result.prediction) for s in sources]
-    novelty = np.stack([s.model._novel_score(s.result.prediction) for s in sources])
+    novelty = np.stack([_novel_score(s, s.result.prediction) for s in sources])
     known = _several.pool(of_query, aligned.members, weights, novelty)
     believed = weights.mean(axis=1) * ~_unreliable(reliability)
     proba_held, codes_held = _held_out(sources, seen_by, aligned, believed)
@@ -335,24 +338,47 @@ def _shares(
     }
 
 
+def _found_again(
+    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray], i: int, j: int
+) -> np.ndarray:
+    """Share of the cells of each type of i that j takes for a related type, (n_types_i,).
+
+    NaN for types without cells, for those of which j has no related one, and if it cannot judge.
+    """
+    related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
+    share = np.where(related, shares.get((i, j), np.nan), 0).sum(axis=1)
+    return np.where(related.any(axis=1), share, np.nan)
+
+
 def _recognised(
-    aligned: _several.Alignment,
-    types: Sequence[Sequence[str]],
-    shares: dict[tuple[int, int], np.ndarray],
+    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray]
 ) -> np.ndarray:
     """Share of each type's cells that references with related types take for such, on average."""
-    found = []
-    for i, own in enumerate(types):
-        each = []
-        for j in range(len(types)):
-            if (i, j) in shares:
-                related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
-                share = np.where(related, shares[i, j], 0).sum(axis=1)
-                each.append(np.where(related.any(axis=1), share, np.nan))
-        both = np.array(each).reshape(len(each), len(own))
-        n = (~np.isnan(both)).sum(axis=0)
-        found.append(np.nansum(both, axis=0) / np.where(n > 0, n, np.nan))
-    return np.concatenate(found)
+    n = len(aligned.members)
+    each = [
+        pd.DataFrame([_found_again(aligned, shares, i, j) for j in range(n)]).mean()
+        for i in range(n)
+    ]
+    return np.concatenate(each)
+
+
+def _transfer(
+    aligned: _several.Alignment,
+    shares: dict[tuple[int, int], np.ndarray],
+    reliability: np.ndarray,
+) -> np.ndarray:
+    """How well each reference recognises the types of the others, (n_references,); NaN if unknown.
+
+    The mean over types and then over references, which count by their own reliability.
+    """
+    n = len(aligned.members)
+    found = np.full(n, np.nan)
+    for j in range(n):
+        each = [pd.Series(_found_again(aligned, shares, i, j)).mean() for i in range(n)]
+        known = ~np.isnan(each) & (reliability > 0)
+        if known.any():
+            found[j] = np.average(np.array(each)[known], weights=reliability[known])
+    return found
 
 
 def _reliability(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
@@ -456,7 +482,7 @@ def _held_out(
         used = np.flatnonzero(source.held_out & (own >= 0))
         used = used[: int(len(used) * min(1, weights[i] / weights.max()))]
         each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
-        novelty = [s.model._novel_score(seen_by[i, j])[used] for j, s in enumerate(sources)]
+        novelty = [_novel_score(s, seen_by[i, j])[used] for j, s in enumerate(sources)]
         w = np.tile(weights[:, None], len(used))
         probas.append(_several.pool(each, aligned.members, w, np.stack(novelty)))
         codes.append(own[used])
@@ -471,11 +497,17 @@ def _single(members: np.ndarray) -> np.ndarray:
 # -- Novel cells ---------------------------------------------------------------------------------
 
 
-def _novelty(result: Result) -> np.ndarray:
-    """How novel a reference finds each cell, (n_cells,); 0 if it cannot judge."""
-    if result.novel is None:
-        return np.zeros(len(result.prediction.proba))
-    return np.maximum(result.model._novel_score(result.prediction), result.novel)
+def _novel_score(source: Source, prediction: Prediction) -> np.ndarray:
+    """Novelty scores, (n_cells,); 0 if it cannot judge: a model may be unsure of known cells."""
+    if source.result.novel is None:
+        return np.zeros(len(prediction.proba))
+    return source.model._novel_score(prediction)
+
+
+def _novelty(source: Source) -> np.ndarray:
+    """How novel a reference finds each cell of the query, (n_cells,); 0 if it cannot judge."""
+    score, flags = _novel_score(source, source.result.prediction), source.result.novel
+    return score if flags is None else np.maximum(score, flags)
 
 
 def _novel_mass(source: Source) -> np.ndarray:
@@ -534,7 +566,7 @@ def _novel_groups(
 
 def _novel_scores(sources: list[Source], proba: np.ndarray) -> np.ndarray:
     """The least novelty score of the references that judge it; else 1 - score, (n_cells,)."""
-    each = [_novelty(s.result) for s in sources if s.result.novel is not None]
+    each = [_novelty(s) for s in sources if s.result.novel is not None]
     return np.min(each, axis=0) if each else 1 - proba.max(axis=1)
 
 
