@@ -154,7 +154,7 @@ def test_transfer_is_how_well_the_types_of_the_others_are_found_again():
     # X, Y against X, Z, of which X is related, and against one whose labels are wrong
     names, types = ["good", "other", "wrong"], [["X", "Y"], ["X", "Z"], ["X", "Y"]]
     right, half = np.array([[1.0, 0], [0, 1]]), np.array([[0.5, 0.5], [0, 1]])
-    shares = {pair: right for pair in permutations(range(3), 2)}
+    shares = dict.fromkeys(permutations(range(3), 2), right)
     shares |= {(0, 1): half, (2, 0): np.array([[0.2, 0.8], [0.8, 0.2]])}
     aligned = _several.align(names, types, [{}] * 3, {})
     found = _tool._transfer(aligned, shares, np.array([0.9, 0.9, 0.0]))
