@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from synthetic import simulate_sides
+from synthetic import simulate, simulate_sides
 
 import sctool
 from sctool import _files, cli
@@ -27,7 +27,7 @@ from sctool._data import _expression, _sample
     ],
 )
 def test_rare_types_stay_and_common_ones_keep_their_proportion(n, most, taken):
-    found = _sample.sizes(np.array(n), most)
+    found = _sample.sizes(np.array(n), most, _sample.LEAST)
     np.testing.assert_allclose(found, taken, atol=3)
     assert found.sum() <= max(most, len(n))
 
@@ -116,7 +116,7 @@ def test_alarms_compare_with_the_shares_of_the_whole_reference(large, monkeypatc
     np.testing.assert_array_equal(np.bincount(seen[0].labels), n[n.index >= 0].sort_index())
 
 
-def test_the_command_line_leaves_a_large_reference_on_disk(large, tmp_path, monkeypatch, capsys):
+def test_the_command_line_leaves_large_files_on_disk(large, tmp_path, monkeypatch, capsys):
     adata, ref = large
     for name, side in (("query", adata), ("ref", ref)):
         side.write_h5ad(tmp_path / f"{name}.h5ad")
@@ -131,9 +131,44 @@ def test_the_command_line_leaves_a_large_reference_on_disk(large, tmp_path, monk
     monkeypatch.setattr(_sample, "MOST", 70)
     monkeypatch.setattr(sctool._data, "MOST", 70)
     assert cli.main([*words, str(tmp_path / "b.h5ad")]) == 0
-    assert loaded == ["query"]
-    assert f"of {ref.n_obs} cells were used" in capsys.readouterr().out
+    assert loaded == []
+    said = capsys.readouterr().out
+    assert f"of {ref.n_obs} cells were used" in said
+    assert f"70 of {adata.n_obs} cells, evenly spaced, were trained with" in said
     assert ad.read_h5ad(tmp_path / "b.h5ad").obs["sctool"].notna().all()
+
+
+@pytest.mark.parametrize("form", [in_memory, in_a_file, in_dask])
+def test_a_large_query_is_trained_with_in_part_and_named_as_a_whole(form, tmp_path, monkeypatch):
+    adata, ref = simulate(300, seed=1), simulate(120, seed=0)
+    truth = adata.obs.pop("cell_type").astype(str)
+    adata.obs["cluster"] = truth.to_numpy()
+    monkeypatch.setattr(_expression, "CHUNK", 32)
+    monkeypatch.setattr(_sample, "MOST", 200)
+    some = _sample.sample(np.zeros(300, dtype=int))
+    assert some.sum() == 200
+    allowed = list(ref.obs["cell_type"].cat.categories[:3])
+    options = {"method": "logistic", "groupby": "cluster", "allowed": allowed}
+    part, model = sctool.tl.annotate(
+        adata[some].copy(), ref, copy=True, return_model=True, **options
+    )
+    path = tmp_path / "query"
+    path.mkdir()
+    query = form(adata, path)
+    sctool.tl.annotate(query, ref, **options)
+    del options["method"]
+    expected = sctool.tl.annotate(adata, model, copy=True, **options)
+    assert list(query.obs["sctool"]) == list(expected.obs["sctool"])
+    np.testing.assert_array_equal(query.obsm["sctool_proba"], expected.obsm["sctool_proba"])
+    np.testing.assert_allclose(query.obsm["sctool_proba"][some], part.obsm["sctool_proba"], 1e-5)
+    groups = query.uns["sctool"]["groups"]
+    assert groups["n_cells"].sum() == 300
+    assert groups["markers"].str.len().min() > 0
+    audit = "\n".join(query.uns["sctool"]["audit"])
+    assert "query: 200 of 300 cells, evenly spaced, were trained with" in audit
+    assert "doublets and cells of low quality were not looked for" in audit
+    assert "nothing was trained" not in audit
+    assert audit.count("allowed: 3 of") == 1
 
 
 LIMITED = """

@@ -378,7 +378,7 @@ def _query(args: argparse.Namespace) -> Iterator[AnnData]:
     """Yield the query; with a saved model it stays on disk, if its format allows that."""
     from sctool import _ondisk
 
-    if args.ref or not _stays_on_disk(args):
+    if not _stays_on_disk(args) or (args.ref and not _is_large(args.query)):
         yield _read_for(args, args.query)
         return
     with ExitStack() as stack:
@@ -524,7 +524,18 @@ def _stays_on_disk(args: argparse.Namespace) -> bool:
 
     if args.command != "annotate" or not args.query.exists():
         return False
-    return _ondisk.kind_of(args.query) is not None and (not args.ref or args.in_place)
+    if _ondisk.kind_of(args.query) is None:
+        return False
+    return not args.ref or args.in_place or _is_large(args.query)
+
+
+def _is_large(path: Path) -> bool:
+    """Whether a file that need not be loaded has more cells than are trained with."""
+    from sctool import _data, _ondisk
+
+    with ExitStack() as stack, suppress(Exception):  # older, or broken, which reading it says
+        return _ondisk.lazy(stack.enter_context(_ondisk.opened(path))).n_obs > _data.MOST
+    return False
 
 
 def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)) -> None:

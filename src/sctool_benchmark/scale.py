@@ -1,7 +1,8 @@
 """What a saved model costs on large files: ``python -m sctool_benchmark.scale -o results/scale``.
 
-The cells stay in a file; each run has a process of its own, which first reads the file through and
-then annotates it, both after the file has left the system's cache. CellTypist runs on the same file
+"auto-trained" is not saved: it is trained on the reference and some of the file's cells. The cells
+stay in a file; each run has a process of its own, which first reads the file through and then
+annotates it, both after the file has left the system's cache. CellTypist runs on the same file
 in its own environment (``CELLTYPIST_PYTHON``). A run is ended after 30 minutes or at 16 GB.
 
 Files are made of the query of a pair (by default Zheng's cells to pbmc3k, whose settings chose
@@ -28,45 +29,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.decomposition import TruncatedSVD
-from sklearn.neighbors import NearestNeighbors
 
+from sctool_benchmark._larger import BLOCK, mixed, neighbours
 from sctool_benchmark._run import provenance
 
 SECONDS, GIGABYTES = 1800, 16
-METHODS = ("logistic", "scnym", "auto", "celltypist", "celltypist-voting")
+METHODS = ("logistic", "scnym", "auto", "auto-trained", "celltypist", "celltypist-voting")
 PEER = Path(__file__).parent / "peers" / "celltypist_saved.py"
-BLOCK = 8192
-
-
-def neighbours(x: sp.csr_matrix, labels: np.ndarray, n: int = 10) -> np.ndarray:
-    """Positions of each cell's nearest neighbours of its own type, (n_cells, n)."""
-    log = x.multiply(1e4 / np.maximum(x.sum(axis=1), 1)).tocsr().log1p()
-    z = TruncatedSVD(30, random_state=0).fit_transform(log)
-    found = np.repeat(np.arange(len(labels))[:, None], n, axis=1)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        k = min(n + 1, len(own))
-        near = (
-            NearestNeighbors(n_neighbors=k).fit(z[own]).kneighbors(return_distance=False, X=z[own])
-        )
-        found[own, : k - 1] = own[near[:, 1:]]
-    return found
-
-
-def mixed(
-    x: sp.csr_matrix, near: np.ndarray, cells: np.ndarray, rng: np.random.Generator
-) -> sp.csr_matrix:
-    """Draw one new cell for each of ``cells``, CSR of counts.
-
-    Its expected counts lie between those of the cell and of one of its neighbours.
-    """
-    share = rng.uniform(size=(len(cells), 1))
-    other = near[cells, rng.integers(near.shape[1], size=len(cells))]
-    new = (x[cells].multiply(1 - share) + x[other].multiply(share)).tocsr()
-    new.data = rng.poisson(new.data).astype(np.float32)
-    new.eliminate_zeros()
-    return new
 
 
 def write_cells(query: ad.AnnData, labels: np.ndarray, n: int, path: Path, seed: int = 0) -> None:
@@ -110,7 +79,7 @@ def read_through(path: Path) -> float:
 
 
 def predict(path: Path, model: Path) -> dict[str, Any]:
-    """Annotate a file by a saved model."""
+    """Annotate a file by a saved model, or by "auto" that is trained on a reference's file."""
     import scanpy  # noqa: F401  (used further in: imports are not counted in the seconds)
 
     from sctool import tl
@@ -119,7 +88,7 @@ def predict(path: Path, model: Path) -> dict[str, Any]:
     forget(path)
     start, cpu = time.perf_counter(), time.process_time()
     cells = ad.read_h5ad(path, backed="r")
-    tl.annotate(cells, model)
+    tl.annotate(cells, ad.read_h5ad(model) if model.suffix == ".h5ad" else model)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     unit = 1024**3 if sys.platform == "darwin" else 1024**2
     return {
@@ -207,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     subprocess.run(
                         [*own[:2], "train", str(args.out / "ref.h5ad"), str(model)], check=True
                     )
+            elif method == "auto-trained":
+                model = args.out / "ref.h5ad"
             elif not model.exists():
                 train(method, ref, query, model)
             row = {"cells": n, "method": method}

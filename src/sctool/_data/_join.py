@@ -66,6 +66,8 @@ class TrainingData:
         Types whose cells express no gene, so that they were left out.
     whole
         Types of all cells of the reference, if only some were read.
+    of_query
+        Cells of the query that were read, a mask; None if all were.
     """
 
     x: sp.csr_matrix
@@ -78,6 +80,7 @@ class TrainingData:
     ignore_case: bool = False
     lost: list[str] = field(default_factory=list)
     whole: pd.Categorical | None = None
+    of_query: np.ndarray | None = None
 
     @property
     def reference_codes(self) -> np.ndarray:
@@ -168,8 +171,11 @@ def join(
     batch_key: str | None = None,
     layer: str | None = None,
     ignore_case: bool = False,
+    in_part: bool = False,
 ) -> TrainingData:
     """Concatenate reference and query on their shared genes, in the reference's order.
+
+    ``in_part``: of more than ``MOST`` cells of a side, so many are read.
 
     Raises
     ------
@@ -207,12 +213,15 @@ def join(
     n_ref, n_query = (len(expression.var) for expression in sides.values())
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
 
-    some = {"ref": _sample.sample(labels.codes)}
+    some: dict[str, np.ndarray | None] = {"ref": None, "query": None}
+    if in_part:
+        some["ref"] = _sample.sample(labels.codes)
+        some["query"] = _sample.sample(np.zeros(adata.n_obs, dtype=np.int64))
     blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():
         audit += note_duplicates(names[side], shared, side)
         column = locate(names[side], shared)
-        blocks += expression.linear(column, len(shared), some.get(side))
+        blocks += expression.linear(column, len(shared), some[side])
 
     domain = np.repeat(np.array(["ref", "query"], dtype=object), [ref.n_obs, adata.n_obs])
     if batch_key is not None:
@@ -220,12 +229,17 @@ def join(
         for side, side_adata in (("ref", ref), ("query", adata)):
             batches.append(batch_names(obs_column(side_adata, batch_key, "batch_key", side)))
         domain = domain + ":" + np.concatenate(batches)
-    codes, whole = labels.codes, None
+    codes, whole, read = labels.codes, None, np.ones(len(domain), dtype=bool)
     if (chosen := some["ref"]) is not None:
         audit.append(_sample.note(codes, chosen))
-        codes, whole = codes[chosen], labels
-        domain = np.concatenate([domain[: ref.n_obs][chosen], domain[ref.n_obs :]])
-    codes = np.concatenate([codes, np.full(adata.n_obs, -1)])
+        whole, read[: ref.n_obs] = labels, chosen
+    if (of_query := some["query"]) is not None:
+        read[ref.n_obs :] = of_query
+        audit.append(
+            f"query: {of_query.sum()} of {adata.n_obs} cells, evenly spaced, were trained with, as "
+            "no more are held in memory; the model then named all"
+        )
+    codes, domain = np.concatenate([codes, np.full(adata.n_obs, -1)])[read], domain[read]
     return TrainingData(
         x=sp.vstack(blocks, format="csr"),
         genes=gene_table(sides["ref"].var, names["ref"], shared),
@@ -236,6 +250,7 @@ def join(
         colors=palette(ref, labels_key),
         ignore_case=ignore_case,
         whole=whole,
+        of_query=of_query,
     )
 
 

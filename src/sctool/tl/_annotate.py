@@ -223,8 +223,9 @@ def annotate(
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
-    are used as a whole and common ones in part, so that these many are held; a backed one is read
-    in chunks. With a trained model the query is read in chunks of
+    are used as a whole and common ones in part, so that these many are held; of a query of more,
+    100,000 are trained with, and then all are named. A backed one is read in chunks. With a trained
+    model the query is read in chunks of
     8,192 cells and never held as a whole, so a backed file stays on disk.
 
     Examples

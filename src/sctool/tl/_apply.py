@@ -105,8 +105,10 @@ def train_and_predict(
     preset = settings.get("preset", "default")
     settings = cls._settings_for_novel(params["novel"], preset) | settings
     names = ("batch_key", "layer", "ignore_case")
-    data = _data.join(adata, ref, labels_key=labels_key, **{name: params[name] for name in names})
-    kept = data.drop_empty(adata.n_obs)
+    settings_of_data = {name: params[name] for name in names}
+    data = _data.join(adata, ref, labels_key=labels_key, in_part=True, **settings_of_data)
+    part = np.ones(adata.n_obs, dtype=bool) if data.of_query is None else data.of_query
+    kept = data.drop_empty(part.sum())
     n_cells = data.x.shape[0]
     query = np.arange(n_cells - kept.sum(), n_cells)
     with seeded(params["random_state"]):
@@ -114,14 +116,16 @@ def train_and_predict(
         model.train(**(params["train_kwargs"] or {}))
         prediction = model.predict_cells(indices=query)
     linear, n_known = data.x[query], len(model.classes_)
-    known = _among_known(prediction, n_known)  # whatever is expected: any types can mix
-    batch = None if params["batch_key"] is None else data.domain[query]
-    doublets = find_doublets(linear, known, data.is_counts, batch, params["random_state"])
-    low_quality = find_low_quality(linear, data.is_counts, known.argmax(axis=1), batch)
-    prediction.audit.extend(doublets.audit + low_quality.audit)
+    doublets = low_quality = None
+    if data.of_query is None:
+        known = _among_known(prediction, n_known)  # whatever is expected: any types can mix
+        batch = None if params["batch_key"] is None else data.domain[query]
+        doublets = find_doublets(linear, known, data.is_counts, batch, params["random_state"])
+        low_quality = find_low_quality(linear, data.is_counts, known.argmax(axis=1), batch)
+        prediction.audit.extend(doublets.audit + low_quality.audit)
     prediction, fit = reweigh(model, prediction, expected)
     novel = model._is_novel(prediction)
-    if novel is not None:
+    if novel is not None and doublets is not None and low_quality is not None:
         neither = doublets.found | low_quality.found
         novel &= ~neither
         known = _among_known(prediction, n_known)[neither]
@@ -134,7 +138,7 @@ def train_and_predict(
     table = novelty.describe(*described, found, model.novel_classes_, *reference)
     group_table = None
     if clusters is not None:
-        of_cell = np.asarray(clusters[kept].astype(object))
+        of_cell = np.asarray(clusters[part][kept].astype(object))
         ids = [str(name) for name in clusters.categories]
         group_table = novelty.describe(*described, of_cell, ids, *reference)
     by_group = model.names_by_group_
@@ -142,20 +146,49 @@ def train_and_predict(
     if len(data.genes) < _genes.FEW_SHARED:
         confused = confused_pairs(reference[0], codes, model.classes_, params["random_state"])
     model._release()
-    return Result(
+    result = Result(
         model,
         prediction.expand(kept),
         None if novel is None else expand(novel, kept),
         None if fit is None else fit.expand(kept),
         table,
         group_table,
-        doublets.expand(kept),
-        low_quality.expand(kept),
+        None if doublets is None else doublets.expand(kept),
+        None if low_quality is None else low_quality.expand(kept),
         data.reference_codes,
         None if by_group is None else expand(by_group[-len(query) :], kept, -1),
         len(data.genes),
         confused,
         data.lost,
+    )
+    return result if data.of_query is None else _name_all(adata, model, result, expected, params)
+
+
+def _name_all(
+    adata: AnnData,
+    model: AnnotationModel,
+    result: Result,
+    expected: Expected | None,
+    params: dict[str, Any],
+) -> Result:
+    """Name all cells of a query that was too large to train with as a whole.
+
+    What needs all cells at once is not looked for: doublets, cells of low quality.
+    """
+    audit = result.prediction.audit
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    prediction = model.predict_cells(adata, params["layer"], enable_progress_bar=bar)
+    prediction, fit = reweigh(model, prediction, expected)
+    audit.append("status: doublets and cells of low quality were not looked for")
+    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
+    n_cells = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)["n_cells"]
+    return replace(
+        result,
+        prediction=replace(prediction, audit=audit),
+        novel=model._is_novel(prediction),
+        fit=fit,
+        novel_table=result.novel_table.assign(n_cells=n_cells),
+        by_group=None,
     )
 
 
