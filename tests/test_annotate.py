@@ -14,7 +14,7 @@ from sctool._quality import Doublets, LowQuality
 from sctool._verdicts import STATUSES
 from sctool.model import AutoClassifier, load
 from sctool.novelty import QueryNovelty
-from sctool.tl import _annotate
+from sctool.tl import _annotate, _apply
 
 #: Without the networks, which decide nothing here.
 LINEAR = {"model_kwargs": {"adversary": False, "mixmatch": False}}
@@ -185,7 +185,7 @@ def test_nothing_is_written_that_was_not_asked_for():
     ],
 )
 def test_what_is_wrong_is_said_before_training(given, error, message, monkeypatch):
-    monkeypatch.delattr(_annotate, "_train_and_predict")
+    monkeypatch.delattr(_annotate, "train_and_predict")
     adata, ref = sides()
     before = adata.obs.copy()
     with pytest.raises(error, match=message):
@@ -215,8 +215,8 @@ def test_doublets_and_cells_of_low_quality_are_not_novel(monkeypatch):
     quality = LowQuality(np.zeros(80), low.astype(int), yes, ["low quality: 8"])
     found = QueryNovelty(np.where(novel, 0.9, 0.1), names, interval={"n": 1, "low": 1, "high": 1})
     monkeypatch.setattr(novelty, "search", lambda *args: found)
-    monkeypatch.setattr(_annotate, "find_doublets", lambda *args: doublets)
-    monkeypatch.setattr(_annotate, "find_low_quality", lambda *args: quality)
+    monkeypatch.setattr(_apply, "find_doublets", lambda *args: doublets)
+    monkeypatch.setattr(_apply, "find_low_quality", lambda *args: quality)
     sctool.tl.annotate(adata, ref, **LINEAR)
     neither = doublet | low
     assert list(adata.obs["sctool_novel"]) == list(novel & ~neither)

@@ -242,7 +242,7 @@ def test_novel_groups_are_found_whatever_is_allowed(monkeypatch):
 def test_wrong_types_are_refused_before_training_and_by_a_trained_model(sides, monkeypatch):
     adata, ref = sides
     model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True, copy=True)[1]
-    monkeypatch.delattr("sctool.tl._annotate._train_and_predict")
+    monkeypatch.delattr("sctool.tl._annotate.train_and_predict")
     for source in (ref, model):
         with pytest.raises(ValueError, match=r"'Monos' \(close: 'Mono'\)"):
             sctool.tl.annotate(adata, source, allowed=["Monos"])

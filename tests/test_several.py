@@ -1,5 +1,6 @@
 """Several references: types that are the same or parts of others, and one answer."""
 
+from itertools import permutations
 from types import SimpleNamespace
 
 import anndata as ad
@@ -11,6 +12,7 @@ from synthetic import TYPES, simulate, simulate_sides
 import sctool
 from sctool import _several
 from sctool.cli import main
+from sctool.tl import _several as _tool
 from sctool.tl._several import Source, _novel_groups
 
 QUICK = {"method": "logistic", "train_kwargs": {"enable_progress_bar": False}}
@@ -128,12 +130,17 @@ def test_a_reference_that_hardly_counts_cannot_force_its_own_type():
 def test_references_count_by_what_they_are_worth():
     ones, none = np.ones(2), np.zeros((2, 3))
 
-    def weigh(reliability=ones, retained=ones, distance=ones, novelty=none, unseen=none):
-        return _several.weigh(reliability, retained, distance, novelty, unseen.astype(bool))
+    def weigh(
+        reliability=ones, transfer=ones, retained=ones, distance=ones, novelty=none, unseen=none
+    ):
+        given = (reliability, transfer, retained, distance, novelty, unseen.astype(bool))
+        return _several.weigh(*given)
 
     np.testing.assert_allclose(weigh(), 0.5)
     assert weigh(reliability=np.array([0.9, 0.1]))[0].min() > 0.98
     assert weigh(reliability=np.array([0.9, NAN]))[0].max() == pytest.approx(0.5)
+    np.testing.assert_allclose(weigh(transfer=np.array([0.8, 0.4]))[0], 0.8)
+    np.testing.assert_allclose(weigh(transfer=np.array([0.8, NAN]))[0], 0.5)
     assert weigh(retained=np.array([1.0, 0.8]))[0].min() > 0.8
     np.testing.assert_allclose(weigh(distance=np.array([0.1, 0.3]))[0], 0.75)
     novelty = np.array([[0.9, 0, 0], [0, 0, 0]])
@@ -141,6 +148,29 @@ def test_references_count_by_what_they_are_worth():
     assert weigh(novelty=novelty)[0, 0] < 0.1
     unseen = np.array([[1, 0, 1], [0, 0, 1]])
     np.testing.assert_allclose(weigh(unseen=unseen), [[0, 0.5, 0.5], [1, 0.5, 0.5]])
+
+
+def test_transfer_is_how_well_the_types_of_the_others_are_found_again():
+    # X, Y against X, Z, of which X is related, and against one whose labels are wrong
+    names, types = ["good", "other", "wrong"], [["X", "Y"], ["X", "Z"], ["X", "Y"]]
+    right, half = np.array([[1.0, 0], [0, 1]]), np.array([[0.5, 0.5], [0, 1]])
+    shares = dict.fromkeys(permutations(range(3), 2), right)
+    shares |= {(0, 1): half, (2, 0): np.array([[0.2, 0.8], [0.8, 0.2]])}
+    aligned = _several.align(names, types, [{}] * 3, {})
+    found = _tool._transfer(aligned, shares, np.array([0.9, 0.9, 0.0]))
+    np.testing.assert_allclose(found, [1, 0.5, 1])
+    found = _tool._transfer(aligned, shares, np.array([0.9, 0.9, 0.9]))
+    np.testing.assert_allclose(found, [0.6, 0.75, 1])
+    assert np.isnan(_tool._transfer(aligned, {}, np.ones(3))).all()
+
+
+def test_a_model_that_cannot_judge_novelty_is_unsure_of_known_cells():
+    unsure = SimpleNamespace(proba=np.full((2, 4), 0.25))
+    model = SimpleNamespace(_novel_score=lambda prediction: 1 - prediction.proba.max(axis=1))
+    source = Source("ref1", model, result=SimpleNamespace(novel=None, model=model))
+    np.testing.assert_array_equal(_tool._novel_score(source, unsure), [0, 0])
+    source.result.novel = np.zeros(2, dtype=bool)
+    np.testing.assert_allclose(_tool._novel_score(source, unsure), [0.75, 0.75])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

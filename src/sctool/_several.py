@@ -289,6 +289,7 @@ def _pool(
 
 def weigh(
     reliability: np.ndarray,
+    transfer: np.ndarray,
     retained: np.ndarray,
     distance: np.ndarray,
     novelty: np.ndarray,
@@ -301,6 +302,9 @@ def weigh(
     reliability
         How well a reference recognises its held-out cells, from 0 for chance to 1,
         (n_references,); NaN if unknown.
+    transfer
+        How well it recognises cells of the other references, likewise. The query is such a
+        stranger too, and a reference may know its own cells well and no others.
     retained
         Mean probability of the assigned types in the query relative to that in held-out cells,
         (n_references,); NaN if unknown. A model that loses confidence errs more often.
@@ -312,7 +316,8 @@ def weigh(
         Cells that express no gene of a reference's model, (n_references, n_cells).
     """
     # what is unknown is as in the typical reference
-    trust, kept, far = map(_complete, (reliability, np.minimum(retained, 1), distance))
+    known = (reliability * _complete(transfer), np.minimum(retained, 1), distance)
+    trust, kept, far = map(_complete, known)
     of_reference = np.maximum(trust**2 * kept**RETAINED, 1e-4) / np.maximum(far, 1e-3)
     weights = of_reference[:, None] * (1 - novelty + LEAST)
     weights = np.where(unseen, 0, weights)

@@ -1,37 +1,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
-from sctool import _data, _slots, novelty
-from sctool._data import _genes
+from sctool import _data, _slots
 from sctool._docs import docs
-from sctool._expected import Expected, Fit
-from sctool._label_errors import confused_pairs
-from sctool._ontology import map_names
-from sctool._quality import find_doublets, find_low_quality
+from sctool._expected import Expected
 from sctool._train import seeded
-from sctool.model import METHODS, AnnotationModel, AutoClassifier, load
-from sctool.model._adapt import Adapted
+from sctool.model import METHODS, AnnotationModel
 from sctool.model._adapt import adapt as adapt_model
-from sctool.model._base import Prediction, expand
 from sctool.model._saving import versions
-from sctool.tl._consensus import Consensus
-from sctool.tl._judge import (
-    Result,
-    check_risk,
-    find_expected,
-    find_tree,
-    judge,
-    parse_hierarchy,
+from sctool.tl._apply import (
+    predict,
+    predict_adapted,
+    refuse_training_arguments,
+    train_and_predict,
+    trained_model,
 )
-from sctool.tl._several import answer, known_types, read_sources
+from sctool.tl._judge import check_risk, find_expected, find_tree, judge
+from sctool.tl._several import annotate_with_each
 
 docs.params["methods"] = "\n    ".join(
     f'- "{name}": {(cls.__doc__ or "").splitlines()[0]}' for name, cls in METHODS.items()
@@ -289,7 +280,7 @@ def annotate(
             )
         tree, notes = find_tree(ref, levels, hierarchy)
         expected = find_expected(ref, levels[-1], allowed, prior)
-        result = _train_and_predict(
+        result = train_and_predict(
             adata, ref, METHODS[method], levels[-1], clusters, expected, params
         )
         if tree is not None:  # in place of the one learnt, and saved with the model
@@ -297,25 +288,25 @@ def annotate(
     elif isinstance(ref, list | tuple):
         if adapt:
             raise ValueError("adapt=True needs a single trained model, not several references.")
-        result, expected, tree, notes = _annotate_with_each(
+        result, expected, tree, notes = annotate_with_each(
             adata, ref, METHODS[method], levels, hierarchy, allowed, prior, return_model, params
         )
     else:
-        trained = _trained_model(ref)
+        trained = trained_model(ref)
         check_risk(risk, type(trained))
         tree, notes = find_tree(trained, levels, hierarchy)
         expected = find_expected(trained, levels[-1], allowed, prior)
         batch = None if adapt else batch_key
-        _refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
+        refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
         bar = (train_kwargs or {}).get("enable_progress_bar", True)
         if adapt:
             with seeded(random_state):
                 adapted = adapt_model(
                     trained, adata, layer=layer, batch_key=batch_key, novel=novel, progress=bar
                 )
-            result = _predict_adapted(adapted, novel, expected)
+            result = predict_adapted(adapted, novel, expected)
         else:
-            result = _predict(adata, trained, layer, novel, expected, bar)
+            result = predict(adata, trained, layer, novel, expected, bar)
     model, prediction = result.model, result.prediction
     prediction.audit.extend(notes)
     verdicts = judge(result, clusters, risk, tree)
@@ -365,16 +356,6 @@ def _levels(labels_key: Any) -> list[str]:
     return list(levels)
 
 
-def _trained_model(ref: Any) -> AnnotationModel:
-    """A trained model, loaded if a path is given."""
-    model = load(ref) if isinstance(ref, str | Path) else ref
-    if not isinstance(model, AnnotationModel):
-        raise TypeError(
-            f"ref must be an AnnData, a sctool model or a path, not {type(ref).__name__}."
-        )
-    return model
-
-
 def _expected_params(expected: Expected | None) -> dict[str, Any]:
     """What may be there; names of types are values and never keys, which may not hold a "/"."""
     if expected is None:
@@ -382,249 +363,3 @@ def _expected_params(expected: Expected | None) -> dict[str, Any]:
     if expected.shares is None:
         return {"allowed": expected.names}
     return {"prior": {"types": expected.names, "shares": expected.shares}}
-
-
-def _reweigh(
-    model: AnnotationModel | Consensus, prediction: Prediction, expected: Expected | None
-) -> tuple[Prediction, Fit | None]:
-    """The prediction for a query in which only some types, or some shares of them, are expected.
-
-    The only place that changes probabilities: all that is said about cells follows from the result.
-    """
-    if expected is None:
-        return prediction, None
-    classes, usual = model.classes_, model.class_shares_
-    proba, fit = expected.apply(
-        prediction.proba, classes, None if usual is None else np.array(usual)
-    )
-    n = np.count_nonzero(fit.weights)
-    prediction.audit.append(f"allowed: {n} of {len(classes)} known types may be named")
-    if expected.shares is not None and usual is None:
-        prediction.audit.append(
-            "prior: the model does not say how frequent types were in its training; equal shares "
-            "are assumed"
-        )
-    return replace(prediction, proba=proba), fit
-
-
-def _predict(
-    adata: AnnData,
-    model: AnnotationModel,
-    layer: str | None,
-    novel: str | int,
-    expected: Expected | None,
-    bar: bool,
-) -> Result:
-    """Apply a trained model, with a progress bar or without."""
-    prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
-    prediction.audit.extend(model._note_reuse(novel))
-    prediction, fit = _reweigh(model, prediction, expected)
-    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
-    table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
-    flags = None if novel == 0 else model._is_novel(prediction)
-    return Result(model, prediction, flags, fit, table)
-
-
-def _predict_adapted(adapted: Adapted, novel: str | int, expected: Expected | None) -> Result:
-    """Apply a model to the cells that it has adapted to."""
-    model, kept = adapted.model, adapted.kept
-    prediction = model._predict(adapted.cells, adapted.audit)
-    prediction, fit = _reweigh(model, prediction, expected)
-    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
-    # of the variable genes, which are all that is known of the reference
-    genes = model.features_.selected[model.variable_]
-    query, drawn = adapted.cells.x[:, model.variable_], adapted.drawn.copy()
-    for x in (query, drawn):
-        x.data = np.expm1(x.data)
-    types = np.array(model.classes_, dtype=object)[adapted.labels]
-    table = novelty.describe(query, genes, found, model.novel_classes_, drawn, types)
-    flags = None if novel == 0 else model._is_novel(prediction)
-    return Result(
-        model,
-        prediction.expand(kept),
-        None if flags is None else expand(flags, kept),
-        None if fit is None else fit.expand(kept),
-        table,
-        by_group=expand(adapted.by_group, kept, -1),
-    )
-
-
-def _train_and_predict(
-    adata: AnnData,
-    ref: AnnData,
-    cls: type[AnnotationModel],
-    labels_key: str,
-    clusters: pd.Categorical | None,
-    expected: Expected | None,
-    params: dict[str, Any],
-) -> Result:
-    """Train a model, which is returned without its cells, and apply it to the query."""
-    settings = dict(params["model_kwargs"] or {})
-    preset = settings.get("preset", "default")
-    settings = cls._settings_for_novel(params["novel"], preset) | settings
-    names = ("batch_key", "layer", "ignore_case")
-    settings_of_data = {name: params[name] for name in names}
-    data = _data.join(adata, ref, labels_key=labels_key, in_part=True, **settings_of_data)
-    part = np.ones(adata.n_obs, dtype=bool) if data.of_query is None else data.of_query
-    kept = data.drop_empty(part.sum())
-    n_cells = data.x.shape[0]
-    query = np.arange(n_cells - kept.sum(), n_cells)
-    with seeded(params["random_state"]):
-        model = cls(data, **settings)  # type: ignore[arg-type]
-        model.train(**(params["train_kwargs"] or {}))
-        prediction = model.predict_cells(indices=query)
-    linear, n_known = data.x[query], len(model.classes_)
-    doublets = low_quality = None
-    if data.of_query is None:
-        known = _among_known(prediction, n_known)  # whatever is expected: any types can mix
-        batch = None if params["batch_key"] is None else data.domain[query]
-        doublets = find_doublets(linear, known, data.is_counts, batch, params["random_state"])
-        low_quality = find_low_quality(linear, data.is_counts, known.argmax(axis=1), batch)
-        prediction.audit.extend(doublets.audit + low_quality.audit)
-    prediction, fit = _reweigh(model, prediction, expected)
-    novel = model._is_novel(prediction)
-    if novel is not None and doublets is not None and low_quality is not None:
-        neither = doublets.found | low_quality.found
-        novel &= ~neither
-        known = _among_known(prediction, n_known)[neither]
-        prediction.proba[neither] = np.pad(known, ((0, 0), (0, len(model.novel_classes_))))
-
-    labelled = np.flatnonzero(data.labels.codes >= 0)
-    described = (linear, data.genes.index)
-    reference = (data.x[labelled], np.asarray(data.labels[labelled]))
-    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
-    table = novelty.describe(*described, found, model.novel_classes_, *reference)
-    group_table = None
-    if clusters is not None:
-        of_cell = np.asarray(clusters[part][kept].astype(object))
-        ids = [str(name) for name in clusters.categories]
-        group_table = novelty.describe(*described, of_cell, ids, *reference)
-    by_group = model.names_by_group_
-    codes, confused = data.labels.codes[labelled].astype(np.int64), None
-    if len(data.genes) < _genes.FEW_SHARED:
-        confused = confused_pairs(reference[0], codes, model.classes_, params["random_state"])
-    model._release()
-    result = Result(
-        model,
-        prediction.expand(kept),
-        None if novel is None else expand(novel, kept),
-        None if fit is None else fit.expand(kept),
-        table,
-        group_table,
-        None if doublets is None else doublets.expand(kept),
-        None if low_quality is None else low_quality.expand(kept),
-        data.reference_codes,
-        None if by_group is None else expand(by_group[-len(query) :], kept, -1),
-        len(data.genes),
-        confused,
-        data.lost,
-    )
-    return result if data.of_query is None else _name_all(adata, model, result, expected, params)
-
-
-def _name_all(
-    adata: AnnData,
-    model: AnnotationModel,
-    result: Result,
-    expected: Expected | None,
-    params: dict[str, Any],
-) -> Result:
-    """Name all cells of a query that was too large to train with as a whole.
-
-    What needs all cells at once is not looked for: doublets, cells of low quality.
-    """
-    audit = result.prediction.audit
-    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
-    prediction = model.predict_cells(adata, params["layer"], enable_progress_bar=bar)
-    prediction, fit = _reweigh(model, prediction, expected)
-    audit.append("status: doublets and cells of low quality were not looked for")
-    found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
-    n_cells = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)["n_cells"]
-    return replace(
-        result,
-        prediction=replace(prediction, audit=audit),
-        novel=model._is_novel(prediction),
-        fit=fit,
-        novel_table=result.novel_table.assign(n_cells=n_cells),
-        by_group=None,
-    )
-
-
-def _annotate_with_each(
-    adata: AnnData,
-    refs: Sequence[Any],
-    cls: type[AnnotationModel],
-    levels: list[str],
-    hierarchy: Mapping[str, str] | str | None,
-    allowed: Iterable[str] | None,
-    prior: Mapping[str, float] | None,
-    return_model: bool,
-    params: dict[str, Any],
-) -> tuple[Result, Expected | None, Any, list[str]]:
-    """Annotate the query with each of several references, and pool the answers."""
-    novel, risk = params["novel"], params["risk"]
-    if return_model:
-        raise ValueError(
-            "return_model=True: several references have no single model. Train one model of each "
-            "with return_model=True, and pass the list of models as ref."
-        )
-    if len(levels) > 1:
-        raise ValueError(
-            f"labels_key={levels!r}: with several references pass one column, and groups of types "
-            "as hierarchy."
-        )
-    if novel not in ("auto", 0):
-        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
-    if any(isinstance(ref, list | tuple) for ref in refs):
-        raise TypeError("ref is a list within a list: pass one list of references.")
-    sources = read_sources(refs, levels[0], _trained_model, params["random_state"])
-    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
-    if risk is not None and len(trained) == len(sources):
-        raise ValueError(
-            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
-            "least one reference with cells."
-        )
-    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
-    known = known_types(sources)
-    Expected.read(allowed, prior, known)
-    tree, notes = None, list[str]()
-    if hierarchy is not None:
-        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
-    if len(trained) == len(sources):
-        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
-        _refuse_training_arguments(trained[0], "auto", *arguments)
-    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
-    for source in sources:
-        ref, layer = source.training, params["layer"]
-        if isinstance(ref, AnnData):
-            source.result = _train_and_predict(adata, ref, cls, levels[0], None, None, params)
-        else:
-            source.result = _predict(adata, ref, layer, novel, None, bar)
-    result = answer(adata, sources, params["layer"])
-    consensus = result.model
-    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
-    expected = Expected.read(allowed, prior, consensus.classes_)
-    result.prediction, result.fit = _reweigh(consensus, result.prediction, expected)
-    return result, expected, tree, notes
-
-
-def _among_known(prediction: Prediction, n_known: int) -> np.ndarray:
-    """Probabilities of the known types given that the type is known, (n_cells, n_known)."""
-    known = prediction.proba[:, :n_known]
-    return known / np.maximum(known.sum(axis=1, keepdims=True), 1e-12)
-
-
-def _refuse_training_arguments(
-    model: AnnotationModel,
-    method: str,
-    batch_key: str | None,
-    model_kwargs: dict[str, Any] | None,
-    train_kwargs: dict[str, Any] | None,
-) -> None:
-    if method != "auto" and type(model) is not METHODS[method]:
-        raise ValueError(f"method={method!r}, but ref is a trained {type(model).__name__}.")
-    training = {k: v for k, v in (train_kwargs or {}).items() if k != "enable_progress_bar"}
-    given = {"batch_key": batch_key, "model_kwargs": model_kwargs, "train_kwargs": training}
-    used = [name for name, value in given.items() if value]
-    if used:
-        raise ValueError(f"ref is a trained model, so nothing is trained: {used!r} cannot be used.")

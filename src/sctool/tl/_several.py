@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from sklearn.metrics import cohen_kappa_score
 
 from sctool import _data, _several
 from sctool._batches import stratified_holdout
+from sctool._expected import Expected
+from sctool._ontology import map_names
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._train import numpy_generator, seeded
-from sctool.model import AnnotationModel, Prediction
+from sctool.model import AnnotationModel, AutoClassifier, Prediction
+from sctool.tl._apply import (
+    predict,
+    refuse_training_arguments,
+    reweigh,
+    train_and_predict,
+    trained_model,
+)
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result
+from sctool.tl._judge import Result, check_risk, parse_hierarchy
 
 logger = logging.getLogger("sctool")
 
@@ -83,10 +92,67 @@ class Source:
         return prediction.proba[:, : len(self.model.classes_)].astype(float)
 
 
-def read_sources(
+def annotate_with_each(
+    adata: AnnData,
+    refs: Sequence[Any],
+    cls: type[AnnotationModel],
+    levels: list[str],
+    hierarchy: Mapping[str, str] | str | None,
+    allowed: Iterable[str] | None,
+    prior: Mapping[str, float] | None,
+    return_model: bool,
+    params: dict[str, Any],
+) -> tuple[Result, Expected | None, Any, list[str]]:
+    """Annotate the query with each of several references, and pool the answers."""
+    novel, risk = params["novel"], params["risk"]
+    if return_model:
+        raise ValueError(
+            "return_model=True: several references have no single model. Train one model of each "
+            "with return_model=True, and pass the list of models as ref."
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"labels_key={levels!r}: with several references pass one column, and groups of types "
+            "as hierarchy."
+        )
+    if novel not in ("auto", 0):
+        raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
+    if any(isinstance(ref, list | tuple) for ref in refs):
+        raise TypeError("ref is a list within a list: pass one list of references.")
+    sources = _read_sources(refs, levels[0], params["random_state"])
+    trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
+    if risk is not None and len(trained) == len(sources):
+        raise ValueError(
+            f"risk={risk!r}: trained models hold no labelled cells to measure a risk on; pass at "
+            "least one reference with cells."
+        )
+    check_risk(risk, AutoClassifier)  # cells are held out of any method's references
+    known = _known_types(sources)
+    Expected.read(allowed, prior, known)
+    tree, notes = None, list[str]()
+    if hierarchy is not None:
+        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
+    if len(trained) == len(sources):
+        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
+        refuse_training_arguments(trained[0], "auto", *arguments)
+    bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    for source in sources:
+        ref, layer = source.training, params["layer"]
+        if isinstance(ref, AnnData):
+            source.result = train_and_predict(adata, ref, cls, levels[0], None, None, params)
+        else:
+            source.result = predict(adata, ref, layer, novel, None, bar)
+    result = _answer(adata, sources, params["layer"])
+    consensus = result.model
+    consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    expected = Expected.read(allowed, prior, consensus.classes_)
+    result.prediction, result.fit = reweigh(consensus, result.prediction, expected)
+    return result, expected, tree, notes
+
+
+def _read_sources(
     refs: Sequence[Any],
     labels_key: str,
-    trained: Callable[[Any], AnnotationModel],
     random_state: int,
 ) -> list[Source]:
     """Check the references, load models, and hold out labelled cells.
@@ -102,7 +168,7 @@ def read_sources(
     for i, ref in enumerate(refs, start=1):
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
         if not isinstance(ref, AnnData):
-            sources.append(Source(name, trained(ref)))
+            sources.append(Source(name, trained_model(ref)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
         labelled = np.flatnonzero(labels.codes >= 0)
@@ -125,7 +191,7 @@ def read_sources(
     return sources
 
 
-def known_types(sources: list[Source]) -> list[str]:
+def _known_types(sources: list[Source]) -> list[str]:
     """All types of all references, by their own names."""
     each = [
         s.training.classes_ if isinstance(s.training, AnnotationModel) else np.unique(s.labels)
@@ -134,7 +200,7 @@ def known_types(sources: list[Source]) -> list[str]:
     return list(dict.fromkeys(str(name) for own in each for name in own))
 
 
-def answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
+def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
     """Pool what references that have annotated the query say of it."""
     audit = [f"{s.name}: {note}" for s in sources for note in s.result.prediction.audit]
     seen_by = _cross_predict(adata, sources, layer, audit)
@@ -147,20 +213,23 @@ def answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
         np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources
     ]
     table = aligned.table.assign(
-        n_cells=np.concatenate(n_compared), share=_recognised(aligned, types, shares)
+        n_cells=np.concatenate(n_compared), share=_recognised(aligned, shares)
     )
 
     reliability = _reliability(sources, seen_by)
+    labelled = [s.cells is not None for s in sources]
+    transfer = _transfer(aligned, shares, np.where(labelled, np.nan_to_num(reliability), 0))
     distance = np.array([_distance(adata, s, layer) for s in sources])
     weights = _several.weigh(
         reliability,
+        transfer,
         _retained(sources, seen_by),
         distance,
-        np.stack([_novelty(s.result) for s in sources]),
+        np.stack([_novelty(s) for s in sources]),
         np.stack([s.result.prediction.unseen for s in sources]),
     )
     of_query = [s.known(s.result.prediction) for s in sources]
-    novelty = np.stack([s.model._novel_score(s.result.prediction) for s in sources])
+    novelty = np.stack([_novel_score(s, s.result.prediction) for s in sources])
     known = _several.pool(of_query, aligned.members, weights, novelty)
     believed = weights.mean(axis=1) * ~_unreliable(reliability)
     proba_held, codes_held = _held_out(sources, seen_by, aligned, believed)
@@ -269,24 +338,47 @@ def _shares(
     }
 
 
+def _found_again(
+    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray], i: int, j: int
+) -> np.ndarray:
+    """Share of the cells of each type of i that j takes for a related type, (n_types_i,).
+
+    NaN for types without cells, for those of which j has no related one, and if it cannot judge.
+    """
+    related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
+    share = np.where(related, shares.get((i, j), np.nan), 0).sum(axis=1)
+    return np.where(related.any(axis=1), share, np.nan)
+
+
 def _recognised(
-    aligned: _several.Alignment,
-    types: Sequence[Sequence[str]],
-    shares: dict[tuple[int, int], np.ndarray],
+    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray]
 ) -> np.ndarray:
     """Share of each type's cells that references with related types take for such, on average."""
-    found = []
-    for i, own in enumerate(types):
-        each = []
-        for j in range(len(types)):
-            if (i, j) in shares:
-                related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
-                share = np.where(related, shares[i, j], 0).sum(axis=1)
-                each.append(np.where(related.any(axis=1), share, np.nan))
-        both = np.array(each).reshape(len(each), len(own))
-        n = (~np.isnan(both)).sum(axis=0)
-        found.append(np.nansum(both, axis=0) / np.where(n > 0, n, np.nan))
-    return np.concatenate(found)
+    n = len(aligned.members)
+    each = [
+        pd.DataFrame([_found_again(aligned, shares, i, j) for j in range(n)]).mean()
+        for i in range(n)
+    ]
+    return np.concatenate(each)
+
+
+def _transfer(
+    aligned: _several.Alignment,
+    shares: dict[tuple[int, int], np.ndarray],
+    reliability: np.ndarray,
+) -> np.ndarray:
+    """How well each reference recognises the types of the others, (n_references,); NaN if unknown.
+
+    The mean over types and then over references, which count by their own reliability.
+    """
+    n = len(aligned.members)
+    found = np.full(n, np.nan)
+    for j in range(n):
+        each = [pd.Series(_found_again(aligned, shares, i, j)).mean() for i in range(n)]
+        known = ~np.isnan(each) & (reliability > 0)
+        if known.any():
+            found[j] = np.average(np.array(each)[known], weights=reliability[known])
+    return found
 
 
 def _reliability(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
@@ -390,7 +482,7 @@ def _held_out(
         used = np.flatnonzero(source.held_out & (own >= 0))
         used = used[: int(len(used) * min(1, weights[i] / weights.max()))]
         each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
-        novelty = [s.model._novel_score(seen_by[i, j])[used] for j, s in enumerate(sources)]
+        novelty = [_novel_score(s, seen_by[i, j])[used] for j, s in enumerate(sources)]
         w = np.tile(weights[:, None], len(used))
         probas.append(_several.pool(each, aligned.members, w, np.stack(novelty)))
         codes.append(own[used])
@@ -405,11 +497,17 @@ def _single(members: np.ndarray) -> np.ndarray:
 # -- Novel cells ---------------------------------------------------------------------------------
 
 
-def _novelty(result: Result) -> np.ndarray:
-    """How novel a reference finds each cell, (n_cells,); 0 if it cannot judge."""
-    if result.novel is None:
-        return np.zeros(len(result.prediction.proba))
-    return np.maximum(result.model._novel_score(result.prediction), result.novel)
+def _novel_score(source: Source, prediction: Prediction) -> np.ndarray:
+    """Novelty scores, (n_cells,); 0 if it cannot judge: a model may be unsure of known cells."""
+    if source.result.novel is None:
+        return np.zeros(len(prediction.proba))
+    return source.model._novel_score(prediction)
+
+
+def _novelty(source: Source) -> np.ndarray:
+    """How novel a reference finds each cell of the query, (n_cells,); 0 if it cannot judge."""
+    score, flags = _novel_score(source, source.result.prediction), source.result.novel
+    return score if flags is None else np.maximum(score, flags)
 
 
 def _novel_mass(source: Source) -> np.ndarray:
@@ -468,7 +566,7 @@ def _novel_groups(
 
 def _novel_scores(sources: list[Source], proba: np.ndarray) -> np.ndarray:
     """The least novelty score of the references that judge it; else 1 - score, (n_cells,)."""
-    each = [_novelty(s.result) for s in sources if s.result.novel is not None]
+    each = [_novelty(s) for s in sources if s.result.novel is not None]
     return np.min(each, axis=0) if each else 1 - proba.max(axis=1)
 
 
