@@ -22,7 +22,7 @@ FLOORS = [
         *MODULES_OF_ARRAYS,
     ],
     ["_batches", "_data", "_ondisk", "_neighbors", "_regression", "_several"],
-    ["_label_errors", "_quality", "_train", "_truth", "novelty"],
+    ["_label_errors", "_quality", "_sketch", "_train", "_truth", "novelty"],
     ["_verdicts", "model"],
     ["_report"],
     ["pl", "tl"],

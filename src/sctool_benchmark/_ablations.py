@@ -141,6 +141,7 @@ class SCDETSearch(SCDET):
 
     def _train(self, options: TrainOptions) -> None:
         cells = self._training_cells()
+        cells.arrays["position"] = np.arange(len(cells))
         name = cells.arrays["label"].copy()
         query = np.flatnonzero(name < 0)
         found = self._find_novel(cells, name, numpy_generator(), options)

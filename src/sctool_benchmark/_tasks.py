@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
+from sctool_benchmark._larger import larger
 from sctool_benchmark._planted import plant
 
 LABELS, BATCH = "cell_type", "batch"  # the only obs columns that a method gets to see
@@ -103,8 +104,8 @@ class Task:
         Names and sets at several risks of error are scored as well, of a method that has them;
         "ontology": with groups of the Cell Ontology, by the terms in ``pretrained/truth.toml``.
     n_cells
-        Draw this many cells with replacement first, to see what size costs; the counts in X are
-        thinned, so that no two cells are alike.
+        Draw this many new cells first, to see what size costs: each a mix of a cell and one of its
+        ten nearest neighbours of the same type, whose counts are drawn anew.
     n_types
         With `n_cells`: divide the types until there are so many, the most common ones first. All
         parts of a type but one have a tenth of its genes exchanged among each other.
@@ -474,7 +475,7 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
         If the task cannot be made from these data.
     """
     if task.n_cells:
-        adata = _resampled(adata, task.n_cells, seed)
+        adata = _larger(adata, task.labels_key, task.n_cells, seed)
     if task.n_types:
         adata = _divided(adata, task.labels_key, task.n_types, seed)
     labels = adata.obs[task.labels_key].astype(object).map(str, na_action="ignore")
@@ -521,15 +522,10 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
     return Split(reference, query, truth, rare, planted)
 
 
-def _resampled(adata: ad.AnnData, n_cells: int, seed: int) -> ad.AnnData:
-    """Draw cells with replacement, with four fifths of their counts, so that no two are alike."""
-    rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.choice(adata.n_obs, n_cells))
-    counts = sp.csr_matrix(adata.X)[drawn]
-    if (counts.data != np.round(counts.data)).any():
-        raise ValueError("n_cells needs counts in X, to thin them")
-    counts.data = rng.binomial(counts.data.astype(np.int64), 0.8).astype(np.float32)
-    counts.eliminate_zeros()
+def _larger(adata: ad.AnnData, labels_key: str, n_cells: int, seed: int) -> ad.AnnData:
+    """Draw new cells, each between a cell and one of its neighbours of the same type."""
+    labels = adata.obs[labels_key].astype(str).to_numpy()
+    counts, drawn = larger(sp.csr_matrix(adata.X), labels, n_cells, seed)
     obs = adata.obs.iloc[drawn]
     obs.index = [f"{name}-{i}" for i, name in enumerate(obs.index)]
     return ad.AnnData(counts, obs, adata.var)

@@ -28,45 +28,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.decomposition import TruncatedSVD
-from sklearn.neighbors import NearestNeighbors
 
+from sctool_benchmark._larger import BLOCK, mixed, neighbours
 from sctool_benchmark._run import provenance
 
 SECONDS, GIGABYTES = 1800, 16
 METHODS = ("logistic", "scnym", "auto", "celltypist", "celltypist-voting")
 PEER = Path(__file__).parent / "peers" / "celltypist_saved.py"
-BLOCK = 8192
-
-
-def neighbours(x: sp.csr_matrix, labels: np.ndarray, n: int = 10) -> np.ndarray:
-    """Positions of each cell's nearest neighbours of its own type, (n_cells, n)."""
-    log = x.multiply(1e4 / np.maximum(x.sum(axis=1), 1)).tocsr().log1p()
-    z = TruncatedSVD(30, random_state=0).fit_transform(log)
-    found = np.repeat(np.arange(len(labels))[:, None], n, axis=1)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        k = min(n + 1, len(own))
-        near = (
-            NearestNeighbors(n_neighbors=k).fit(z[own]).kneighbors(return_distance=False, X=z[own])
-        )
-        found[own, : k - 1] = own[near[:, 1:]]
-    return found
-
-
-def mixed(
-    x: sp.csr_matrix, near: np.ndarray, cells: np.ndarray, rng: np.random.Generator
-) -> sp.csr_matrix:
-    """Draw one new cell for each of ``cells``, CSR of counts.
-
-    Its expected counts lie between those of the cell and of one of its neighbours.
-    """
-    share = rng.uniform(size=(len(cells), 1))
-    other = near[cells, rng.integers(near.shape[1], size=len(cells))]
-    new = (x[cells].multiply(1 - share) + x[other].multiply(share)).tocsr()
-    new.data = rng.poisson(new.data).astype(np.float32)
-    new.eliminate_zeros()
-    return new
 
 
 def write_cells(query: ad.AnnData, labels: np.ndarray, n: int, path: Path, seed: int = 0) -> None:

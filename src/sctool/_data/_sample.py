@@ -9,18 +9,18 @@ import numpy as np
 MOST, LEAST = 100_000, 1_000
 
 
-def sizes(n: np.ndarray, most: int) -> np.ndarray:
+def sizes(n: np.ndarray, most: int, least: int = LEAST) -> np.ndarray:
     """Number of cells to take of each type, (n_types,), ``most`` in all or a little less.
 
     The same share of each, so that the frequencies of common types, by which a model decides
-    between similar ones, stay as they are; but at least ``LEAST`` cells, or all of them.
+    between similar ones, stay as they are; but at least ``least`` cells, or all of them.
 
     Parameters
     ----------
     n
         Number of cells of each type, (n_types,).
     """
-    least = max(min(LEAST, most // len(n)), 1)
+    least = max(min(least, most // len(n)), 1)
 
     def taken(share: float) -> np.ndarray:
         return np.minimum(n, np.maximum(least, (share * n).astype(int)))
@@ -32,7 +32,7 @@ def sizes(n: np.ndarray, most: int) -> np.ndarray:
     return taken(low)
 
 
-def sample(codes: np.ndarray, most: int | None = None) -> np.ndarray | None:
+def sample(codes: np.ndarray, most: int | None = None, least: int = LEAST) -> np.ndarray | None:
     """Choose the cells of a reference that are used; None if all are.
 
     Cells without a type count as one more type. Those of a type are evenly spaced over the
@@ -44,6 +44,8 @@ def sample(codes: np.ndarray, most: int | None = None) -> np.ndarray | None:
         Type codes, (n_cells,); -1 for cells without a type.
     most
         Number of cells to which the reference is reduced, default ``MOST``.
+    least
+        Number of cells of a type that are kept at least, if it has so many.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def sample(codes: np.ndarray, most: int | None = None) -> np.ndarray | None:
         return None
     kinds, n = np.unique(codes, return_counts=True)
     chosen = np.zeros(len(codes), dtype=bool)
-    for kind, size in zip(kinds, sizes(n, most), strict=True):
+    for kind, size in zip(kinds, sizes(n, most, least), strict=True):
         members = np.flatnonzero(codes == kind)
         chosen[members[np.arange(size) * len(members) // size]] = True
     return chosen

@@ -25,6 +25,7 @@ from sctool._docs import docs
 from sctool._neighbors import group_means
 from sctool._regression import regress, set_linear
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
+from sctool._sketch import sketch_regions, sketch_types
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
 from sctool.model._profiles import Profiles, one_count
@@ -236,11 +237,20 @@ class AutoClassifier(OpenWorldModel):
         first, _ = regress(variable.x[train], label[train], s.C, max_iter)
         self.audit_ += notes
         names, novel_score, mixed = label.copy(), np.zeros(len(label)), 0.0
+        some = unlabelled[sketch_regions(variable.x[unlabelled])]
+        if len(some) < len(unlabelled):
+            self.audit_.append(
+                f"novel: searched for in {len(some)} of {len(unlabelled)} unlabelled cells; models "
+                "that these have trained name the others"
+            )
+        everyone, unlabelled = unlabelled, some
         if len(unlabelled):
             proba = linear.predict_proba(cells.x[unlabelled])
             proba = (proba + first.predict_proba(variable.x[unlabelled])) / 2
-            found = self._search(variable, train, unlabelled, proba, options)
-            names[unlabelled] = self.names_by_group_ = found.names
+            compared = train[sketch_types(label[train])]
+            found = self._search(variable, compared, unlabelled, proba, options)
+            names[unlabelled] = found.names
+            self.names_by_group_ = np.where(np.isin(everyone, some), names[everyone], -1)
             mixed = found.mixed
             if found.proba is not None:
                 novel_score[unlabelled] = found.proba

@@ -24,6 +24,7 @@ from sctool import losses, novelty
 from sctool._batches import Cells, Splitter
 from sctool._docs import docs
 from sctool._neighbors import fit_pca, k_means
+from sctool._sketch import sketch_regions, sketch_types
 from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
 from sctool.model._base import NetworkSettings, OpenWorldModel
 from sctool.model._scnym import SCNYM, SCNYMModule, train_classifier
@@ -468,7 +469,8 @@ class SCDET(OpenWorldModel):
         return self.MODULE(n_input, n_classes, len(self.classes_), self.settings_)
 
     def _train(self, options: TrainOptions) -> None:
-        s, cells = self.settings_, self._training_cells()
+        s = self.settings_
+        cells, everyone = self._searched_cells()
         label = cells.arrays["label"]
         labelled, unlabelled = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
         name = label.copy()
@@ -489,7 +491,27 @@ class SCDET(OpenWorldModel):
         )
         plan = self.PLAN(self.module, s, cells, mixed, rng)
         fit(self, plan, splitter, n_epochs(s, splitter, options), options)
-        self._order_novel(unlabelled)
+        self._order_novel(everyone)
+
+    def _searched_cells(self) -> tuple[Cells, np.ndarray]:
+        """Training cells, with their ``position``, and the positions of all unlabelled ones.
+
+        Of many unlabelled cells some are searched for novel types and trained on.
+        """
+        s, cells = self.settings_, self._training_cells()
+        label = cells.arrays["label"]
+        unlabelled = np.flatnonzero(label < 0)
+        some = np.arange(len(cells))
+        if s.initial_names or s.n_novel is None:
+            chosen = unlabelled[sketch_regions(cells.x[unlabelled])]
+            if len(chosen) < len(unlabelled):
+                some = np.sort(np.concatenate([np.flatnonzero(label >= 0), chosen]))
+                self.audit_.append(
+                    f"novel: searched for in {len(chosen)} of {len(unlabelled)} unlabelled cells; "
+                    "the network that these have trained names the others"
+                )
+        arrays = {key: values[some] for key, values in cells.arrays.items()}
+        return Cells(cells.x[some], arrays | {"position": some}, cells.fill), unlabelled
 
     def _find_novel(
         self, cells: Cells, name: np.ndarray, rng: np.random.Generator, options: TrainOptions
@@ -507,7 +529,8 @@ class SCDET(OpenWorldModel):
             if s.initial_names:
                 name[unlabelled] = novelty.known_types(x_ref, y, x)
             return None
-        found = novelty.find(x_ref, y, x, s.n_novel, rng, options.progress)
+        compared = sketch_types(y)
+        found = novelty.find(x_ref[compared], y[compared], x, s.n_novel, rng, options.progress)
         self.audit_ += found.audit
         if s.initial_names:
             name[unlabelled] = found.names
@@ -526,7 +549,7 @@ class SCDET(OpenWorldModel):
         module = SCNYMModule(n_genes, n_seen, self.n_domains_, SCNYM.PRESETS["default"])
         self.module = cast(Any, module)  # temporarily, for prediction
         train_classifier(self, cells, replace(options, max_epochs=None, trainer=options.where))
-        proba = self.predict_cells(indices=indices).proba
+        proba = self.predict_cells(indices=cells.arrays["position"][indices]).proba
         self.is_trained_ = False
         return proba.argmax(axis=1)
 
