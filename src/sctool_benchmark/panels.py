@@ -2,8 +2,9 @@
 
 A reference and a query are cut to panels of 100 to 500 genes, as imaging measures them: genes drawn
 at random among those that 1 % of the reference's cells express, or the best markers of the
-reference's types; and to no panel. Only data that chose settings are used. The table also says which share of the
-errors is between types that the alarm on few genes names, which is raised without the truth.
+reference's types; and to no panel. Only data that chose settings are used. The table also says
+which share of the errors is between types that the alarm on few genes names, which is raised
+without the truth.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ def plot(means: pd.DataFrame, path: Path) -> None:
     styles = {"markers": "o-", "random": "s--"}
     figure = Figure(figsize=(7.5, 3), layout="constrained")
     axes = figure.subplots(1, 2)
-    for ax, (score, title) in zip(axes, {"accuracy": "Accuracy", "ece": "ECE"}.items(), strict=True):
+    for ax, (score, title) in zip(
+        axes, {"accuracy": "Accuracy", "ece": "ECE"}.items(), strict=True
+    ):
         for i, (pair, own) in enumerate(means.groupby("pair", sort=False)):
             for panel, style in styles.items():
                 line = own[own["panel"] == panel]
