@@ -184,8 +184,8 @@ def _of_linear(trained: AutoClassifier, cells: Cells) -> np.ndarray:
 def _with_saved(proba: np.ndarray, trained: AutoClassifier, cells: Cells) -> np.ndarray:
     """Probabilities of novelty by the search, (n_cells,), averaged as logits with the saved score.
 
-    The search compares cells with drawn ones, and is weak where a novel type is close to a known
-    one; the saved model has seen real cells, and is then unsure.
+    The search has only drawn cells to compare with. Where it finds little, the saved model, which
+    has seen real ones, often ranks cells better.
     """
     saved = trained._novel_score(trained._predict(cells, []))
     both = np.clip(np.stack([proba, saved]), MARGIN, 1 - MARGIN)
