@@ -14,7 +14,7 @@ from test_auto import LINEAR, hidden, planted
 import sctool
 from sctool import novelty
 from sctool._data._features import normalize
-from sctool.model import AutoClassifier, load
+from sctool.model import AutoClassifier, _adapt, load
 from sctool.model._profiles import Profiles, one_count
 
 KNOWN = ["B", "CD4 T/NK", "Mono"]
@@ -223,6 +223,31 @@ def test_cells_without_expression_are_left_out(query, no_search):
     query.X = query.X * 0
     with pytest.raises(ValueError, match=r"only zeros|None of the 240 cells"):
         sctool.tl.annotate(query, alone(), adapt=True)
+
+
+def test_of_a_large_query_some_cells_are_searched_and_all_are_named(query, no_search, monkeypatch):
+    monkeypatch.setattr(_adapt, "sketch_regions", lambda x: np.arange(120))
+    adapted = _adapt.adapt(alone(), query, progress=False)
+    assert (adapted.by_group[:120] >= 0).all()
+    assert (adapted.by_group[120:] == -1).all()
+    sctool.tl.annotate(query, alone(), adapt=True, train_kwargs=QUIET)
+    assert any("in 120 of 240 cells" in note for note in query.uns["sctool"]["audit"])
+    truth, found = query.obs["truth"].astype(object)[120:], query.obs["sctool"].astype(object)[120:]
+    assert (found == truth)[truth != "DC"].mean() > 0.9
+    assert (found[truth == "DC"] == "novel_1").mean() > 0.6
+
+
+def test_the_saved_model_has_a_say_in_the_novelty_score(query, no_search):
+    cells, kept, _ = _adapt._read(alone(), query, None)
+    saved = alone().novel_score(query)[kept]
+    assert _adapt._with_saved(saved, alone(), cells) == pytest.approx(saved.clip(0.02, 0.98))
+    # where the search tells nothing the order is that of the saved score
+    score = _adapt._with_saved(np.full(len(saved), 0.5), alone(), cells)
+    order = np.argsort(saved)
+    assert (np.diff(score[order]) >= 0).all()
+    assert score.max() > 2 * score.min()
+    # two equal voices
+    assert _adapt._with_saved(1 - saved, alone(), cells) == pytest.approx(0.5)
 
 
 def test_without_a_search_no_cell_is_flagged(query):

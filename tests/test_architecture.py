@@ -17,13 +17,13 @@ MODULES_OF_ARRAYS = ["datasets", "losses", "metrics", "nn"]
 #: or beside.
 FLOORS = [
     [
-        *("_ahead", "_docs", "_expected", "_files", "_ontology", "_progress", "_sets", "_slots"),
+        *("_ahead", "_docs", "_expected", "_ontology", "_progress", "_sets", "_slots"),
         "_umap",
         *MODULES_OF_ARRAYS,
     ],
-    ["_batches", "_data", "_ondisk", "_neighbors", "_regression", "_several"],
-    ["_label_errors", "_quality", "_sketch", "_train", "_truth", "novelty"],
-    ["_verdicts", "model"],
+    ["_batches", "_data", "_neighbors", "_regression", "_several"],
+    ["_files", "_label_errors", "_quality", "_sketch", "_train", "_truth", "novelty"],
+    ["_ondisk", "_verdicts", "model"],
     ["_report"],
     ["pl", "tl"],
     ["_demo"],

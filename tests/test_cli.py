@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 from synthetic import TYPES, simulate_sides
@@ -187,6 +188,57 @@ def test_alarms_are_printed_after_the_audit(files, capsys):
     assert lines.index(alarm) > last_note
 
 
+@pytest.fixture
+def multimodal(files) -> Path:
+    """Write both sides as ``query.h5mu`` and ``ref.h5mu`` too, with other modalities."""
+    for name in ("query", "ref"):
+        rna = ad.read_h5ad(files / f"{name}.h5ad")
+        other = ad.AnnData(np.ones((rna.n_obs, 2), np.float32), obs=rna.obs[[]])
+        with mudata.set_options(pull_on_update=False):
+            mudata.MuData({"prot": other, "rna": rna}).write(files / f"{name}.h5mu")
+    return files
+
+
+@pytest.mark.parametrize("out", ["rna.h5ad", "both.h5mu", "--in-place"])
+def test_one_of_several_modalities(out, multimodal, capsys):
+    words = ["--method", "logistic", "-q"]
+    assert run(*annotate(*words)) == 0
+    where = [out] if out.startswith("-") else ["-o", out]
+    assert run("annotate", "query.h5mu", "--ref", "ref.h5mu", *where, *words) == 0
+    written = multimodal / ("query.h5mu" if out == "--in-place" else out)
+    if written.suffix == ".h5ad":
+        found = ad.read_h5ad(written)
+    else:
+        whole = mudata.read_h5mu(written)
+        assert list(whole.mod) == ["prot", "rna"]
+        assert (whole.mod["prot"].X == 1).all()
+        found = whole.mod["rna"]
+    expected = ad.read_h5ad("out.h5ad")
+    assert (found.obs["sctool"] == expected.obs["sctool"]).all()
+    assert found.obs["sctool"].isin(TYPES).all()
+    np.testing.assert_array_equal(found.obsm["sctool_proba"], expected.obsm["sctool_proba"])
+    np.testing.assert_array_equal(found.X.toarray(), ad.read_h5ad("query.h5ad").X.toarray())
+
+
+def test_a_saved_model_annotates_a_modality_that_stays_on_disk(multimodal, monkeypatch):
+    assert run(*annotate("--method", "logistic", "-q", "--save-model", "model")) == 0
+    monkeypatch.setattr("sctool._files.read", None)
+    for out in ("a.h5mu", "a.h5ad"):
+        assert run("annotate", "query.h5mu", "--model", "model", "-o", out) == 0
+    found, expected = mudata.read_h5mu("a.h5mu").mod["rna"], ad.read_h5ad("out.h5ad")
+    assert (found.obs["sctool"] == expected.obs["sctool"]).all()
+    assert (ad.read_h5ad("a.h5ad").obs["sctool"] == expected.obs["sctool"]).all()
+
+
+def test_what_is_wrong_with_modalities_is_said(multimodal, capsys):
+    words = ["annotate", "query.h5ad", "--ref", "ref.h5ad", "-o", "out.h5mu"]
+    assert "no .h5mu file, so there are no other modalities" in fails(capsys, *words)
+    whole = mudata.read_h5mu("query.h5mu")
+    mudata.MuData({"prot": whole.mod["prot"]}).write("prot.h5mu")
+    words = ["annotate", "prot.h5mu", "--ref", "ref.h5ad", "-o", "out.h5ad"]
+    assert "prot.h5mu has the modalities ['prot']; none of them is known" in fails(capsys, *words)
+
+
 def test_existing_files_are_not_overwritten(files, capsys):
     (files / "model").mkdir()
     assert "'model' exists: pass --overwrite" in fails(
@@ -321,7 +373,11 @@ def test_what_is_wrong_is_said(words, message, files, capsys):
 @pytest.mark.parametrize(
     ("output", "model", "message"),
     [
-        ("out.loom", "model", "-o 'out.loom': what is written is named *.h5ad or *.zarr or *.csv"),
+        (
+            "out.loom",
+            "model",
+            "-o 'out.loom': what is written is named *.h5ad or *.zarr or *.h5mu or",
+        ),
         ("folder.h5ad", "model", "-o 'folder.h5ad' is a folder"),
         ("out.h5ad", "query.h5ad", "--save-model 'query.h5ad' is a file"),
         ("ref.h5ad", "model", "-o 'ref.h5ad' is the reference, which would be lost"),

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from sctool._data import rna_name
+
 Repair = Callable[[pd.DataFrame, str, list[str]], pd.DataFrame]
 
 #: What is read, and how other formats become one of these.
 FORMATS = (
-    "an .h5ad file, a .zarr folder, a 10x .h5 file or a 10x folder with matrix.mtx. Convert other "
-    "files first: for a table of cells x genes, scanpy.read_csv('x.csv').write_h5ad('x.h5ad')"
+    "an .h5ad or .h5mu file, a .zarr folder, a 10x .h5 file or a 10x folder with matrix.mtx. "
+    "Convert other files first: for a table of cells x genes, "
+    "scanpy.read_csv('x.csv').write_h5ad('x.h5ad')"
 )
 
 
@@ -59,7 +63,26 @@ def _reader(path: Path) -> Callable[[Path], AnnData] | None:
         if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
             return sc.read_10x_mtx
         return None
-    return {".h5ad": ad.read_h5ad, ".h5": sc.read_10x_h5}.get(path.suffix.lower())
+    readers = {".h5ad": ad.read_h5ad, ".h5mu": _read_rna, ".h5": sc.read_10x_h5}
+    return readers.get(path.suffix.lower())
+
+
+def rna_group(file: h5py.File) -> h5py.Group:
+    """The modality of an open .h5mu file that holds gene expression, laid out as an .h5ad file is.
+
+    Raises
+    ------
+    ValueError
+        There is none, or several may be it.
+    """
+    modalities = file["mod"]
+    features = {name: AnnData(var=ad.io.read_elem(modalities[name]["var"])) for name in modalities}
+    return modalities[rna_name(features, Path(file.filename).name)]
+
+
+def _read_rna(path: Path) -> AnnData:
+    with h5py.File(path) as file:
+        return ad.io.read_elem(rna_group(file))
 
 
 def check_writable(adata: AnnData, path: Path) -> list[str]:

@@ -20,7 +20,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _slots
-from sctool._files import no_announcements, replacing
+from sctool._files import no_announcements, replacing, rna_group
 
 #: Number of values copied at a time.
 BLOCK = 2**23
@@ -31,19 +31,20 @@ MEANWHILE = (
 
 
 def kind_of(path: Path) -> str | None:
-    """The format, "h5ad" or "zarr", of cells that need not be loaded; None for other files."""
+    """The format, "h5ad", "h5mu" or "zarr", of cells that need not be loaded; else None."""
     if path.is_dir():
         names = (".zgroup", ".zattrs", "zarr.json")
         return "zarr" if any((path / name).exists() for name in names) else None
-    return "h5ad" if path.suffix.lower() == ".h5ad" else None
+    ending = path.suffix.lower().removeprefix(".")
+    return ending if ending in ("h5ad", "h5mu") else None
 
 
 @contextmanager
 def opened(path: Path, mode: Any = "r") -> Iterator[Any]:
-    """Open a file as a group of HDF5 or zarr."""
-    if path.suffix.lower() == ".h5ad":
-        with h5py.File(path, mode) as group:
-            yield group
+    """Open a file as a group of HDF5 or zarr; of several modalities, that of gene expression."""
+    if (ending := path.suffix.lower()) in (".h5ad", ".h5mu"):
+        with h5py.File(path, mode) as file:
+            yield rna_group(file) if ending == ".h5mu" else file
     else:
         import zarr
 
@@ -112,14 +113,15 @@ def write_annotated(adata: AnnData, key: str, source: Path, target: Path) -> Non
     """Write a copy of a file that has the results under ``key`` of ``adata`` as well.
 
     Everything else is copied as it is and not loaded; a change of format, from .h5ad to .zarr or
-    back, is possible. ``target`` may be ``source``.
+    back, is possible, and of .h5mu the gene expression alone is then copied. ``target`` may be
+    ``source``.
 
     Parameters
     ----------
     adata
         The cells of ``source``, annotated.
     source, target
-        Files .h5ad or folders .zarr.
+        Files .h5ad or .h5mu, or folders .zarr; a ``target`` .h5mu only of a source .h5mu.
 
     Raises
     ------

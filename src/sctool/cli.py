@@ -44,7 +44,7 @@ exit codes: 0 success, 1 an unforeseen error (with a traceback), 2 invalid input
 
 
 #: What `sctool annotate` writes, by the ending of the name: cells, and tables of labels.
-CELLS, TABLES = (".h5ad", ".zarr"), (".csv", ".parquet")
+CELLS, TABLES = (".h5ad", ".zarr", ".h5mu"), (".csv", ".parquet")
 
 METHOD_HELP = "{methods} (default: %(default)s)"
 
@@ -92,7 +92,8 @@ def parser() -> argparse.ArgumentParser:
             "Assign cell types to the cells of QUERY using a labelled reference or a trained "
             "model. Genes are matched by name; counts, linear and log1p values are recognised. "
             "OUT is QUERY with the results added to obs, obsm and uns, or a table of labels. QUERY "
-            "and REF are .h5ad files, .zarr folders, 10x .h5 files or 10x folders."
+            "and REF are .h5ad files, .zarr folders, 10x .h5 files or 10x folders, or .h5mu files, "
+            "of which the gene expression is used."
         ),
     )
     annotate.add_argument("query", metavar="QUERY", type=Path, help="cells to annotate")
@@ -118,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         metavar="OUT",
         type=Path,
-        help="what to write: *.h5ad, *.zarr, or the labels alone in *.csv or *.parquet",
+        help="what to write: *.h5ad, *.zarr, *.h5mu with all modalities of a QUERY *.h5mu, or the "
+        "labels alone in *.csv or *.parquet",
     )
     where.add_argument(
         "--in-place",
@@ -358,6 +360,7 @@ def run_annotate(args: argparse.Namespace) -> int:
             layer=args.layer,
             novel=int(args.novel) if args.novel.isdigit() else args.novel,
             risk=args.risk,
+            hierarchy=args.hierarchy,
             groupby=args.groupby,
             allowed=args.allowed,
             ignore_case=args.ignore_case,
@@ -526,7 +529,8 @@ def _stays_on_disk(args: argparse.Namespace) -> bool:
         return False
     if _ondisk.kind_of(args.query) is None:
         return False
-    return not args.ref or args.in_place or _is_large(args.query)
+    whole = args.in_place or args.output.suffix.lower() == ".h5mu"
+    return not args.ref or whole or _is_large(args.query)
 
 
 def _is_large(path: Path) -> bool:
@@ -547,6 +551,11 @@ def _check_outputs(args: argparse.Namespace, endings: Sequence[str] = (".h5ad",)
     named = " or ".join(f"*{ending}" for ending in endings)
     if ending not in endings:
         raise ValueError(f"-o {str(output)!r}: what is written is named {named}.")
+    if ending == ".h5mu" and args.query.suffix.lower() != ".h5mu":
+        raise ValueError(
+            f"-o {str(output)!r}: {str(args.query)!r} is no .h5mu file, so there are no other "
+            "modalities to write. Name it *.h5ad."
+        )
     if output.is_dir() and _ondisk.kind_of(output) != "zarr":
         raise ValueError(f"-o {str(output)!r} is a folder: name a file, {named}.")
     if model is not None and output.resolve() in (model.resolve(), *model.resolve().parents):

@@ -2,8 +2,9 @@
 
 A reference and a query are cut to panels of 100 to 500 genes, as imaging measures them: genes drawn
 at random among those that 1 % of the reference's cells express, or the best markers of the
-reference's types. Only data that chose settings are used. The table also says which share of the
-errors is between types that the alarm on few genes names, which is raised without the truth.
+reference's types; and to no panel. Only data that chose settings are used. The table also says
+which share of the errors is between types that the alarm on few genes names, which is raised
+without the truth.
 """
 
 from __future__ import annotations
@@ -104,14 +105,12 @@ def run(folder: Path, method: str, seeds: int) -> pd.DataFrame:
 
 def write(table: pd.DataFrame, out: Path, words: str) -> None:
     """The means over seeds as a table, and the curves as a figure."""
-    from matplotlib.figure import Figure
-
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "panels.csv", index=False)
     scores = ["accuracy", "macro_f1", "ece", "named"]
     means = table.groupby(["pair", "panel", "genes"], sort=False)[scores].mean().reset_index()
     lines = ["| pair | panel | genes | accuracy | macro-F1 | ECE | errors that the alarm names |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for row in means.itertuples():
         named = "" if np.isnan(row.named) else f"{row.named:.0%}"
         lines.append(
@@ -120,16 +119,37 @@ def write(table: pd.DataFrame, out: Path, words: str) -> None:
         )
     made = provenance(f"python -m sctool_benchmark.panels {words}")
     (out / "panels.md").write_text("\n".join(lines) + "\n" + made, encoding="utf-8")
+    plot(means, out / "panels.png")
 
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, score in zip(figure.subplots(1, 3), scores[:3], strict=True):
-        for (pair, kind), own in means[means["panel"] != "all"].groupby(["pair", "panel"]):
-            style = "-" if kind == "markers" else "--"
-            color = f"C{list(PAIRS).index(str(pair))}"
-            axes.plot(own["genes"], own[score], style, color=color, label=f"{pair}, {kind}")
-        axes.set(xlabel="genes", title=score)
-    axes.legend(fontsize=6)
-    figure.savefig(out / "panels.png", dpi=150)
+
+def plot(means: pd.DataFrame, path: Path) -> None:
+    """Draw accuracy and ECE against the number of genes; dotted lines are those of all genes.
+
+    Parameters
+    ----------
+    means
+        One row per ``pair``, ``panel`` ("random", "markers" or "all") and number of ``genes``, with
+        ``accuracy`` and ``ece``.
+    path
+        File to write.
+    """
+    from matplotlib.figure import Figure
+
+    styles = {"markers": "o-", "random": "s--"}
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, (score, title) in zip(
+        axes, {"accuracy": "Accuracy", "ece": "ECE"}.items(), strict=True
+    ):
+        for i, (pair, own) in enumerate(means.groupby("pair", sort=False)):
+            for panel, style in styles.items():
+                line = own[own["panel"] == panel]
+                ax.plot(line["genes"], line[score], style, c=f"C{i}", label=f"{pair}, {panel}")
+            best = own.loc[own["panel"] == "all", score].item()
+            ax.axhline(best, ls=":", c=f"C{i}", label=f"{pair}, all genes")
+        ax.set(xlabel="genes", ylabel=title, ylim=(0, None), xticks=sorted(set(line["genes"])))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=100)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "SCTOOL_DATA_DIR" not in os.environ:
         parser.error("set SCTOOL_DATA_DIR to the folder that holds the data files")
     table = run(Path(os.environ["SCTOOL_DATA_DIR"]), args.method, args.seeds)
-    write(table, args.output, f"--method {args.method} --seeds {args.seeds} -o {args.output.name}")
+    words = f"--method {args.method} --seeds {args.seeds} -o results/{args.output.name}"
+    write(table, args.output, words)
     return 0
 
 

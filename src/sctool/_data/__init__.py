@@ -26,7 +26,7 @@ from sctool._data._join import (
     palette,
     read_cells,
 )
-from sctool._data._modality import is_multimodal, rna_of
+from sctool._data._modality import is_multimodal, rna_name, rna_of
 from sctool._data._sample import MOST
 from sctool._data._workers import client_of, map_rows
 
@@ -48,5 +48,6 @@ __all__ = [
     "obs_column",
     "palette",
     "read_cells",
+    "rna_name",
     "rna_of",
 ]

@@ -28,9 +28,11 @@ def rna_of(data: Any, name: str) -> Any:
     ValueError
         There is none, or several may be it.
     """
-    if not is_multimodal(data):
-        return data
-    modalities = dict(data.mod)
+    return data.mod[rna_name(dict(data.mod), name)] if is_multimodal(data) else data
+
+
+def rna_name(modalities: Mapping[str, AnnData], name: str) -> str:
+    """Which of the modalities :func:`rna_of` chooses; of their cells nothing is looked at."""
     found = [key for key in modalities if key.strip().lower() in GENE]
     if not found:
         found = [
@@ -41,10 +43,10 @@ def rna_of(data: Any, name: str) -> Any:
     if len(found) != 1:
         which = f"{found!r} of them may be" if found else "none of them is known to be"
         raise ValueError(
-            f"{name} has the modalities {list(modalities)!r}; {which} gene expression. Pass one of "
-            f"them, such as {name}.mod[{(found or list(modalities) or ['rna'])[0]!r}]."
+            f"{name} has the modalities {list(modalities)!r}; {which} gene expression. Pass that "
+            "one alone, or call it 'rna'."
         )
-    return modalities[found[0]]
+    return found[0]
 
 
 def _has_genes(adata: AnnData) -> bool:

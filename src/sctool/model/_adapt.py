@@ -14,12 +14,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scipy.special import expit, logit
 
 from sctool import _data, novelty
 from sctool._batches import Cells, stratified_holdout
 from sctool._regression import regress, set_linear
+from sctool._sketch import sketch_regions
 from sctool._train import TrainOptions, numpy_generator
-from sctool.model._auto import FEW_CELLS, AutoClassifier
+from sctool.model._auto import FEW_CELLS, MARGIN, AutoClassifier
 from sctool.model._base import AnnotationModel
 
 
@@ -37,7 +39,7 @@ class Adapted:
         Cells drawn from the model's profiles, log1p CP10k of its variable genes, CSR
         (n_drawn, n_variable), and their type codes.
     by_group
-        Codes of the types that groups of cells have, (n_kept,).
+        Codes of the types that groups of cells have, (n_kept,); -1 of cells that were not searched.
     audit
         Notes on what was read and found.
     """
@@ -87,13 +89,20 @@ def adapt(
             "adapt=True: the model has no profiles of its types, as earlier versions of sctool "
             "have saved it. Leave out adapt, or train the model again."
         )
-    cells, kept, audit = _read(trained, adata, layer)
+    everyone, kept, audit = _read(trained, adata, layer)
+    s, variable, rng = trained.settings_, trained.variable_, numpy_generator()
+    some = sketch_regions(everyone.x[:, variable])
+    cells = Cells(everyone.x[some], {}, everyone.fill)
     n, batches = len(cells), None
+    if n < len(everyone):
+        audit.append(
+            f"novel: searched for in {n} of {len(everyone)} cells; models that these have trained "
+            "name the others"
+        )
     if batch_key is not None:
         column = _data.obs_column(adata, batch_key, "batch_key", "query")
-        batches = np.unique(_data.batch_names(column)[kept], return_inverse=True)[1]
+        batches = np.unique(_data.batch_names(column)[kept][some], return_inverse=True)[1]
 
-    s, variable, rng = trained.settings_, trained.variable_, numpy_generator()
     n_known = len(trained.classes_)
     drawn, labels = trained.profiles_.draw(rng)
     if cells.fill is not None:  # genes that the query lacks separate nothing but the two sides
@@ -129,7 +138,7 @@ def adapt(
     set_linear(module.adapted, adapted)
     score = np.zeros(len(names))
     if found.proba is not None:
-        score[len(labels) :] = found.proba
+        score[len(labels) :] = _with_saved(found.proba, trained, cells)
     model._set_novelty(both, score)
     known = np.flatnonzero(found.names < n_known)
     arrays = {"label": np.concatenate([labels, np.full(n, -1)]), "domain": domain}
@@ -143,7 +152,9 @@ def adapt(
     model.module, model.is_trained_, model.trainer = module.cpu(), True, None
     few = trained.profiles_.n_cells.sum() < FEW_CELLS
     model._weigh(cells, known if len(known) else np.arange(n), few, found.mixed)
-    return Adapted(model, cells, kept, drawn, labels, found.names, audit)
+    by_group = np.full(len(everyone), -1)
+    by_group[some] = found.names
+    return Adapted(model, everyone, kept, drawn, labels, by_group, audit)
 
 
 def _read(
@@ -168,6 +179,17 @@ def _of_linear(trained: AutoClassifier, cells: Cells) -> np.ndarray:
     module = trained.module.eval()
     parts = np.array_split(np.arange(len(cells)), -(-len(cells) // 512))
     return np.concatenate([module.linear(cells[p]["x"]).softmax(dim=1).numpy() for p in parts])
+
+
+def _with_saved(proba: np.ndarray, trained: AutoClassifier, cells: Cells) -> np.ndarray:
+    """Probabilities of novelty by the search, (n_cells,), averaged as logits with the saved score.
+
+    The search has only drawn cells to compare with. Where it finds little, the saved model, which
+    has seen real ones, often ranks cells better.
+    """
+    saved = trained._novel_score(trained._predict(cells, []))
+    both = np.clip(np.stack([proba, saved]), MARGIN, 1 - MARGIN)
+    return expit(logit(both).mean(axis=0))
 
 
 def _what_stays(trained: AutoClassifier) -> dict[str, torch.Tensor]:
