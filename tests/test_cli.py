@@ -180,6 +180,18 @@ def test_risk_levels_of_labels_and_clusters(files, capsys):
     assert set(out.obs["sctool_pooled"]) <= set(out.obs["sctool"])
 
 
+def test_groups_of_the_ontology(files, capsys):
+    names = dict(zip(TYPES, ["B cell", "CD4 T cell", "dendritic cell", "monocyte"], strict=True))
+    _, ref = simulate_sides()
+    ref.obs["cell_type"] = ref.obs["cell_type"].astype(str).map(names)
+    ref.write_h5ad("ref.h5ad")
+    words = ["--risk", 0.2, "--hierarchy", "ontology", "--max-epochs", 2, "-q"]
+    assert run(*annotate(*words)) == 0
+    params = ad.read_h5ad("out.h5ad").uns["sctool"]["params"]
+    assert params["hierarchy"] == "ontology"
+    assert "hierarchy: " in capsys.readouterr().out
+
+
 def test_alarms_are_printed_after_the_audit(files, capsys):
     assert run(*annotate("--method", "logistic")) == 0
     lines = capsys.readouterr().out.splitlines()

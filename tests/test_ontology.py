@@ -238,6 +238,22 @@ def test_safe_names_are_those_of_the_ontology():
         sctool.tl.annotate(adata, ref, risk=0.1, hierarchy="tree")
 
 
+def test_ids_beside_the_labels_stay_with_the_model(tmp_path):
+    ref, adata = with_types(0), with_types(1)
+    ids = np.array(["CL:0000236"] * ref.n_obs, dtype=object)
+    ids[(ref.obs["cell_type"] == "CD4+ T cells").to_numpy()] = "CL_0000895"
+    ids[::3] = "unknown"
+    ids[1::3] = np.nan
+    ref.obs["cell_type_ontology_term_id"] = ids
+    model = sctool.tl.annotate(adata, ref, method="logistic", return_model=True)
+    assert model.terms_["CD4+ T cells"] == "CL:0000895"
+    assert set(model.terms_.values()) == {"CL:0000895", "CL:0000236"}
+    found = adata.obs["sctool_ontology_term_id"].astype(str)
+    assert ((found == "CL:0000895") == (adata.obs["sctool"] == "CD4+ T cells")).all()
+    model.save(tmp_path / "model")
+    assert sctool.model.load(tmp_path / "model").terms_ == model.terms_
+
+
 def test_evaluation_counts_what_is_less_specific():
     adata = with_types(1)
     sctool.tl.annotate(adata, with_types(0), method="logistic")

@@ -269,6 +269,59 @@ def test_models_without_cells_and_cells_together(tmp_path):
     assert str(tmp_path / "model") in set(adata.uns["sctool"]["alignment"]["reference"])
 
 
+def trained(ref):
+    other = simulate(120, seed=9)
+    return sctool.tl.annotate(other, ref, return_model=True, **QUICK)
+
+
+def test_models_alone_do_not_merge_types_that_each_lacks():
+    """Each is sure that the type which it lacks is one that the other lacks."""
+    adata = query()
+    models = [trained(lacking(0, "B")), trained(lacking(0, "Mono"))]
+    sctool.tl.annotate(adata, models, **QUICK)
+    result = adata.uns["sctool"]
+    assert set(result["classes"]) == set(TYPES)
+    assert "cells" not in set(result["alignment"]["how"])
+    assert (adata.obs["sctool"].astype(str) == adata.obs["truth"].astype(str)).mean() > 0.85
+    with pytest.raises(ValueError, match="but ref is a trained Logistic"):
+        sctool.tl.annotate(adata, models, method="scdet")
+
+
+def test_types_of_a_model_without_cells_raise_no_alarm():
+    adata = query()
+    refs = [trained(lacking(0, "B")), lacking(0, "Mono")]
+    sctool.tl.annotate(adata, refs, **QUICK)
+    assert not [a for a in adata.uns["sctool"]["alarms"] if "'Mono'" in a and "0" in a[:60]]
+    assert not [a for a in adata.uns["sctool"]["alarms"] if "(0)" in a or "0.0%" in a]
+
+
+def test_values_in_raw_are_those_that_are_compared():
+    adata, refs = query(), [lacking(0, "Mono"), lacking(5, "B")]
+    expected = sctool.tl.annotate(adata, refs, copy=True, **QUICK)
+    for cells in (adata, *refs):
+        cells.raw = cells.copy()
+    rng = np.random.default_rng(0)
+    for cells in refs:
+        cells.X = rng.poisson(2.0, cells.shape).astype(np.float32)
+    sctool.tl.annotate(adata, refs, layer="raw", **QUICK)
+    np.testing.assert_allclose(adata.obsm["sctool_proba"], expected.obsm["sctool_proba"], atol=1e-4)
+
+
+def test_ids_beside_the_labels_relate_types_and_group_them():
+    ids = dict(zip(TYPES, ["CL:0000236", "CL:0000624", "CL:0000451", "CL:0000576"], strict=True))
+    refs = []
+    for i, ref in enumerate([lacking(0), lacking(5)]):
+        names = ref.obs["cell_type"].astype(str)
+        ref.obs["cell_type_ontology_term_id"] = names.map(ids).to_numpy()
+        ref.obs["cell_type"] = [f"t{i}{n}" for n in names.map({n: k for k, n in enumerate(TYPES)})]
+        refs.append(ref)
+    adata = query()
+    sctool.tl.annotate(adata, refs, hierarchy="ontology", risk=0.1, **QUICK)
+    assert set(adata.uns["sctool"]["alignment"]["how"]) == {"ontology"}
+    assert "CL:0000236" in set(adata.obs["sctool_ontology_term_id"])
+    assert any("groups of types with a name" in note for note in adata.uns["sctool"]["audit"])
+
+
 def test_references_that_disagree_are_told():
     swapped = simulate(240, seed=7)
     swap = {"B": "DC", "DC": "B"}
@@ -334,6 +387,7 @@ def test_a_cell_is_novel_if_it_is_so_to_every_reference():
         (2, {"novel": 1}, "pass 'auto' or 0"),
         (2, {"labels_key": "no"}, "'no' is not in the ref1's obs"),
         (2, {"allowed": ["no"]}, "allowed names types"),
+        ([simulate(60), simulate(60)[:0]], {}, r"ref2 has 0 cell type\(s\)"),
     ],
 )
 def test_what_cannot_work_is_refused(refs, options, message):

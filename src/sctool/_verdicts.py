@@ -213,7 +213,7 @@ def alarm_shares(
         return []
     k = len(classes)
     share, usual = (np.bincount(v, minlength=k) / len(v) for v in (names, labels))
-    unlikely = (share >= LARGE_SHARE) & (share >= UNLIKELY_RATIO * usual)
+    unlikely = (share >= LARGE_SHARE) & (share >= UNLIKELY_RATIO * usual) & (usual > 0)
     notes = []
     for t in map(int, np.flatnonzero(unlikely)):
         also = "" if corrected is None else f"; {corrected[t]:.1%} after correction for confusions"
@@ -296,7 +296,8 @@ def alarm_labels(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
         Codes of the labelled cells' types, (n_labelled,).
     """
     n = np.bincount(labels, minlength=len(classes))
-    few = [f"{classes[t]!r} ({n[t]})" for t in map(int, np.flatnonzero(n < MIN_CELLS))]
+    # (of several references, types without labelled cells are those of trained models)
+    few = [f"{classes[t]!r} ({n[t]})" for t in map(int, np.flatnonzero((n > 0) & (n < MIN_CELLS)))]
     if not few:
         return []
     return [

@@ -663,6 +663,7 @@ class AnnotationModel(CellModel):
             "class_shares": self.class_shares_,
             "novel_classes": self.novel_classes_,
             "n_domains": self.n_domains_,
+            "terms": dict(self.terms_),
         }
 
     def _set_outputs(self, state: dict[str, Any]) -> None:
@@ -670,6 +671,7 @@ class AnnotationModel(CellModel):
         self.class_shares_ = state.get("class_shares")
         self.novel_classes_ = state.get("novel_classes", [])
         self.n_domains_ = state["n_domains"]
+        self.terms_ = state.get("terms", {})
 
     # -- prediction ----------------------------------------------------------------------------
 

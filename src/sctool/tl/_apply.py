@@ -20,7 +20,7 @@ from sctool.model import METHODS, AnnotationModel, load
 from sctool.model._adapt import Adapted
 from sctool.model._base import Prediction, expand
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result
+from sctool.tl._judge import Result, given_terms
 
 
 def trained_model(ref: Any) -> AnnotationModel:
@@ -114,6 +114,8 @@ def train_and_predict(
     with seeded(params["random_state"]):
         model = cls(data, **settings)  # type: ignore[arg-type]
         model.train(**(params["train_kwargs"] or {}))
+        terms = given_terms(ref, labels_key)
+        model.terms_ = {name: terms[name] for name in model.classes_ if name in terms}
         prediction = model.predict_cells(indices=query)
     linear, n_known = data.x[query], len(model.classes_)
     doublets = low_quality = None

@@ -150,19 +150,27 @@ def parse_hierarchy(
     return lambda types: Hierarchy.from_parents(types, hierarchy), []
 
 
+def given_terms(ref: AnnData, labels_key: str) -> dict[str, str]:
+    """Terms of types by the column of ids beside their labels, as in files of CELLxGENE.
+
+    A type's most common id that the ontology has counts.
+    """
+    column = f"{labels_key}_ontology_term_id"
+    if column not in ref.obs:
+        return {}
+    ids = _data.obs_column(ref, column, "labels_key", "ref").astype(str).str.replace("_", ":")
+    labels = np.asarray(_data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", "ref")))
+    valid = ids.isin(cell_ontology().labels).to_numpy() & ~pd.isna(labels)
+    by_type = ids[valid].groupby(labels[valid].astype(str))
+    return {str(name): str(own.mode()[0]) for name, own in by_type}
+
+
 def _terms(
     ref: AnnData | AnnotationModel, labels_key: str, types: list[str]
 ) -> dict[str, str | None]:
     """Term of each type: that of the model or of the column of ids, or that of its name."""
-    terms = map_names(types)
-    if not isinstance(ref, AnnData):
-        return terms | dict(ref.terms_)
-    column = f"{labels_key}_ontology_term_id"
-    if column in ref.obs:
-        labels = _data.clean_labels(ref.obs[labels_key]).astype(object)
-        own = ref.obs[column].astype(str).groupby(np.asarray(labels)).agg(lambda ids: ids.mode()[0])
-        terms |= {name: term for name, term in own.items() if term in cell_ontology().labels}
-    return terms
+    own = given_terms(ref, labels_key) if isinstance(ref, AnnData) else ref.terms_
+    return map_names(types) | {name: own[name] for name in types if name in own}
 
 
 def _ontology_groups(

@@ -20,7 +20,7 @@ from sctool._expected import Expected
 from sctool._ontology import map_names
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._train import numpy_generator, seeded
-from sctool.model import AnnotationModel, AutoClassifier, Prediction
+from sctool.model import METHODS, AnnotationModel, AutoClassifier, Prediction
 from sctool.tl._apply import (
     predict,
     refuse_training_arguments,
@@ -29,7 +29,7 @@ from sctool.tl._apply import (
     trained_model,
 )
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result, check_risk, parse_hierarchy
+from sctool.tl._judge import Result, check_risk, given_terms, parse_hierarchy
 
 logger = logging.getLogger("sctool")
 
@@ -60,6 +60,8 @@ class Source:
         For the table and for messages.
     training
         What a model is trained on, or the trained model itself.
+    terms
+        Ids of its types in the Cell Ontology, where it gives them.
     cells
         Labelled cells for comparisons; None of a trained model.
     labels
@@ -72,6 +74,7 @@ class Source:
 
     name: str
     training: AnnData | AnnotationModel
+    terms: dict[str, str] = field(default_factory=dict)
     cells: AnnData | None = None
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
     held_out: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
@@ -131,10 +134,15 @@ def annotate_with_each(
     Expected.read(allowed, prior, known)
     tree, notes = None, list[str]()
     if hierarchy is not None:
-        tree, notes = parse_hierarchy(hierarchy, known, map_names(known))
+        terms = map_names(known)
+        for source in sources:
+            terms |= source.terms
+        tree, notes = parse_hierarchy(hierarchy, known, terms)
     if len(trained) == len(sources):
-        arguments = (params[name] for name in ("batch_key", "model_kwargs", "train_kwargs"))
-        refuse_training_arguments(trained[0], "auto", *arguments)
+        arguments = [params[name] for name in ("batch_key", "model_kwargs", "train_kwargs")]
+        asked = next(name for name, known_cls in METHODS.items() if known_cls is cls)
+        for model in trained:
+            refuse_training_arguments(model, asked, *arguments)
     bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
     for source in sources:
         ref, layer = source.training, params["layer"]
@@ -167,10 +175,17 @@ def _read_sources(
     sources = []
     for i, ref in enumerate(refs, start=1):
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
+        ref = _data.rna_of(ref, name)
         if not isinstance(ref, AnnData):
-            sources.append(Source(name, trained_model(ref)))
+            model = trained_model(ref)
+            sources.append(Source(name, model, dict(model.terms_)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
+        if (n := len(labels.categories)) < 2:
+            raise ValueError(
+                f"{name} has {n} cell type(s) in obs[{labels_key!r}]; at least 2 are needed of "
+                "each reference."
+            )
         labelled = np.flatnonzero(labels.codes >= 0)
         with seeded(random_state):
             _, held_out = stratified_holdout(labels.codes[labelled], HELD_OUT)
@@ -183,6 +198,7 @@ def _read_sources(
             Source(
                 name,
                 ref[np.setdiff1d(np.arange(ref.n_obs), held_out)],
+                given_terms(ref, labels_key),
                 ref[cells],
                 np.asarray(labels[cells], dtype=object),
                 np.isin(cells, held_out),
@@ -307,7 +323,7 @@ def _cross_predict(
             try:
                 found[i, j] = other.model.predict_cells(
                     one.cells,
-                    layer if layer in one.cells.layers else None,
+                    _layer_of(one.cells, layer),
                     enable_progress_bar=False,
                 )
             except ValueError as error:  # as too few genes of the model
@@ -322,10 +338,20 @@ def _cross_predict(
     return found
 
 
+def _layer_of(adata: AnnData, layer: str | None) -> str | None:
+    """The layer, if these cells have it."""
+    raw = layer == "raw" and adata.raw is not None
+    return layer if raw or layer in adata.layers else None
+
+
 def _shares(
     sources: list[Source], seen_by: dict[tuple[int, int], Prediction]
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Shares of the cells of each type of one reference that another takes for each of its own."""
+    """Shares of the cells of each type of one reference that another takes for each of its own.
+
+    Not of two trained models: cells of the query that one of them is sure of may be of a type that
+    it does not know, and say nothing of those that the other knows.
+    """
     return {
         (i, j): _several.shares_by_type(
             sources[i].codes,
@@ -334,7 +360,7 @@ def _shares(
             len(sources[j].model.classes_),
         )
         for (i, j), prediction in seen_by.items()
-        if i != j
+        if i != j and not (sources[i].cells is None and sources[j].cells is None)
     }
 
 
@@ -451,7 +477,7 @@ def _means(
 ) -> np.ndarray:
     """Mean input of each type of a model, (n_types, n_genes); NaN for types without cells."""
     n, start, total = len(model.classes_), 0, None
-    for part in model._read(adata, layer if layer in adata.layers else None)[0]:
+    for part in model._read(adata, _layer_of(adata, layer))[0]:
         own = codes[start : start + part.x.shape[0]]
         start += len(own)
         cells = np.flatnonzero(own >= 0)
