@@ -215,10 +215,11 @@ def annotate(
     call each other's cells; the answer has the finest. Probabilities are averaged with weights of
     each reference (how well it recognises held-out cells and cells of the other references, how
     much of this confidence it keeps in the query, and how similar its expression is) and of each
-    cell (how novel it is to the reference), and a temperature is fitted to the held-out cells. A cell is novel if it is so to
-    every reference. Cells on which references disagree are "ambiguous". The embedding, novel groups
-    and doublets are those of the reference with most types. ``return_model``, several
-    ``labels_key`` and a number of ``novel`` types need a single reference.
+    cell (how novel it is to the reference), and a temperature is fitted to the held-out cells. A
+    cell is novel if it is so to every reference. Cells on which references disagree are
+    "ambiguous". The embedding, novel groups and doublets are those of the reference with most
+    types. ``return_model``, several ``labels_key`` and a number of ``novel`` types need a single
+    reference.
 
     Time and memory grow linearly with the number of cells. Training holds a sparse copy of the
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
