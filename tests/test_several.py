@@ -307,6 +307,24 @@ def test_values_in_raw_are_those_that_are_compared():
     np.testing.assert_allclose(adata.obsm["sctool_proba"], expected.obsm["sctool_proba"], atol=1e-4)
 
 
+def test_a_layer_that_one_reference_has_is_read_there():
+    adata, refs = query(), [lacking(0, "Mono"), lacking(5, "B")]
+    expected = sctool.tl.annotate(adata, refs, copy=True, **QUICK)
+    refs[1].layers["c"] = refs[1].X.copy()
+    refs[1].X = np.ones(refs[1].shape, np.float32)
+    sctool.tl.annotate(adata, refs, layer="c", **QUICK)
+    np.testing.assert_allclose(adata.obsm["sctool_proba"], expected.obsm["sctool_proba"], atol=1e-4)
+
+
+def test_errors_name_the_reference():
+    adata, refs = query(), [lacking(0), lacking(5)]
+    refs[1].var_names = [f"x{i}" for i in range(refs[1].n_vars)]
+    with pytest.raises(ValueError, match=r"^ref2: "):
+        sctool.tl.annotate(adata, refs, **QUICK)
+    with pytest.raises(ValueError, match="same reference twice.*element 2"):
+        sctool.tl.annotate(adata, [refs[0], refs[0]], **QUICK)
+
+
 def test_ids_beside_the_labels_relate_types_and_group_them():
     ids = dict(zip(TYPES, ["CL:0000236", "CL:0000624", "CL:0000451", "CL:0000576"], strict=True))
     refs = []

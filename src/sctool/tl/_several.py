@@ -90,6 +90,10 @@ class Source:
         """Types of the cells, codes of the model's, -1 for others, (n_cells,)."""
         return pd.Index(self.model.classes_).get_indexer(self.labels)
 
+    def has(self, layer: str | None) -> bool:
+        """Whether its cells have a layer."""
+        return self.cells is not None and _layer_of(self.cells, layer) is not None
+
     def known(self, prediction: Prediction) -> np.ndarray:
         """Probabilities of the known types, (n_cells, n_types)."""
         return prediction.proba[:, : len(self.model.classes_)].astype(float)
@@ -144,12 +148,20 @@ def annotate_with_each(
         for model in trained:
             refuse_training_arguments(model, asked, *arguments)
     bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
+    layer = params["layer"]
+    having = [s.name for s in sources if s.has(layer)]
     for source in sources:
-        ref, layer = source.training, params["layer"]
-        if isinstance(ref, AnnData):
-            source.result = train_and_predict(adata, ref, cls, levels[0], None, None, params)
-        else:
-            source.result = predict(adata, ref, layer, novel, None, bar)
+        ref = source.training
+        # a layer that neither this reference nor the query has belongs to the others
+        lacking = having and not source.has(layer) and _layer_of(adata, layer) is None
+        own = params | {"layer": None if lacking else layer}
+        try:
+            if isinstance(ref, AnnData):
+                source.result = train_and_predict(adata, ref, cls, levels[0], None, None, own)
+            else:
+                source.result = predict(adata, ref, own["layer"], novel, None, bar)
+        except (KeyError, ValueError) as error:
+            raise type(error)(f"{source.name}: {error.args[0]}") from error
     result = _answer(adata, sources, params["layer"])
     consensus = result.model
     consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
@@ -172,6 +184,13 @@ def _read_sources(
     """
     if not refs:
         raise ValueError("ref is an empty list: pass at least one reference.")
+    for i, ref in enumerate(refs):
+        if any(
+            ref is other or (isinstance(ref, str | Path) and ref == other) for other in refs[:i]
+        ):
+            raise ValueError(
+                f"ref has the same reference twice, which would count twice: element {i + 1}."
+            )
     sources = []
     for i, ref in enumerate(refs, start=1):
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
