@@ -93,7 +93,7 @@ def annotate(
         that many groups of novel cells ("auto", "scdet", "gate", "sskm").
     risk
         Also name each cell as specifically as this risk of error allows, for example 0.05: by its
-        type, a group of types or "unknown" (only for "auto", which holds out labelled cells). It
+        type, a group of types or "unknown" (for "auto" and for several references). It
         holds for cells like those of the reference; under a shift it is approximate.
     hierarchy
         Groups of types for ``risk``, as ``{child: parent}``, of any depth, or "ontology": groups
@@ -158,9 +158,9 @@ def annotate(
     ``obs[f"{key}_status"]`` : categorical
         The first that applies of "low_quality" (few counts or genes for its type), "doublet" (a
         mixture of two types), "novel", "unexpected" (rather of a type that is not ``allowed``),
-        "ambiguous" (score below 0.5, or with ``risk`` no single type is safe) and "assigned".
-        Doublets and cells of low quality are not called novel, and
-        are only looked for when a model is trained.
+        "ambiguous" (score below 0.5, with ``risk`` no single type is safe, or several references
+        disagree) and "assigned". Doublets and cells of low quality are not called novel, and
+        are only looked for when a model is trained, in at most 100,000 cells.
     ``obs[f"{key}_safe"]`` : categorical, with ``risk``
         The most specific name that holds at that risk; "unknown" for novel and unexpected cells.
     ``obs[f"{key}_ontology_term_id"]`` : categorical, of models that know these ids
@@ -225,7 +225,8 @@ def annotate(
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
     are used as a whole and common ones in part, so that these many are held; of a query of more,
-    100,000 are trained with, and then all are named. A backed one is read in chunks. With a trained
+    100,000 are trained with, of which "auto" and "scdet" search 10,000 for novel types, and then
+    all are named. A backed one is read in chunks. With a trained
     model the query is read in chunks of
     8,192 cells and never held as a whole, so a backed file stays on disk.
 
