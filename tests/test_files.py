@@ -75,7 +75,7 @@ def test_what_is_not_read_says_how(name, tmp_path):
         path.mkdir()
     else:
         path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"cannot be read: pass an .h5ad file.*read_csv"):
+    with pytest.raises(ValueError, match=r"cannot be read: pass an .h5ad or .h5mu file.*read_csv"):
         _files.read(path)
 
 

@@ -396,7 +396,7 @@ SPOILS: dict[str, tuple[Callable[[ad.AnnData], ad.AnnData], str]] = {
     "no-cells": (lambda a: a[:0].copy(), "no cells|0 cell type"),
     "no-genes": (lambda a: a[:, :0].copy(), "no genes|only zeros|share 0"),
     "other-genes": (lambda a: with_names(a, "other-{}".format), "share 0 genes"),
-    "few-genes": (lambda a: a[:, :150].copy(), "share 150 genes"),
+    "few-genes": (lambda a: a[:, :80].copy(), "share 80 genes"),
     "one-type": (lambda a: with_labels(a, "B"), "1 cell type"),
     "no-labels": (lambda a: with_labels(a, None), "0 cell type"),
     "nan-labels": (lambda a: with_labels(a, ["nan", ""] * (a.n_obs // 2)), "0 cell type"),
