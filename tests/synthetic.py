@@ -1,5 +1,7 @@
 """Cells made up for the tests: four types with planted markers, two data sets, a shift."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -52,3 +54,12 @@ def simulate_joint(n_query: int = 80, n_ref: int = 120) -> AnnData:
     labels = [*ref.obs["cell_type"].astype(str), *["Unknown"] * adata.n_obs]
     obs = pd.DataFrame({"cell_type": labels}, index=[*ref.obs_names, *adata.obs_names])
     return AnnData(sp.vstack([ref.X, adata.X], format="csr"), obs=obs, var=ref.var.copy())
+
+
+def without_pulling() -> AbstractContextManager:
+    """Before mudata 0.4 a new MuData warns unless it is told not to copy columns."""
+    import mudata
+
+    if not hasattr(mudata, "set_options"):
+        return nullcontext()
+    return mudata.set_options(pull_on_update=False)

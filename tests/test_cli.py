@@ -13,7 +13,7 @@ import anndata as ad
 import mudata
 import numpy as np
 import pytest
-from synthetic import TYPES, simulate_sides
+from synthetic import TYPES, simulate_sides, without_pulling
 
 import sctool
 from sctool.cli import main
@@ -206,7 +206,7 @@ def multimodal(files) -> Path:
     for name in ("query", "ref"):
         rna = ad.read_h5ad(files / f"{name}.h5ad")
         other = ad.AnnData(np.ones((rna.n_obs, 2), np.float32), obs=rna.obs[[]])
-        with mudata.set_options(pull_on_update=False):
+        with without_pulling():
             mudata.MuData({"prot": other, "rna": rna}).write(files / f"{name}.h5mu")
     return files
 

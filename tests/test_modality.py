@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from stages import logistic
-from synthetic import simulate_sides
+from synthetic import simulate_sides, without_pulling
 
 import sctool
 from sctool._data import rna_of
@@ -21,7 +21,7 @@ def antibodies(adata: ad.AnnData) -> ad.AnnData:
 
 
 def multimodal(adata: ad.AnnData, name: str = "rna") -> "mudata.MuData":
-    with mudata.set_options(pull_on_update=False):
+    with without_pulling():
         return mudata.MuData({"prot": antibodies(adata), name: adata.copy()})
 
 
