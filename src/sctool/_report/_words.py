@@ -53,6 +53,9 @@ ADVICE = {
     "novel: '": "Dismiss this group unless other markers speak for a type of its own.",
     'novel: "': "Dismiss this group unless other markers speak for a type of its own.",
     "risk:": "Use more labelled cells, or rename the type.",
+    "references: the labels": "Check the labels of this reference, or leave it out.",
+    "references: types": "Rename one of the types if the references mean different cells by it.",
+    "types:": "Do not expect these types to be found; choose values or genes that they express.",
 }
 
 #: What the notes of the audit are about, by how they begin, and how to read them.
