@@ -231,7 +231,7 @@ def test_of_a_large_query_some_cells_are_searched_and_all_are_named(query, no_se
     assert (adapted.by_group[:120] >= 0).all()
     assert (adapted.by_group[120:] == -1).all()
     sctool.tl.annotate(query, alone(), adapt=True, train_kwargs=QUIET)
-    assert any("in 120 of 240 cells" in note for note in query.uns["sctool"]["audit"])
+    assert any("120 of 240 cells were grouped" in note for note in query.uns["sctool"]["audit"])
     truth, found = query.obs["truth"].astype(object)[120:], query.obs["sctool"].astype(object)[120:]
     assert (found == truth)[truth != "DC"].mean() > 0.9
     assert (found[truth == "DC"] == "novel_1").mean() > 0.6

@@ -134,7 +134,7 @@ def test_the_command_line_leaves_large_files_on_disk(large, tmp_path, monkeypatc
     assert loaded == []
     said = capsys.readouterr().out
     assert f"of {ref.n_obs} cells were used" in said
-    assert f"70 of {adata.n_obs} cells, evenly spaced, were trained with" in said
+    assert f"70 of {adata.n_obs} cells, evenly spaced, were read for training" in said
     assert ad.read_h5ad(tmp_path / "b.h5ad").obs["sctool"].notna().all()
 
 
@@ -165,7 +165,7 @@ def test_a_large_query_is_trained_with_in_part_and_named_as_a_whole(form, tmp_pa
     assert groups["n_cells"].sum() == 300
     assert groups["markers"].str.len().min() > 0
     audit = "\n".join(query.uns["sctool"]["audit"])
-    assert "query: 200 of 300 cells, evenly spaced, were trained with" in audit
+    assert "query: 200 of 300 cells, evenly spaced, were read for training" in audit
     assert "doublets and cells of low quality were not looked for" in audit
     assert "nothing was trained" not in audit
     assert audit.count("allowed: 3 of") == 1
@@ -221,3 +221,32 @@ def test_a_reference_larger_than_the_memory_is_trained_on(tmp_path):
     assert f"ref: 2000 of {len(labels)} cells were used" in done.stdout
     assert "larger than the memory" in done.stdout
     assert float(done.stdout.split("accuracy")[1].split()[0]) > 0.9
+
+
+def test_a_layer_of_the_reference_alone_does_not_stop_a_large_query(monkeypatch):
+    adata, ref = simulate(300, seed=1), simulate(120, seed=0)
+    expected = sctool.tl.annotate(adata, ref, method="logistic", copy=True)
+    ref.layers["c"] = ref.X.copy()
+    ref.X = np.ones(ref.shape, dtype=np.float32)
+    monkeypatch.setattr(_sample, "MOST", 200)
+    x = adata.X.toarray()
+    x[250] = 0
+    adata.X = sp.csr_matrix(x)
+    sctool.tl.annotate(adata, ref, method="logistic", layer="c")
+    same = adata.obs["sctool"].astype(str) == expected.obs["sctool"].astype(str)
+    assert same.mean() > 0.95
+    assert adata.obs["sctool"].isna().sum() == 1
+    assert "query: 1 cells express none of the genes used" in "\n".join(
+        adata.uns["sctool"]["audit"]
+    )
+
+
+def test_held_out_cells_are_not_read():
+    adata, ref = simulate(80, seed=1), simulate(120, seed=0)
+    held_out = np.arange(120) % 5 == 0
+    data = sctool._data.join(adata, ref, labels_key="cell_type", held_out=held_out)
+    expected = sctool._data.join(adata, ref[~held_out].copy(), labels_key="cell_type")
+    assert (data.x != expected.x).nnz == 0
+    assert list(data.labels) == list(expected.labels)
+    np.testing.assert_array_equal(data.domain, expected.domain)
+    np.testing.assert_array_equal(data.reference_codes, expected.reference_codes)

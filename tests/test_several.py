@@ -424,3 +424,37 @@ def test_the_command_takes_several(tmp_path, monkeypatch, capsys):
     assert len(ad.read_h5ad("out.h5ad").uns["sctool"]["alignment"]) == 6
     assert main([*words, "-o", "again.h5ad", "--save-model", "m"]) == 2
     assert "single --ref" in capsys.readouterr().err
+
+
+def test_allowed_shares_and_groups_may_have_a_references_own_names():
+    """One reference says "B cells" for what the answer calls "B"."""
+    adata, refs = query(), [lacking(0), lacking(5)]
+    names = dict(zip(TYPES, ["B", "T cell", "DC", "Mono"], strict=True))
+    for ref, changes in zip(refs, [{}, {"B": "B cells", "DC": "dendritic cells"}], strict=True):
+        ref.obs["cell_type"] = ref.obs["cell_type"].astype(str).map(names).replace(changes)
+    sctool.tl.annotate(adata, refs, allowed=["B cells", "T cell"], key_added="a", **QUICK)
+    assert set(adata.obs["a"]) == {"B", "T cell"}
+    sctool.tl.annotate(adata, refs, prior={"B cells": 0.4, "Mono": 0.6}, key_added="p", **QUICK)
+    assert set(adata.obs["p"]) == {"B", "Mono"}
+    tree = {"B cells": "lymphoid", "T cell": "lymphoid"}
+    sctool.tl.annotate(adata, refs, hierarchy=tree, risk=0.01, key_added="h", **QUICK)
+    assert set(adata.obs["h_safe"]) <= {"B", "T cell", "DC", "Mono", "lymphoid", "unknown"}
+    with pytest.raises(ValueError, match="neither cell types"):
+        sctool.tl.annotate(adata, refs, hierarchy={"no": "lymphoid"}, risk=0.1, **QUICK)
+
+
+def test_the_parts_of_a_coarser_type_share_what_is_said_of_it():
+    aligned = align([["T cell", "B"], ["CD4 T", "CD8 T", "B"]])
+    sources = [
+        SimpleNamespace(model=SimpleNamespace(classes_=classes))
+        for classes in (["T cell", "B"], ["CD4 T", "CD8 T", "B"])
+    ]
+    parts = _tool._parts(sources, aligned)
+    assert parts["T cell"] == ["CD4 T", "CD8 T"]
+    assert _tool._spread({"T cell": 0.6, "B": 0.4}, parts) == {"CD4 T": 0.3, "CD8 T": 0.3, "B": 0.4}
+    tree = {"T cell": "lymphocyte", "CD4 T": "T cell", "B": "lymphocyte"}
+    assert _tool._of_parts(tree, parts) == tree
+    assert _tool._of_parts({"T cell": "lymphocyte"}, parts) == {
+        "CD4 T": "lymphocyte",
+        "CD8 T": "lymphocyte",
+    }

@@ -49,7 +49,7 @@ def sketch_regions(x: sp.csr_matrix) -> np.ndarray:
 
 def sketch_types(labels: np.ndarray) -> np.ndarray:
     """Choose labelled cells in the same way, by their type codes (n_cells,)."""
-    return _chosen(labels) if len(labels) > MOST else np.arange(len(labels))
+    return _chosen(labels)
 
 
 def _chosen(codes: np.ndarray) -> np.ndarray:

@@ -200,7 +200,8 @@ class TrainOptions:
         """Number of processes, each with a device, that train together."""
         devices = self.trainer.get("devices", "auto")
         if isinstance(devices, str) and devices != "auto":
-            devices = devices.split(",") if "," in devices else int(devices)
+            listed = [device for device in devices.split(",") if device.strip()]
+            devices = listed if "," in devices else int(devices)
         if devices == "auto":  # scvi-tools takes one
             n = 1
         elif isinstance(devices, int):

@@ -338,6 +338,9 @@ def run_annotate(args: argparse.Namespace) -> int:
 
     if not args.ref and not args.model:
         raise ValueError("one of the arguments --ref --model is required")
+    files = [str(Path(source).resolve()) for source in (*args.ref, *args.model)]
+    if twice := sorted({file for file in files if files.count(file) > 1}):
+        raise ValueError(f"{twice!r} is given twice, and would count twice.")
     if args.save_model is not None and len(args.ref) + len(args.model) > 1:
         raise ValueError(
             "--save-model requires a single --ref or --model: several have no single model."
@@ -395,18 +398,15 @@ def _query(args: argparse.Namespace) -> Iterator[AnnData]:
 @contextmanager
 def _references(args: argparse.Namespace) -> Iterator[list[AnnData | str]]:
     """Yield the references, of which large ones stay on disk, and the names of trained models."""
-    from sctool import _data, _files, _ondisk
+    from sctool import _files, _ondisk
 
     with ExitStack() as stack:
         refs: list[AnnData | str] = []
         for path in args.ref:
-            ref = None
-            if path.exists() and _ondisk.kind_of(path) is not None:
-                with suppress(Exception):  # as of the query
-                    ref = _ondisk.lazy(stack.enter_context(_ondisk.opened(path)))
-            if ref is None or ref.n_obs <= _data.MOST:
-                ref = _files.read(path)
-            refs.append(ref)
+            if path.exists() and _ondisk.kind_of(path) is not None and _is_large(path):
+                refs.append(_ondisk.lazy(stack.enter_context(_ondisk.opened(path))))
+            else:
+                refs.append(_files.read(path))
         yield [*refs, *args.model]
 
 
@@ -415,12 +415,14 @@ def _summary(adata: AnnData, args: argparse.Namespace) -> dict[str, Any]:
     key = args.key_added
     result, names, flagged = adata.uns[key], adata.obs[key], adata.obs.get(f"{key}_novel")
 
+    models = [str(args.save_model)] if args.save_model else args.model
+
     def count(values: pd.Series) -> dict[str, int]:
         return {str(name): int(n) for name, n in values.value_counts().items() if n}
 
     return {
         "output": str(args.output),
-        "model": str(args.save_model or args.model[0]) if args.save_model or args.model else None,
+        "model": models[0] if len(models) == 1 else models or None,
         "key": key,
         "n_cells": adata.n_obs,
         "counts": count(names),

@@ -172,10 +172,16 @@ def join(
     layer: str | None = None,
     ignore_case: bool = False,
     in_part: bool = False,
+    held_out: np.ndarray | None = None,
 ) -> TrainingData:
     """Concatenate reference and query on their shared genes, in the reference's order.
 
-    ``in_part``: of more than ``MOST`` cells of a side, so many are read.
+    Parameters
+    ----------
+    in_part
+        Of more than ``MOST`` cells of a side, so many are read.
+    held_out
+        Mask of cells of the reference that are not read, (n_ref,).
 
     Raises
     ------
@@ -214,8 +220,11 @@ def join(
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
 
     some: dict[str, np.ndarray | None] = {"ref": None, "query": None}
+    of_ref = np.arange(ref.n_obs) if held_out is None else np.flatnonzero(~held_out)
+    sampled = _sample.sample(labels.codes[of_ref]) if in_part else None
+    if held_out is not None or sampled is not None:
+        some["ref"] = np.isin(np.arange(ref.n_obs), of_ref if sampled is None else of_ref[sampled])
     if in_part:
-        some["ref"] = _sample.sample(labels.codes)
         some["query"] = _sample.sample(np.zeros(adata.n_obs, dtype=np.int64))
     blocks: list[sp.csr_matrix] = []
     for side, expression in sides.items():
@@ -231,13 +240,15 @@ def join(
         domain = domain + ":" + np.concatenate(batches)
     codes, whole, read = labels.codes, None, np.ones(len(domain), dtype=bool)
     if (chosen := some["ref"]) is not None:
-        audit.append(_sample.note(codes, chosen))
-        whole, read[: ref.n_obs] = labels, chosen
+        read[: ref.n_obs] = chosen
+    if sampled is not None:
+        audit.append(_sample.note(codes[of_ref], sampled))
+        whole = labels
     if (of_query := some["query"]) is not None:
         read[ref.n_obs :] = of_query
         audit.append(
-            f"query: {of_query.sum()} of {adata.n_obs} cells, evenly spaced, were trained with, as "
-            "no more are held in memory; the model then named all"
+            f"query: {of_query.sum()} of {adata.n_obs} cells, evenly spaced, were read for "
+            "training, as no more are held in memory; the model then named all"
         )
     codes, domain = np.concatenate([codes, np.full(adata.n_obs, -1)])[read], domain[read]
     return TrainingData(
@@ -245,7 +256,7 @@ def join(
         genes=gene_table(sides["ref"].var, names["ref"], shared),
         is_counts=all(expression.scale.name == "counts" for expression in sides.values()),
         audit=audit,
-        labels=pd.Categorical.from_codes(codes, labels.categories),
+        labels=pd.Categorical.from_codes(codes, labels.categories).remove_unused_categories(),
         domain=np.unique(domain, return_inverse=True)[1].astype(np.int64),
         colors=palette(ref, labels_key),
         ignore_case=ignore_case,
@@ -305,6 +316,12 @@ def _raw_with_more_genes(
     for _, notes in found.values():
         notes[0] += f", where {shared[best]} genes are shared instead of {shared[()]}"
     return found
+
+
+def layer_of(adata: AnnData, layer: str | None) -> str | None:
+    """The layer, or "raw", if these cells have it; else None."""
+    raw = layer == "raw" and adata.raw is not None
+    return layer if raw or layer in adata.layers else None
 
 
 def find_query(

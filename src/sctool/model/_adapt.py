@@ -96,8 +96,8 @@ def adapt(
     n, batches = len(cells), None
     if n < len(everyone):
         audit.append(
-            f"novel: searched for in {n} of {len(everyone)} cells; models that these have trained "
-            "name the others"
+            f"query: {n} of {len(everyone)} cells were grouped, searched and learnt from; the "
+            "models that these have trained name the others"
         )
     if batch_key is not None:
         column = _data.obs_column(adata, batch_key, "batch_key", "query")

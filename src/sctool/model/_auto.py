@@ -240,8 +240,8 @@ class AutoClassifier(OpenWorldModel):
         some = unlabelled[sketch_regions(variable.x[unlabelled])]
         if len(some) < len(unlabelled):
             self.audit_.append(
-                f"novel: searched for in {len(some)} of {len(unlabelled)} unlabelled cells; models "
-                "that these have trained name the others"
+                f"query: {len(some)} of {len(unlabelled)} unlabelled cells were grouped, searched "
+                "and learnt from; the models that these have trained name the others"
             )
         everyone, unlabelled = unlabelled, some
         if len(unlabelled):

@@ -1,7 +1,8 @@
 """Statistics of labelled cells that travel with a model, and cells that are drawn from them.
 
-No cell can be read from them: they are means over groups of cells. ``docs/methods/auto.md`` has
-the formulas.
+They are means over groups of at least 20 cells, so that no cell can be read from them; but a type
+of fewer cells is a single group, and that of a type with one cell is this cell.
+``docs/methods/auto.md`` has the formulas.
 """
 
 from __future__ import annotations

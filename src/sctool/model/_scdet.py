@@ -501,15 +501,17 @@ class SCDET(OpenWorldModel):
         s, cells = self.settings_, self._training_cells()
         label = cells.arrays["label"]
         unlabelled = np.flatnonzero(label < 0)
-        some = np.arange(len(cells))
+        chosen = unlabelled
         if s.initial_names or s.n_novel is None:
             chosen = unlabelled[sketch_regions(cells.x[unlabelled])]
-            if len(chosen) < len(unlabelled):
-                some = np.sort(np.concatenate([np.flatnonzero(label >= 0), chosen]))
-                self.audit_.append(
-                    f"novel: searched for in {len(chosen)} of {len(unlabelled)} unlabelled cells; "
-                    "the network that these have trained names the others"
-                )
+        if len(chosen) == len(unlabelled):
+            arrays = cells.arrays | {"position": np.arange(len(cells))}
+            return Cells(cells.x, arrays, cells.fill), unlabelled
+        self.audit_.append(
+            f"query: {len(chosen)} of {len(unlabelled)} unlabelled cells were grouped, searched "
+            "and learnt from; the network that these have trained names the others"
+        )
+        some = np.sort(np.concatenate([np.flatnonzero(label >= 0), chosen]))
         arrays = {key: values[some] for key, values in cells.arrays.items()}
         return Cells(cells.x[some], arrays | {"position": some}, cells.fill), unlabelled
 

@@ -225,10 +225,10 @@ def annotate(
     shared genes of query and reference (8 bytes per nonzero value) and another of the model's
     genes; only minibatches are made dense. Of a reference of more than 100,000 cells, rare types
     are used as a whole and common ones in part, so that these many are held; of a query of more,
-    100,000 are trained with, of which "auto" and "scdet" search 10,000 for novel types, and then
-    all are named. A backed one is read in chunks. With a trained
-    model the query is read in chunks of
-    8,192 cells and never held as a whole, so a backed file stays on disk.
+    100,000 are read for training, and then all are named. Of more than 10,000 unlabelled cells
+    "auto" and "scdet" group, search and learn from 10,000. A backed one is read in chunks. With a
+    trained model the query is read in chunks of 8,192 cells and, unless it adapts, never held as a
+    whole, so a backed file stays on disk.
 
     Examples
     --------
@@ -307,6 +307,11 @@ def annotate(
                     trained, adata, layer=layer, batch_key=batch_key, novel=novel, progress=bar
                 )
             result = predict_adapted(adapted, novel, expected)
+            if risk is not None:
+                notes.append(
+                    "risk: measured on the model's held-out cells, by what it said of them before it "
+                    "adapted"
+                )
         else:
             result = predict(adata, trained, layer, novel, expected, bar)
     model, prediction = result.model, result.prediction

@@ -99,14 +99,24 @@ def train_and_predict(
     clusters: pd.Categorical | None,
     expected: Expected | None,
     params: dict[str, Any],
+    held_out: np.ndarray | None = None,
 ) -> Result:
-    """Train a model, which is returned without its cells, and apply it to the query."""
+    """Train a model, which is returned without its cells, and apply it to the query.
+
+    ``held_out``: mask of cells of the reference that it is not trained on.
+    """
     settings = dict(params["model_kwargs"] or {})
     preset = settings.get("preset", "default")
     settings = cls._settings_for_novel(params["novel"], preset) | settings
     names = ("batch_key", "layer", "ignore_case")
-    settings_of_data = {name: params[name] for name in names}
-    data = _data.join(adata, ref, labels_key=labels_key, in_part=True, **settings_of_data)
+    data = _data.join(
+        adata,
+        ref,
+        labels_key=labels_key,
+        in_part=True,
+        held_out=held_out,
+        **{name: params[name] for name in names},
+    )
     part = np.ones(adata.n_obs, dtype=bool) if data.of_query is None else data.of_query
     kept = data.drop_empty(part.sum())
     n_cells = data.x.shape[0]
@@ -163,24 +173,35 @@ def train_and_predict(
         confused,
         data.lost,
     )
-    return result if data.of_query is None else _name_all(adata, model, result, expected, params)
+    if data.of_query is None:
+        return result
+    return _name_all(adata, model, result, data.of_query, expected, params)
 
 
 def _name_all(
     adata: AnnData,
     model: AnnotationModel,
     result: Result,
+    of_query: np.ndarray,
     expected: Expected | None,
     params: dict[str, Any],
 ) -> Result:
     """Name all cells of a query that was too large to train with as a whole.
 
     What needs all cells at once is not looked for: doublets, cells of low quality.
+
+    Parameters
+    ----------
+    result
+        Of the cells that were read for training, ``of_query``, a mask.
     """
     audit = result.prediction.audit
     bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
-    prediction = model.predict_cells(adata, params["layer"], enable_progress_bar=bar)
+    layer = _data.layer_of(adata, params["layer"])  # the reference alone may have it
+    prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
     prediction, fit = reweigh(model, prediction, expected)
+    if n := int(prediction.unseen.sum()):
+        audit.append(f"query: {n} cells express none of the genes used and get no label")
     audit.append("status: doublets and cells of low quality were not looked for")
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     n_cells = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)["n_cells"]
@@ -190,7 +211,7 @@ def _name_all(
         novel=model._is_novel(prediction),
         fit=fit,
         novel_table=result.novel_table.assign(n_cells=n_cells),
-        by_group=None,
+        by_group=None if result.by_group is None else expand(result.by_group, of_query, -1),
     )
 
 

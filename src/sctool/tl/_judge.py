@@ -128,7 +128,8 @@ def find_tree(
         labels = pd.DataFrame({name: v.astype(object) for name, v in columns.items()})
 
     if hierarchy is not None:
-        return parse_hierarchy(hierarchy, types, _terms(ref, levels[-1], types))
+        asked = isinstance(hierarchy, str)
+        return parse_hierarchy(hierarchy, types, _terms(ref, levels[-1], types) if asked else {})
     _, notes = Hierarchy.from_levels(types, labels)
     return lambda types: Hierarchy.from_levels(types, labels)[0], notes
 
@@ -296,7 +297,7 @@ def judge(
         if fit is not None:  # groups of types that are not allowed contradict any name
             both[both] &= fit.weights[result.by_group[both]] > 0
         alarms += alarm_agreement(names[both], result.by_group[both], model.classes_)
-    if result.by_group is not None:  # measured on these cells
+    if result.by_group is not None or result.alignment is not None:  # measured on these cells
         alarms += alarm_sensitivity(model.sensitivity_)
     alarms += alarm_programmes(result.novel_table)
     for alarm in alarms:

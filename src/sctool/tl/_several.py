@@ -50,7 +50,7 @@ AGREE = 2 / 3
 MIN_CELLS, OTHER_TYPE, UNRELIABLE = 10, 0.3, 0.5
 
 
-@dataclass
+@dataclass(eq=False)
 class Source:
     """One reference, and what it says.
 
@@ -59,7 +59,9 @@ class Source:
     name
         For the table and for messages.
     training
-        What a model is trained on, or the trained model itself.
+        The reference that a model is trained on, or the trained model itself.
+    left_out
+        Mask of cells of the reference that are not trained on.
     terms
         Ids of its types in the Cell Ontology, where it gives them.
     cells
@@ -74,6 +76,7 @@ class Source:
 
     name: str
     training: AnnData | AnnotationModel
+    left_out: np.ndarray | None = None
     terms: dict[str, str] = field(default_factory=dict)
     cells: AnnData | None = None
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
@@ -92,7 +95,7 @@ class Source:
 
     def has(self, layer: str | None) -> bool:
         """Whether its cells have a layer."""
-        return self.cells is not None and _layer_of(self.cells, layer) is not None
+        return self.cells is not None and _data.layer_of(self.cells, layer) is not None
 
     def known(self, prediction: Prediction) -> np.ndarray:
         """Probabilities of the known types, (n_cells, n_types)."""
@@ -137,11 +140,16 @@ def annotate_with_each(
     known = _known_types(sources)
     Expected.read(allowed, prior, known)
     tree, notes = None, list[str]()
-    if hierarchy is not None:
+    if isinstance(hierarchy, str):
         terms = map_names(known)
         for source in sources:
             terms |= source.terms
         tree, notes = parse_hierarchy(hierarchy, known, terms)
+    elif (
+        hierarchy is not None
+    ):  # of types by their own names, some of which may be groups of others
+        above = set(hierarchy.values())
+        parse_hierarchy(hierarchy, [name for name in known if name not in above], {})
     if len(trained) == len(sources):
         arguments = [params[name] for name in ("batch_key", "model_kwargs", "train_kwargs")]
         asked = next(name for name, known_cls in METHODS.items() if known_cls is cls)
@@ -149,25 +157,65 @@ def annotate_with_each(
             refuse_training_arguments(model, asked, *arguments)
     bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
     layer = params["layer"]
-    having = [s.name for s in sources if s.has(layer)]
+    having = any(s.has(layer) for s in sources)
     for source in sources:
         ref = source.training
         # a layer that neither this reference nor the query has belongs to the others
-        lacking = having and not source.has(layer) and _layer_of(adata, layer) is None
+        lacking = having and not source.has(layer) and _data.layer_of(adata, layer) is None
         own = params | {"layer": None if lacking else layer}
         try:
             if isinstance(ref, AnnData):
-                source.result = train_and_predict(adata, ref, cls, levels[0], None, None, own)
+                source.result = train_and_predict(
+                    adata, ref, cls, levels[0], None, None, own, source.left_out
+                )
             else:
                 source.result = predict(adata, ref, own["layer"], novel, None, bar)
         except (KeyError, ValueError) as error:
-            raise type(error)(f"{source.name}: {error.args[0]}") from error
-    result = _answer(adata, sources, params["layer"])
+            if type(error) in (KeyError, ValueError):  # others need other arguments
+                raise type(error)(f"{source.name}: {error.args[0]}") from error
+            raise
+    result, aligned = _answer(adata, sources, params["layer"])
     consensus = result.model
     consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
+    parts = _parts(sources, aligned)
+    if allowed is not None:
+        allowed = [part for name in allowed for part in parts[str(name)]]
+    if prior is not None:
+        prior = _spread(prior, parts)
     expected = Expected.read(allowed, prior, consensus.classes_)
+    if isinstance(hierarchy, Mapping):
+        tree, notes = parse_hierarchy(_of_parts(hierarchy, parts), consensus.classes_, {})
     result.prediction, result.fit = reweigh(consensus, result.prediction, expected)
     return result, expected, tree, notes
+
+
+def _parts(sources: list[Source], aligned: _several.Alignment) -> dict[str, list[str]]:
+    """Types of the answer that each type of a reference, by its own name, is or holds."""
+    parts: dict[str, list[str]] = {}
+    for source, members in zip(sources, aligned.members, strict=True):
+        for name, own in zip(source.model.classes_, members, strict=True):
+            parts.setdefault(name, []).extend(aligned.names[k] for k in np.flatnonzero(own))
+    return {name: list(dict.fromkeys(own)) for name, own in parts.items()}
+
+
+def _spread(prior: Mapping[str, float], parts: dict[str, list[str]]) -> dict[str, float]:
+    """Expected shares of the types of the answer; parts of a type get equal parts of its share."""
+    shares: dict[str, float] = {}
+    for name, share in prior.items():
+        own = parts[str(name)]
+        for part in own:
+            shares[part] = shares.get(part, 0.0) + float(share) / len(own)
+    return shares
+
+
+def _of_parts(hierarchy: Mapping[str, str], parts: dict[str, list[str]]) -> dict[str, str]:
+    """The hierarchy of the types of the answer; a type that is a group of them stays one."""
+    found: dict[str, str] = {}
+    for child, parent in hierarchy.items():
+        group = child in hierarchy.values()
+        for name in [child] if group else parts.get(child, [child]):
+            found.setdefault(name, parent)
+    return found
 
 
 def _read_sources(
@@ -186,7 +234,8 @@ def _read_sources(
         raise ValueError("ref is an empty list: pass at least one reference.")
     for i, ref in enumerate(refs):
         if any(
-            ref is other or (isinstance(ref, str | Path) and ref == other) for other in refs[:i]
+            ref is other or (isinstance(ref, str | Path) and str(ref) == str(other))
+            for other in refs[:i]
         ):
             raise ValueError(
                 f"ref has the same reference twice, which would count twice: element {i + 1}."
@@ -197,7 +246,7 @@ def _read_sources(
         ref = _data.rna_of(ref, name)
         if not isinstance(ref, AnnData):
             model = trained_model(ref)
-            sources.append(Source(name, model, dict(model.terms_)))
+            sources.append(Source(name, model, terms=dict(model.terms_)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
         if (n := len(labels.categories)) < 2:
@@ -216,7 +265,8 @@ def _read_sources(
         sources.append(
             Source(
                 name,
-                ref[np.setdiff1d(np.arange(ref.n_obs), held_out)],
+                ref,
+                np.isin(np.arange(ref.n_obs), held_out),
                 given_terms(ref, labels_key),
                 ref[cells],
                 np.asarray(labels[cells], dtype=object),
@@ -235,7 +285,9 @@ def _known_types(sources: list[Source]) -> list[str]:
     return list(dict.fromkeys(str(name) for own in each for name in own))
 
 
-def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
+def _answer(
+    adata: AnnData, sources: list[Source], layer: str | None
+) -> tuple[Result, _several.Alignment]:
     """Pool what references that have annotated the query say of it."""
     audit = [f"{s.name}: {note}" for s in sources for note in s.result.prediction.audit]
     seen_by = _cross_predict(adata, sources, layer, audit)
@@ -305,9 +357,11 @@ def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
         tree,
         _sensitivity(judges, [aligned.members[sources.index(s)] for s in judges], aligned.names),
     )
+    with_shared = [s.result for s in sources if s.result.n_shared]
     with_cells = [s.result for s in sources if s.result.doublets is not None]
     best = lead.result if lead.result.doublets is not None else (with_cells or [lead.result])[0]
-    return Result(
+    fewest = min(with_shared, key=lambda r: r.n_shared) if with_shared else None
+    result = Result(
         consensus,
         Prediction(proba.astype(np.float32), lead.result.prediction.latent, unseen, audit),
         novel,
@@ -316,11 +370,14 @@ def _answer(adata: AnnData, sources: list[Source], layer: str | None) -> Result:
         doublets=_renamed_pairs(best, sources, aligned),
         low_quality=best.low_quality,
         labels=_labels(sources, aligned),
-        n_shared=min((s.result.n_shared for s in sources if s.result.n_shared), default=None),
+        n_shared=None if fewest is None else fewest.n_shared,
+        confused=None if fewest is None else fewest.confused,
+        lost=sorted({n for s in sources for n in s.result.lost} - set(aligned.names)),
         alignment=table,
         disagreement=_disagreement(sources, aligned, of_query, known, weights),
         alarms=_alarms(sources, table, reliability),
     )
+    return result, aligned
 
 
 # -- What the references say of each other's cells -----------------------------------------------
@@ -342,7 +399,7 @@ def _cross_predict(
             try:
                 found[i, j] = other.model.predict_cells(
                     one.cells,
-                    _layer_of(one.cells, layer),
+                    _data.layer_of(one.cells, layer),
                     enable_progress_bar=False,
                 )
             except ValueError as error:  # as too few genes of the model
@@ -355,12 +412,6 @@ def _cross_predict(
             names[~sure | one.result.prediction.unseen] = None
             one.labels = names
     return found
-
-
-def _layer_of(adata: AnnData, layer: str | None) -> str | None:
-    """The layer, if these cells have it."""
-    raw = layer == "raw" and adata.raw is not None
-    return layer if raw or layer in adata.layers else None
 
 
 def _shares(
@@ -496,7 +547,7 @@ def _means(
 ) -> np.ndarray:
     """Mean input of each type of a model, (n_types, n_genes); NaN for types without cells."""
     n, start, total = len(model.classes_), 0, None
-    for part in model._read(adata, _layer_of(adata, layer))[0]:
+    for part in model._read(adata, _data.layer_of(adata, layer))[0]:
         own = codes[start : start + part.x.shape[0]]
         start += len(own)
         cells = np.flatnonzero(own >= 0)
@@ -525,7 +576,8 @@ def _held_out(
             continue
         own = np.where(source.codes < 0, -1, _single(aligned.members[i])[source.codes])
         used = np.flatnonzero(source.held_out & (own >= 0))
-        used = used[: int(len(used) * min(1, weights[i] / weights.max()))]
+        n = int(len(used) * min(1, weights[i] / weights.max()))
+        used = used[np.arange(n) * len(used) // max(n, 1)]  # all parts of the reference
         each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
         novelty = [_novel_score(s, seen_by[i, j])[used] for j, s in enumerate(sources)]
         w = np.tile(weights[:, None], len(used))
