@@ -458,3 +458,39 @@ def test_the_parts_of_a_coarser_type_share_what_is_said_of_it():
         "CD4 T": "lymphocyte",
         "CD8 T": "lymphocyte",
     }
+
+
+def test_types_that_the_ontology_keeps_apart_are_not_matched_by_their_cells():
+    """Each model has to call the other's cells something."""
+    there, back = np.array([[0.1, 0.9]]), np.array([[0.9], [1.0]])
+    shares = {(0, 1): there, (1, 0): back}
+    kept = align([["Monocytes"], ["B cell", "dendritic cell"]], shares)
+    assert kept.names == ["Monocytes", "B cell", "dendritic cell"]
+    unknown = align([["Monocytes"], ["x-1", "x-2"]], shares)
+    assert unknown.names == ["x-1", "x-2"]  # parts of the first
+
+
+def test_doubtful_matches_by_cells_raise_an_alarm():
+    adata = query()
+    refs = [lacking(0, "DC", "Mono"), lacking(5, "B", "CD4 T/NK")]
+    for i, ref in enumerate(refs):
+        ref.obs["cell_type"] = [f"{i}-{name}" for name in ref.obs["cell_type"]]
+    sctool.tl.annotate(adata, refs, **QUICK)
+    table = adata.uns["sctool"]["alignment"]
+    doubtful = table[(table["how"] == "cells") & (table["share"] < 0.9)]
+    assert len(doubtful)
+    (alarm,) = [a for a in adata.uns["sctool"]["alarms"] if "by their cells alone" in a]
+    assert all(repr(name) in alarm for name in doubtful["type"])
+
+
+def test_an_object_and_the_path_of_a_model(tmp_path):
+    model = trained(lacking(0, "Mono"))
+    model.save(tmp_path / "model")
+    adata = query()
+    sctool.tl.annotate(adata, [lacking(5, "B"), str(tmp_path / "model")], **QUICK)
+    assert set(adata.uns["sctool"]["classes"]) == set(TYPES)
+    twice = [str(tmp_path / "model"), tmp_path / "model"]
+    with pytest.raises(ValueError, match="same reference twice"):
+        sctool.tl.annotate(adata, twice, **QUICK)
+    with pytest.raises(TypeError, match=r"^ref2: ref must be an AnnData.* or a list of these"):
+        sctool.tl.annotate(adata, [lacking(5), None], **QUICK)

@@ -72,7 +72,8 @@ def align(
     Types are the same if their names are, or else their terms in the Cell Ontology; one is a part
     of another whose term is more general. What is left is compared by cells: a type is part of the
     type that another reference takes most of its cells for, provided that the cells of this one are
-    mostly taken for such parts; a single part is the same type. Each step compares only types that
+    mostly taken for such parts; a single part is the same type. Not compared by cells are two types
+    that both have a term. Each step compares only types that
     the steps before have not related to the other reference.
 
     Parameters
@@ -145,11 +146,15 @@ def align(
 
     # 3. By cells: types of most parts first
     step = within.copy()
+    has_term = np.array([t in ontology.labels for t in term])
     found = []
     for i, j in pairs:
         if (i, j) not in shares or (j, i) not in shares:
             continue
-        there, back = np.nan_to_num(shares[i, j]), np.nan_to_num(shares[j, i])
+        # what the ontology keeps apart may look alike to a model that knows only one of the two
+        apart = np.outer(has_term[of[i]], has_term[of[j]])
+        there = np.where(apart, 0, np.nan_to_num(shares[i, j]))
+        back = np.where(apart.T, 0, np.nan_to_num(shares[j, i]))
         for b in without_equal(within, j, i):
             t, free = b - of[j][0], unrelated(within, i, j) - of[i][0]
             parts = free[(there[free, t] > MOST) & (back[t, free] > SOME)]

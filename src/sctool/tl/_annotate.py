@@ -309,8 +309,8 @@ def annotate(
             result = predict_adapted(adapted, novel, expected)
             if risk is not None:
                 notes.append(
-                    "risk: measured on the model's held-out cells, by what it said of them before it "
-                    "adapted"
+                    "risk: measured on the model's held-out cells, by what it said of them before "
+                    "it adapted"
                 )
         else:
             result = predict(adata, trained, layer, novel, expected, bar)

@@ -28,7 +28,8 @@ def trained_model(ref: Any) -> AnnotationModel:
     model = load(ref) if isinstance(ref, str | Path) else ref
     if not isinstance(model, AnnotationModel):
         raise TypeError(
-            f"ref must be an AnnData, a sctool model or a path, not {type(ref).__name__}."
+            f"ref must be an AnnData, a sctool model or a path, or a list of these, not "
+            f"{type(ref).__name__}."
         )
     return model
 
@@ -203,6 +204,8 @@ def _name_all(
     if n := int(prediction.unseen.sum()):
         audit.append(f"query: {n} cells express none of the genes used and get no label")
     audit.append("status: doublets and cells of low quality were not looked for")
+    if result.group_table is not None:
+        audit.append("groups: nearest types, distances and markers are of the cells that were read")
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     n_cells = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)["n_cells"]
     return replace(

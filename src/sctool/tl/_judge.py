@@ -239,9 +239,10 @@ def judge(
         hierarchy = tree(model.classes_) if tree is not None else model.hierarchy_
         if calibration is None or hierarchy is None:
             sets[is_known, :n_known] = True
+            which = "too few cells" if result.alignment is not None else "no cell"
             alarms.append(
                 "risk: no name is safe, because "
-                + ("a type is called 'unknown'" if calibration else "no cell could be held out")
+                + ("a type is called 'unknown'" if calibration else f"{which} could be held out")
                 + ("" if fit is None or calibration else " of these types")
             )
         elif is_known.any():

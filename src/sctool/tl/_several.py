@@ -234,7 +234,7 @@ def _read_sources(
         raise ValueError("ref is an empty list: pass at least one reference.")
     for i, ref in enumerate(refs):
         if any(
-            ref is other or (isinstance(ref, str | Path) and str(ref) == str(other))
+            ref is other or (_is_path(ref) and _is_path(other) and Path(ref) == Path(other))
             for other in refs[:i]
         ):
             raise ValueError(
@@ -245,7 +245,10 @@ def _read_sources(
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
         ref = _data.rna_of(ref, name)
         if not isinstance(ref, AnnData):
-            model = trained_model(ref)
+            try:
+                model = trained_model(ref)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from error
             sources.append(Source(name, model, terms=dict(model.terms_)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
@@ -274,6 +277,10 @@ def _read_sources(
             )
         )
     return sources
+
+
+def _is_path(ref: Any) -> bool:
+    return isinstance(ref, str | Path)
 
 
 def _known_types(sources: list[Source]) -> list[str]:
@@ -729,6 +736,16 @@ def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray)
         alarms.append(
             "references: types of the same name that other references take for something else; "
             f"cells recognised: {each}. Rename one of them if they are different types"
+        )
+    by_cells = table[(table["how"] == "cells") & (table["share"] < SURE)]
+    if len(by_cells):
+        each = ", ".join(
+            f"{row.type!r} of {row.reference!r} is {row.name!r} ({row.share:.0%})"
+            for row in by_cells[["type", "reference", "name", "share"]].itertuples(index=False)
+        )
+        alarms.append(
+            "references: types that were matched by their cells alone, of which so many are "
+            f"recognised: {each}. Rename them if they are different types"
         )
     return alarms
 
