@@ -13,7 +13,9 @@ import sctool
 from sctool import _several
 from sctool.cli import main
 from sctool.tl import _several as _tool
-from sctool.tl._several import Source, _novel_groups
+from sctool.tl import _sources
+from sctool.tl._several import _novel_groups
+from sctool.tl._sources import Source
 
 QUICK = {"method": "logistic", "train_kwargs": {"enable_progress_bar": False}}
 NAN = np.nan
@@ -157,20 +159,20 @@ def test_transfer_is_how_well_the_types_of_the_others_are_found_again():
     shares = dict.fromkeys(permutations(range(3), 2), right)
     shares |= {(0, 1): half, (2, 0): np.array([[0.2, 0.8], [0.8, 0.2]])}
     aligned = _several.align(names, types, [{}] * 3, {})
-    found = _tool._transfer(aligned, shares, np.array([0.9, 0.9, 0.0]))
+    found = _sources.transfer_to_others(aligned, shares, np.array([0.9, 0.9, 0.0]))
     np.testing.assert_allclose(found, [1, 0.5, 1])
-    found = _tool._transfer(aligned, shares, np.array([0.9, 0.9, 0.9]))
+    found = _sources.transfer_to_others(aligned, shares, np.array([0.9, 0.9, 0.9]))
     np.testing.assert_allclose(found, [0.6, 0.75, 1])
-    assert np.isnan(_tool._transfer(aligned, {}, np.ones(3))).all()
+    assert np.isnan(_sources.transfer_to_others(aligned, {}, np.ones(3))).all()
 
 
 def test_a_model_that_cannot_judge_novelty_is_unsure_of_known_cells():
     unsure = SimpleNamespace(proba=np.full((2, 4), 0.25))
     model = SimpleNamespace(_novel_score=lambda prediction: 1 - prediction.proba.max(axis=1))
     source = Source("ref1", model, result=SimpleNamespace(novel=None, model=model))
-    np.testing.assert_array_equal(_tool._novel_score(source, unsure), [0, 0])
+    np.testing.assert_array_equal(_sources.novel_score(source, unsure), [0, 0])
     source.result.novel = np.zeros(2, dtype=bool)
-    np.testing.assert_allclose(_tool._novel_score(source, unsure), [0.75, 0.75])
+    np.testing.assert_allclose(_sources.novel_score(source, unsure), [0.75, 0.75])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -2,104 +2,54 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
-from sklearn.metrics import cohen_kappa_score
 
 from sctool import _data, _several
-from sctool._batches import stratified_holdout
 from sctool._expected import Expected
 from sctool._ontology import map_names
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
-from sctool._train import numpy_generator, seeded
 from sctool.model import METHODS, AnnotationModel, AutoClassifier, Prediction
 from sctool.tl._apply import (
     predict,
     refuse_training_arguments,
     reweigh,
     train_and_predict,
-    trained_model,
 )
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result, check_risk, given_terms, parse_hierarchy
+from sctool.tl._judge import Result, check_risk, parse_hierarchy
+from sctool.tl._sources import (
+    SURE,
+    Source,
+    are_unreliable,
+    compare_types,
+    cross_predict,
+    known_types,
+    novel_score,
+    own_novelty,
+    pool_held_out,
+    profile_distance,
+    read_sources,
+    recognised_shares,
+    reliabilities,
+    retained_confidence,
+    single_types,
+    transfer_to_others,
+)
 
-logger = logging.getLogger("sctool")
-
-#: Share of the labelled cells of each type that are held out, and at most so many of a reference.
-HELD_OUT, MAX_HELD_OUT = 0.1, 500
-#: Maximum number of cells of a type by which types are compared.
-MAX_PER_TYPE = 100
-#: Minimum probability of the types of query cells that stand for a saved model's own cells: those
-#: of a type that it does not know must not be among them.
-SURE = 0.9
 #: Minimum number of held-out cells to calibrate with.
 MIN_CALIBRATION = 20
 #: References disagree on a cell if, of the weight of those that know its type, less than this share
 #: is on those that give it to the cell.
 AGREE = 2 / 3
 #: Alarms: types of one name, of at least so many cells that are compared, that other references
-#: recognise in a smaller share of them; references with less than this share of the best kappa.
-MIN_CELLS, OTHER_TYPE, UNRELIABLE = 10, 0.3, 0.5
-
-
-@dataclass(eq=False)
-class Source:
-    """One reference, and what it says.
-
-    Attributes
-    ----------
-    name
-        For the table and for messages.
-    training
-        The reference that a model is trained on, or the trained model itself.
-    left_out
-        Mask of cells of the reference that are not trained on.
-    terms
-        Ids of its types in the Cell Ontology, where it gives them.
-    cells
-        Labelled cells for comparisons; None of a trained model.
-    labels
-        Names of their types, (n_cells,). Of a trained model, names of cells of the query.
-    held_out
-        Cells that the model is not trained on, (n_cells,) bool.
-    result
-        Its annotation of the query.
-    """
-
-    name: str
-    training: AnnData | AnnotationModel
-    left_out: np.ndarray | None = None
-    terms: dict[str, str] = field(default_factory=dict)
-    cells: AnnData | None = None
-    labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
-    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
-    result: Any = None
-
-    @property
-    def model(self) -> AnnotationModel:
-        """The trained model."""
-        return self.result.model
-
-    @property
-    def codes(self) -> np.ndarray:
-        """Types of the cells, codes of the model's, -1 for others, (n_cells,)."""
-        return pd.Index(self.model.classes_).get_indexer(self.labels)
-
-    def has(self, layer: str | None) -> bool:
-        """Whether its cells have a layer."""
-        return self.cells is not None and _data.layer_of(self.cells, layer) is not None
-
-    def known(self, prediction: Prediction) -> np.ndarray:
-        """Probabilities of the known types, (n_cells, n_types)."""
-        return prediction.proba[:, : len(self.model.classes_)].astype(float)
+#: recognise in a smaller share of them.
+MIN_CELLS, OTHER_TYPE = 10, 0.3
 
 
 def annotate_with_each(
@@ -129,7 +79,7 @@ def annotate_with_each(
         raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
     if any(isinstance(ref, list | tuple) for ref in refs):
         raise TypeError("ref is a list within a list: pass one list of references.")
-    sources = _read_sources(refs, levels[0], params["random_state"])
+    sources = read_sources(refs, levels[0], params["random_state"])
     trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
     if risk is not None and len(trained) == len(sources):
         raise ValueError(
@@ -137,7 +87,7 @@ def annotate_with_each(
             "least one reference with cells."
         )
     check_risk(risk, AutoClassifier)  # cells are held out of any method's references
-    known = _known_types(sources)
+    known = known_types(sources)
     Expected.read(allowed, prior, known)
     tree, notes = None, list[str]()
     if isinstance(hierarchy, str):
@@ -218,88 +168,14 @@ def _of_parts(hierarchy: Mapping[str, str], parts: dict[str, list[str]]) -> dict
     return found
 
 
-def _read_sources(
-    refs: Sequence[Any],
-    labels_key: str,
-    random_state: int,
-) -> list[Source]:
-    """Check the references, load models, and hold out labelled cells.
-
-    Raises
-    ------
-    ValueError
-        There are none.
-    """
-    if not refs:
-        raise ValueError("ref is an empty list: pass at least one reference.")
-    for i, ref in enumerate(refs):
-        if any(
-            ref is other or (_is_path(ref) and _is_path(other) and Path(ref) == Path(other))
-            for other in refs[:i]
-        ):
-            raise ValueError(
-                f"ref has the same reference twice, which would count twice: element {i + 1}."
-            )
-    sources = []
-    for i, ref in enumerate(refs, start=1):
-        name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
-        ref = _data.rna_of(ref, name)
-        if not isinstance(ref, AnnData):
-            try:
-                model = trained_model(ref)
-            except TypeError as error:
-                raise TypeError(f"{name}: {error}") from error
-            sources.append(Source(name, model, terms=dict(model.terms_)))
-            continue
-        labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
-        if (n := len(labels.categories)) < 2:
-            raise ValueError(
-                f"{name} has {n} cell type(s) in obs[{labels_key!r}]; at least 2 are needed of "
-                "each reference."
-            )
-        labelled = np.flatnonzero(labels.codes >= 0)
-        with seeded(random_state):
-            _, held_out = stratified_holdout(labels.codes[labelled], HELD_OUT)
-            order = numpy_generator().permutation(ref.n_obs)
-        held_out = np.sort(order[np.isin(order, labelled[held_out])][:MAX_HELD_OUT])
-        rank = pd.Series(labels.codes[order]).groupby(labels.codes[order]).cumcount().to_numpy()
-        some = order[(rank < MAX_PER_TYPE) & (labels.codes[order] >= 0)]
-        cells = np.union1d(some, held_out)
-        sources.append(
-            Source(
-                name,
-                ref,
-                np.isin(np.arange(ref.n_obs), held_out),
-                given_terms(ref, labels_key),
-                ref[cells],
-                np.asarray(labels[cells], dtype=object),
-                np.isin(cells, held_out),
-            )
-        )
-    return sources
-
-
-def _is_path(ref: Any) -> bool:
-    return isinstance(ref, str | Path)
-
-
-def _known_types(sources: list[Source]) -> list[str]:
-    """All types of all references, by their own names."""
-    each = [
-        s.training.classes_ if isinstance(s.training, AnnotationModel) else np.unique(s.labels)
-        for s in sources
-    ]
-    return list(dict.fromkeys(str(name) for own in each for name in own))
-
-
 def _answer(
     adata: AnnData, sources: list[Source], layer: str | None
 ) -> tuple[Result, _several.Alignment]:
     """Pool what references that have annotated the query say of it."""
     audit = [f"{s.name}: {note}" for s in sources for note in s.result.prediction.audit]
-    seen_by = _cross_predict(adata, sources, layer, audit)
+    seen_by = cross_predict(adata, sources, layer, audit)
     types = [s.model.classes_ for s in sources]
-    shares = _shares(sources, seen_by)
+    shares = compare_types(sources, seen_by)
     aligned = _several.align(
         [s.name for s in sources], types, [s.model.terms_ for s in sources], shares
     )
@@ -307,26 +183,28 @@ def _answer(
         np.bincount(s.codes[s.codes >= 0], minlength=len(s.model.classes_)) for s in sources
     ]
     table = aligned.table.assign(
-        n_cells=np.concatenate(n_compared), share=_recognised(aligned, shares)
+        n_cells=np.concatenate(n_compared), share=recognised_shares(aligned, shares)
     )
 
-    reliability = _reliability(sources, seen_by)
+    reliability = reliabilities(sources, seen_by)
     labelled = [s.cells is not None for s in sources]
-    transfer = _transfer(aligned, shares, np.where(labelled, np.nan_to_num(reliability), 0))
-    distance = np.array([_distance(adata, s, layer) for s in sources])
+    transfer = transfer_to_others(
+        aligned, shares, np.where(labelled, np.nan_to_num(reliability), 0)
+    )
+    distance = np.array([profile_distance(adata, s, layer) for s in sources])
     weights = _several.weigh(
         reliability,
         transfer,
-        _retained(sources, seen_by),
+        retained_confidence(sources, seen_by),
         distance,
-        np.stack([_novelty(s) for s in sources]),
+        np.stack([own_novelty(s) for s in sources]),
         np.stack([s.result.prediction.unseen for s in sources]),
     )
     of_query = [s.known(s.result.prediction) for s in sources]
-    novelty = np.stack([_novel_score(s, s.result.prediction) for s in sources])
+    novelty = np.stack([novel_score(s, s.result.prediction) for s in sources])
     known = _several.pool(of_query, aligned.members, weights, novelty)
-    believed = weights.mean(axis=1) * ~_unreliable(reliability)
-    proba_held, codes_held = _held_out(sources, seen_by, aligned, believed)
+    believed = weights.mean(axis=1) * ~are_unreliable(reliability)
+    proba_held, codes_held = pool_held_out(sources, seen_by, aligned, believed)
     calibration, tree = None, None
     if len(codes_held) >= MIN_CALIBRATION:
         temperature = _several.fit_temperature(proba_held, codes_held)
@@ -387,231 +265,7 @@ def _answer(
     return result, aligned
 
 
-# -- What the references say of each other's cells -----------------------------------------------
-
-
-def _cross_predict(
-    adata: AnnData, sources: list[Source], layer: str | None, audit: list[str]
-) -> dict[tuple[int, int], Prediction]:
-    """Predictions by (i, j): of the cells of reference i by the model of reference j.
-
-    A trained model has no cells: in their place, cells of the query have the types that it gives.
-    """
-    found = {}
-    for i, one in enumerate(sources):
-        for j, other in enumerate(sources):
-            if one.cells is None:
-                found[i, j] = other.result.prediction
-                continue
-            try:
-                found[i, j] = other.model.predict_cells(
-                    one.cells,
-                    _data.layer_of(one.cells, layer),
-                    enable_progress_bar=False,
-                )
-            except ValueError as error:  # as too few genes of the model
-                audit.append(f"references: {other.name!r} cannot judge {one.name!r}: {error}")
-    for one in sources:
-        if one.cells is None:
-            named = one.known(one.result.prediction)
-            sure = named.max(axis=1) >= SURE
-            names = np.array(one.model.classes_, dtype=object)[named.argmax(axis=1)]
-            names[~sure | one.result.prediction.unseen] = None
-            one.labels = names
-    return found
-
-
-def _shares(
-    sources: list[Source], seen_by: dict[tuple[int, int], Prediction]
-) -> dict[tuple[int, int], np.ndarray]:
-    """Shares of the cells of each type of one reference that another takes for each of its own.
-
-    Not of two trained models: cells of the query that one of them is sure of may be of a type that
-    it does not know, and say nothing of those that the other knows.
-    """
-    return {
-        (i, j): _several.shares_by_type(
-            sources[i].codes,
-            prediction.proba.argmax(axis=1),
-            len(sources[i].model.classes_),
-            len(sources[j].model.classes_),
-        )
-        for (i, j), prediction in seen_by.items()
-        if i != j and not (sources[i].cells is None and sources[j].cells is None)
-    }
-
-
-def _found_again(
-    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray], i: int, j: int
-) -> np.ndarray:
-    """Share of the cells of each type of i that j takes for a related type, (n_types_i,).
-
-    NaN for types without cells, for those of which j has no related one, and if it cannot judge.
-    """
-    related = (aligned.members[i].astype(int) @ aligned.members[j].T) > 0
-    share = np.where(related, shares.get((i, j), np.nan), 0).sum(axis=1)
-    return np.where(related.any(axis=1), share, np.nan)
-
-
-def _recognised(
-    aligned: _several.Alignment, shares: dict[tuple[int, int], np.ndarray]
-) -> np.ndarray:
-    """Share of each type's cells that references with related types take for such, on average."""
-    n = len(aligned.members)
-    each = [
-        pd.DataFrame([_found_again(aligned, shares, i, j) for j in range(n)]).mean()
-        for i in range(n)
-    ]
-    return np.concatenate(each)
-
-
-def _transfer(
-    aligned: _several.Alignment,
-    shares: dict[tuple[int, int], np.ndarray],
-    reliability: np.ndarray,
-) -> np.ndarray:
-    """How well each reference recognises the types of the others, (n_references,); NaN if unknown.
-
-    The mean over types and then over references, which count by their own reliability.
-    """
-    n = len(aligned.members)
-    found = np.full(n, np.nan)
-    for j in range(n):
-        each = [pd.Series(_found_again(aligned, shares, i, j)).mean() for i in range(n)]
-        known = ~np.isnan(each) & (reliability > 0)
-        if known.any():
-            found[j] = np.average(np.array(each)[known], weights=reliability[known])
-    return found
-
-
-def _reliability(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
-    """Cohen's kappa of each reference with the labels of its held-out cells; NaN without any.
-
-    It is 0 if no more are right than by chance, however unequal the types are, and 1 if all are.
-    """
-    found = np.full(len(sources), np.nan)
-    for i in range(len(sources)):
-        proba, codes = _own_held_out(sources, seen_by, i)
-        if len(codes):
-            kappa = cohen_kappa_score(codes, proba.argmax(axis=1))
-            found[i] = 1 if np.isnan(kappa) else max(kappa, 0)
-    return found
-
-
-def _retained(sources: list[Source], seen_by: dict[tuple[int, int], Prediction]) -> np.ndarray:
-    """Mean score in the query relative to that in held-out cells; NaN without any."""
-    found = np.full(len(sources), np.nan)
-    for i, source in enumerate(sources):
-        proba, codes = _own_held_out(sources, seen_by, i)
-        if len(codes):
-            known = source.known(source.result.prediction)
-            score = known.max(axis=1) / np.maximum(known.sum(axis=1), 1e-12)
-            total = np.maximum(proba.sum(axis=1), 1e-12)
-            found[i] = score.mean() / (proba.max(axis=1) / total).mean()
-    return found
-
-
-def _own_held_out(
-    sources: list[Source], seen_by: dict[tuple[int, int], Prediction], i: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities by a reference's own model of cells held out of it, and their types."""
-    source, kept = sources[i], sources[i].model.calibration_
-    if source.cells is not None and (i, i) in seen_by:
-        held_out = source.held_out & (source.codes >= 0)
-        return source.known(seen_by[i, i])[held_out], source.codes[held_out]
-    if source.cells is None and kept is not None:
-        return kept.proba, kept.codes
-    return np.zeros((0, 1)), np.zeros(0, dtype=np.int64)
-
-
-def _unreliable(reliability: np.ndarray) -> np.ndarray:
-    """References that are far worse than the best one, (n_references,) bool."""
-    return reliability < UNRELIABLE * np.nanmax(np.append(reliability, 0))
-
-
-def _distance(adata: AnnData, source: Source, layer: str | None) -> float:
-    """1 - correlation of the mean profiles of the query's and the reference's cells of a type.
-
-    The mean over the types that the reference finds in the query, by their number of cells; NaN of
-    a model without cells.
-    """
-    if source.cells is None:
-        return np.nan
-    codes = source.known(source.result.prediction).argmax(axis=1)
-    seen = ~source.result.prediction.unseen
-    theirs = _means(source.model, adata, layer, np.where(seen, codes, -1))
-    ours = _means(source.model, source.cells, layer, source.codes)
-    n = np.bincount(codes[seen], minlength=len(ours))
-    both = [t for t in np.unique(codes[seen]) if not np.isnan(ours[t]).any()]
-    if not both:
-        return np.nan
-    each = [1 - np.corrcoef(ours[t], theirs[t])[0, 1] for t in both]
-    return float(np.average(each, weights=n[both]))
-
-
-def _means(
-    model: AnnotationModel, adata: AnnData, layer: str | None, codes: np.ndarray
-) -> np.ndarray:
-    """Mean input of each type of a model, (n_types, n_genes); NaN for types without cells."""
-    n, start, total = len(model.classes_), 0, None
-    for part in model._read(adata, _data.layer_of(adata, layer))[0]:
-        own = codes[start : start + part.x.shape[0]]
-        start += len(own)
-        cells = np.flatnonzero(own >= 0)
-        member = sp.csr_matrix((np.ones(len(cells)), (own[cells], cells)), shape=(n, len(own)))
-        sums = (member @ part.x).toarray()
-        total = sums if total is None else total + sums
-    count = np.bincount(codes[codes >= 0], minlength=n)
-    return np.asarray(total) / np.where(count > 0, count, np.nan)[:, None]
-
-
-def _held_out(
-    sources: list[Source],
-    seen_by: dict[tuple[int, int], Prediction],
-    aligned: _several.Alignment,
-    weights: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled probabilities of held-out cells, with the query's weights, and their types.
-
-    A reference gives as many cells as its weight allows. Left out are cells of coarser types, which
-    have no type of the answer.
-    """
-    probas: list[np.ndarray] = [np.zeros((0, len(aligned.names)))]
-    codes: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-    for i, source in enumerate(sources):
-        if source.cells is None or any((i, j) not in seen_by for j in range(len(sources))):
-            continue
-        own = np.where(source.codes < 0, -1, _single(aligned.members[i])[source.codes])
-        used = np.flatnonzero(source.held_out & (own >= 0))
-        n = int(len(used) * min(1, weights[i] / weights.max()))
-        used = used[np.arange(n) * len(used) // max(n, 1)]  # all parts of the reference
-        each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
-        novelty = [_novel_score(s, seen_by[i, j])[used] for j, s in enumerate(sources)]
-        w = np.tile(weights[:, None], len(used))
-        probas.append(_several.pool(each, aligned.members, w, np.stack(novelty)))
-        codes.append(own[used])
-    return np.concatenate(probas), np.concatenate(codes)
-
-
-def _single(members: np.ndarray) -> np.ndarray:
-    """The type of the answer that each type of a reference is, -1 for coarser ones."""
-    return np.where(members.sum(axis=1) == 1, members.argmax(axis=1), -1)
-
-
 # -- Novel cells ---------------------------------------------------------------------------------
-
-
-def _novel_score(source: Source, prediction: Prediction) -> np.ndarray:
-    """Novelty scores, (n_cells,); 0 if it cannot judge: a model may be unsure of known cells."""
-    if source.result.novel is None:
-        return np.zeros(len(prediction.proba))
-    return source.model._novel_score(prediction)
-
-
-def _novelty(source: Source) -> np.ndarray:
-    """How novel a reference finds each cell of the query, (n_cells,); 0 if it cannot judge."""
-    score, flags = _novel_score(source, source.result.prediction), source.result.novel
-    return score if flags is None else np.maximum(score, flags)
 
 
 def _novel_mass(source: Source) -> np.ndarray:
@@ -670,7 +324,7 @@ def _novel_groups(
 
 def _novel_scores(sources: list[Source], proba: np.ndarray) -> np.ndarray:
     """The least novelty score of the references that judge it; else 1 - score, (n_cells,)."""
-    each = [_novelty(s) for s in sources if s.result.novel is not None]
+    each = [own_novelty(s) for s in sources if s.result.novel is not None]
     return np.min(each, axis=0) if each else 1 - proba.max(axis=1)
 
 
@@ -715,10 +369,10 @@ def _disagreement(
 
 def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray) -> list[str]:
     """References and types to be checked."""
-    alarms, unreliable = [], _unreliable(reliability)
+    alarms, unreliable = [], are_unreliable(reliability)
     best = np.nanmax(np.append(reliability, 0))
-    for source, kappa in zip(sources, reliability, strict=True):
-        if kappa < UNRELIABLE * best:
+    for source, kappa, is_bad in zip(sources, reliability, unreliable, strict=True):
+        if is_bad:
             alarms.append(
                 f"references: the labels of {source.name!r} are hardly found again in its own "
                 f"held-out cells (kappa {kappa:.2f}, another reference {best:.2f}"
@@ -754,7 +408,7 @@ def _colors(sources: list[Source], aligned: _several.Alignment) -> dict[str, str
     """The first colour that a reference has for each type of the answer."""
     colors: dict[str, str] = {}
     for source, members in zip(sources, aligned.members, strict=True):
-        for name, k in zip(source.model.classes_, _single(members), strict=True):
+        for name, k in zip(source.model.classes_, single_types(members), strict=True):
             if k >= 0 and name in source.model.class_colors_:
                 colors.setdefault(aligned.names[k], source.model.class_colors_[name])
     return colors
@@ -773,7 +427,7 @@ def _class_shares(sources: list[Source], aligned: _several.Alignment) -> list[fl
 def _labels(sources: list[Source], aligned: _several.Alignment) -> np.ndarray | None:
     """Types of all labelled cells, for alarms about their number; None if no model was trained."""
     each = [
-        _single(m)[s.result.labels]
+        single_types(m)[s.result.labels]
         for s, m in zip(sources, aligned.members, strict=True)
         if s.result.labels is not None
     ]
