@@ -16,6 +16,7 @@ MODULES_OF_ARRAYS = ["datasets", "losses", "metrics", "nn"]
 #: From the ground up: a file imports from its own package and from floors below, never from above
 #: or beside.
 FLOORS = [
+    ["_tables"],
     [
         *("_ahead", "_docs", "_expected", "_ontology", "_progress", "_sets", "_slots"),
         "_umap",
