@@ -1,7 +1,10 @@
 """Cells made up for the tests: four types with planted markers, two data sets, a shift."""
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
+import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -54,6 +57,18 @@ def simulate_joint(n_query: int = 80, n_ref: int = 120) -> AnnData:
     labels = [*ref.obs["cell_type"].astype(str), *["Unknown"] * adata.n_obs]
     obs = pd.DataFrame({"cell_type": labels}, index=[*ref.obs_names, *adata.obs_names])
     return AnnData(sp.vstack([ref.X, adata.X], format="csr"), obs=obs, var=ref.var.copy())
+
+
+def write_blocks(path: Path, block: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+    """Write a file whose cells repeat a block, of which only one copy is held in memory."""
+    AnnData(obs=obs, var=var).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        if "X" in file:
+            del file["X"]
+        ad.io.write_elem(file, "X", block)
+        matrix = ad.io.sparse_dataset(file["X"])
+        for _ in range(len(obs) // block.shape[0] - 1):
+            matrix.append(block)
 
 
 def without_pulling() -> AbstractContextManager:

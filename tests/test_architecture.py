@@ -12,17 +12,18 @@ import sctool
 
 SRC = Path(sctool.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
-MODULES_OF_ARRAYS = ["datasets", "losses", "metrics", "nn"]
+MODULES_OF_ARRAYS = ["losses", "metrics", "nn"]
 #: From the ground up: a file imports from its own package and from floors below, never from above
 #: or beside.
 FLOORS = [
+    ["_tables"],
     [
         *("_ahead", "_docs", "_expected", "_ontology", "_progress", "_sets", "_slots"),
         "_umap",
         *MODULES_OF_ARRAYS,
     ],
     ["_batches", "_data", "_neighbors", "_regression", "_several"],
-    ["_files", "_label_errors", "_quality", "_sketch", "_train", "_truth", "novelty"],
+    ["_files", "_label_errors", "_quality", "_sketch", "_train", "_truth", "datasets", "novelty"],
     ["_ondisk", "_verdicts", "model"],
     ["_report"],
     ["pl", "tl"],

@@ -341,13 +341,7 @@ def test_a_file_larger_than_the_memory_is_annotated(model, tmp_path):
     block = sp.vstack([adata.X.astype(np.float32)] * (8192 // adata.n_obs), format="csr")
     n_blocks = 600_000_000 // (8 * block.nnz) + 1
     obs = pd.DataFrame(index=np.arange(n_blocks * block.shape[0]).astype(str))
-    ad.AnnData(obs=obs, var=adata.var[[]]).write_h5ad(tmp_path / "x.h5ad")
-    with h5py.File(tmp_path / "x.h5ad", "r+") as file:
-        if "X" in file:
-            del file["X"]
-        ad.io.write_elem(file, "X", block)
-        for _ in range(n_blocks - 1):
-            ad.io.sparse_dataset(file["X"]).append(block)
+    write_blocks(tmp_path / "x.h5ad", block, obs, adata.var[[]])
     words = [str(tmp_path / "x.h5ad"), str(model), "300000000"]
     done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,7 @@
 """Names of the Cell Ontology, and which is a kind of which."""
 
 import logging
+import re
 
 import anndata as ad
 import numpy as np
@@ -221,14 +222,23 @@ def with_types(seed: int) -> ad.AnnData:
 
 def test_safe_names_are_those_of_the_ontology():
     ref, adata = with_types(0), with_types(1)
+    # the reference does not tell one T cell from another
+    t_cells = ref.obs["cell_type"].str.contains("T cell").to_numpy()
+    labels = ref.obs["cell_type"].to_numpy(dtype=object)
+    labels[t_cells] = np.random.default_rng(0).permutation(labels[t_cells])
+    ref.obs["cell_type"] = labels
     settings = {"min_steps": 5}
     model = sctool.tl.annotate(
-        *(adata, ref), risk=0.01, hierarchy="ontology", model_kwargs=settings, return_model=True
+        *(adata, ref), risk=0.1, hierarchy="ontology", model_kwargs=settings, return_model=True
     )
     assert "T cell" in model.hierarchy_.names
-    assert set(adata.obs["sctool_safe"]) <= {*model.hierarchy_.names}
+    safe = adata.obs["sctool_safe"].astype(str)
+    assert set(safe) <= {*model.hierarchy_.names}
+    truth = adata.obs["cell_type"].where(~adata.obs["cell_type"].str.contains("T cell"), "T cell")
+    print(pd.crosstab(safe, truth))
+    assert (safe == truth).groupby(truth).mean().min() > 0.8
     note = next(n for n in adata.uns["sctool"]["audit"] if n.startswith("hierarchy"))
-    assert "1 groups" in note or "2 groups" in note
+    assert re.search(r"\b2 groups", note)
     assert adata.uns["sctool"]["params"]["hierarchy"] == "ontology"
     # ids beside the labels come first
     ref.obs["cell_type_ontology_term_id"] = "CL:0000236"

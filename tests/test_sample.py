@@ -4,12 +4,11 @@ import subprocess
 import sys
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from synthetic import simulate, simulate_sides
+from synthetic import simulate, simulate_sides, write_blocks
 
 import sctool
 from sctool import _files, cli
@@ -30,6 +29,29 @@ def test_rare_types_stay_and_common_ones_keep_their_proportion(n, most, taken):
     found = _sample.sizes(np.array(n), most, _sample.LEAST)
     np.testing.assert_allclose(found, taken, atol=3)
     assert found.sum() <= max(most, len(n))
+
+
+@pytest.mark.parametrize("types", [np.array([1, 0, 0, 2, 0, 0]), np.array(list("baacaa"), object)])
+def test_up_to_some_cells_of_each_type_are_drawn(types):
+    draws = [_sample.at_most(types, 2, np.random.default_rng(seed)) for seed in range(20)]
+    for drawn in draws:
+        assert drawn.tolist() == sorted(set(drawn))
+        assert {0, 3} < set(drawn)
+        assert len(drawn) == 4
+    assert set(np.concatenate(draws)) == set(range(6))
+    again = _sample.at_most(types, 2, np.random.default_rng(0))
+    np.testing.assert_array_equal(draws[0], again)
+
+
+def test_rare_types_are_drawn_first():
+    types = np.repeat([0, 1, 2], [90, 8, 2])
+    drawn = _sample.with_rare(types, 30, 5, np.random.default_rng(0))
+    assert len(set(drawn)) == 30
+    n = np.bincount(types[drawn])
+    assert n[1] >= 5
+    assert n[2] == 2
+    assert (np.diff(drawn) < 0).any()  # in random order
+    assert sorted(_sample.with_rare(types, 200, 5, np.random.default_rng(0))) == list(range(100))
 
 
 def test_cells_are_evenly_spaced_over_the_reference(monkeypatch):
@@ -207,13 +229,7 @@ def test_a_reference_larger_than_the_memory_is_trained_on(tmp_path):
     n_blocks = -(-90_000_000 // block.nnz)
     labels = np.tile(np.resize(ref.obs["cell_type"].to_numpy(dtype=object), 8192), n_blocks)
     obs = pd.DataFrame({"cell_type": pd.Categorical(labels)}, np.arange(len(labels)).astype(str))
-    ad.AnnData(obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(tmp_path / "ref.h5ad")
-    with h5py.File(tmp_path / "ref.h5ad", "r+") as file:
-        if "X" in file:
-            del file["X"]
-        ad.io.write_elem(file, "X", block)
-        for _ in range(n_blocks - 1):
-            ad.io.sparse_dataset(file["X"]).append(block)
+    write_blocks(tmp_path / "ref.h5ad", block, obs, pd.DataFrame(index=genes))
     adata.write_h5ad(tmp_path / "query.h5ad")
     words = [str(tmp_path / "query.h5ad"), str(tmp_path / "ref.h5ad"), "500000000"]
     done = subprocess.run([sys.executable, "-c", LIMITED, *words], capture_output=True, text=True)

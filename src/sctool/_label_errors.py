@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from sctool._batches import assign_folds
 from sctool._data._features import marker_genes, normalize
+from sctool._data._sample import at_most
 from sctool._regression import regress
 
 #: Folds, marker genes and penalty of the regressions. The penalty is strong, so that a wrong label
@@ -144,9 +145,7 @@ def confused_pairs(x: sp.csr_matrix, y: np.ndarray, names: list[str], seed: int)
     -------
     As :func:`describe_pairs`; without rows if there are not two types with two cells.
     """
-    order = np.random.default_rng(seed).permutation(len(y))
-    rank = pd.Series(y[order]).groupby(y[order]).cumcount().to_numpy()
-    cells = np.sort(order[rank < ENOUGH_CELLS])
+    cells = at_most(y, ENOUGH_CELLS, np.random.default_rng(seed))
     n = np.bincount(y[cells], minlength=len(names))
     cells = cells[n[y[cells]] > 1]  # the only cell of a type cannot be judged
     codes, own = np.unique(y[cells], return_inverse=True)

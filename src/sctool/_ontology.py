@@ -5,27 +5,18 @@ The table, release 2026-03-26 (CC BY 4.0), is part of the package; ``tests/make_
 
 from __future__ import annotations
 
-import gzip
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-TABLES = Path(__file__).parent / "tables"
+from sctool._tables import read_table, unique
+
 ROOT = "CL:0000000"
 #: Greek letters, spelt out.
 GREEK = {0x3B1: "alpha", 0x3B2: "beta", 0x3B3: "gamma", 0x3B4: "delta", 0x3B5: "epsilon"}
 #: Words of a name that say nothing, with which the ontology is consistent and people are not.
 SILENT = {"cell", "positive", "pos", "and", "of"}
-
-
-def read_table(name: str) -> tuple[str, list[list[str]]]:
-    """The comment and the rows of a table of the package."""
-    with gzip.open(TABLES / name, "rt", encoding="utf-8") as file:
-        comment, *lines = file.read().splitlines()
-    return comment.removeprefix("# "), [line.split("\t") for line in lines]
 
 
 def normalize_name(name: str) -> str:
@@ -118,23 +109,16 @@ def cell_ontology() -> Ontology:
     of_synonyms = [(synonym, row[0]) for row in rows for synonym in row[2].split("|")]
 
     def lower(pairs: list[tuple[str, str]]) -> dict[str, str]:
-        return _unique((name.lower(), term) for name, term in pairs)
+        return unique((name.lower(), term) for name, term in pairs)
 
     def normalized(pairs: list[tuple[str, str]]) -> dict[str, str]:
-        return _unique((normalize_name(name), term) for name, term in pairs)
+        return unique((normalize_name(name), term) for name, term in pairs)
 
     # the later ones replace the earlier
-    names = lower(of_synonyms) | lower(of_labels) | _unique(of_synonyms) | _unique(of_labels)
+    names = lower(of_synonyms) | lower(of_labels) | unique(of_synonyms) | unique(of_labels)
     forms = normalized([*of_labels, *of_synonyms]) | normalized(of_labels)
     parents = {row[0]: [p for p in row[3].split("|") if p] for row in rows}
     return Ontology(version, labels, parents, names, forms)
-
-
-def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Names that belong to a single term."""
-    pairs = set(pairs)
-    n = Counter(name for name, _ in pairs)
-    return {name: term for name, term in pairs if name and n[name] == 1}
 
 
 def nested_groups(

@@ -182,6 +182,8 @@ def _draw_cells(
     """The reference of :func:`census`, from an open collection of the same shape."""
     import cellxgene_census
 
+    from sctool._data._sample import at_most
+
     organism = ORGANISMS.get(organism, organism)
     conditions = ["is_primary_data == True", "cell_type_ontology_term_id != 'unknown'"]
     if tissue is not None:
@@ -198,9 +200,7 @@ def _draw_cells(
             "as 'blood') and of what obs_value_filter compares."
         )
     types = cells["cell_type"].astype(str)
-    order = np.random.default_rng(random_state).permutation(len(cells))
-    rank = types.iloc[order].groupby(types.iloc[order]).cumcount()
-    drawn = np.sort(order[rank.to_numpy() < max_cells])
+    drawn = at_most(types.to_numpy(), max_cells, np.random.default_rng(random_state))
     ref = cellxgene_census.get_anndata(
         soma,
         organism,

@@ -131,17 +131,20 @@ class SCDETAblation(SCDET):
 class SCDETSearch(SCDET):
     """The names that scDET gives before training: what its network starts from and has to improve.
 
-    With the same seed they are those that scDET itself starts from.  Only the training cells get
-    them, for a name is no function of a cell's expression.  The novelty score has the order of the
-    search's own probabilities; the scores of the names are not calibrated.
+    With the same seed they are those that scDET itself starts from, unless that searches some of
+    many cells.  Only the training cells get them, for a name is no function of a cell's expression.
+    The novelty score has the order of the search's own probabilities; the scores of the names are
+    not calibrated.
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {"default": SCDETSettings()}
     _proba: np.ndarray | None = None  # of the training cells, once they are named
 
     def _train(self, options: TrainOptions) -> None:
+        # All cells, not some of many as scDET: without its network the others would have no name.
         cells = self._training_cells()
-        cells.arrays["position"] = np.arange(len(cells))
+        position = {"position": np.arange(len(cells))}
+        cells = Cells(cells.x, cells.arrays | position, cells.fill)
         name = cells.arrays["label"].copy()
         query = np.flatnonzero(name < 0)
         found = self._find_novel(cells, name, numpy_generator(), options)

@@ -1,6 +1,6 @@
 """The tables of a folder of results."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.stats import ttest_rel
 
 from sctool_benchmark._figures import plot_rejection
+from sctool_benchmark._markdown import table_lines
 
 SHORT = (
     "seen_accuracy",
@@ -142,7 +143,7 @@ def _per_task(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
         ]
         for (task, method), runs in frame.groupby(["task", "method"], sort=False)
     )
-    yield from _table(["task", "method", "runs", *short], rows)
+    yield from table_lines(["task", "method", "runs", *short], rows)
 
 
 def _per_method(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
@@ -154,7 +155,7 @@ def _per_method(frame: pd.DataFrame, short: tuple[str, ...]) -> Iterator[str]:
         tasks = means[means.index.get_level_values("method") == method]
         count = _count(len(tasks), frame["task"].nunique())
         rows.append([method, count, *(_number(tasks[name].mean(), name) for name in short)])
-    yield from _table(["method", "tasks", *short], rows)
+    yield from table_lines(["method", "tasks", *short], rows)
 
 
 def _curves(frame: pd.DataFrame) -> Iterator[str]:
@@ -170,7 +171,7 @@ def _curves(frame: pd.DataFrame) -> Iterator[str]:
     for method, runs in done.groupby("method", sort=False):
         tasks = runs.groupby("task")[columns].mean()
         rows.append([method, len(tasks), *(_number(tasks[name].mean(), name) for name in columns)])
-    yield from _table(["method", "tasks", *(c.removeprefix(CURVE) for c in columns)], rows)
+    yield from table_lines(["method", "tasks", *(c.removeprefix(CURVE) for c in columns)], rows)
 
 
 def _by_risk(frame: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +206,9 @@ def _safe(frame: pd.DataFrame) -> Iterator[str]:
         error, *others = (_number(some[name].mean(), name) for name in columns)
         title = f"mean of {len(some)} tasks on {_group(tuned)}"
         rows.append([title, method, "", risk, error, excess, *others])
-    yield from _table(["task", "method", "runs", "risk", "error", "excess", *columns[1:]], rows)
+    yield from table_lines(
+        ["task", "method", "runs", "risk", "error", "excess", *columns[1:]], rows
+    )
 
 
 def _rejection(frame: pd.DataFrame) -> Iterator[str]:
@@ -221,7 +224,7 @@ def _rejection(frame: pd.DataFrame) -> Iterator[str]:
         values = (_number(some[name].mean(), name) for name in columns)
         rows.append([_group(tuned), method, len(some), risk, *values])
     titles = ["error", "specificity, partial", "named", "unknown", "specificity, full"]
-    yield from _table(["data", "method", "tasks", "risk", *titles], rows)
+    yield from table_lines(["data", "method", "tasks", "risk", *titles], rows)
 
 
 def _numbers(frame: pd.DataFrame) -> Iterator[str]:
@@ -241,7 +244,7 @@ def _numbers(frame: pd.DataFrame) -> Iterator[str]:
         ("as many as the seen", seen[one]),
     ):
         rows.append([name, len(one), f"{(guess - true[one]).abs().mean():.2f}", "-"])
-    yield from _table(["estimate", "runs", "error", "in interval"], rows)
+    yield from table_lines(["estimate", "runs", "error", "in interval"], rows)
 
 
 def _pairs(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -269,13 +272,7 @@ def _paired(pairs: pd.DataFrame) -> Iterator[str]:
             means = f"{theirs.mean():.3f}", f"{ours.mean() - theirs.mean():+.3f}"
             values = f"{test.statistic:.1f}", f"{test.pvalue:.2g}"
             rows.append([method, base, len(some), *means, *values])
-    yield from _table(["method", "base", "pairs", "base AUPRC", "difference", "t", "p"], rows)
-
-
-def _table(columns: list[str], rows: Iterable[list[Any]]) -> Iterator[str]:
-    """Yield the lines of a table in Markdown."""
-    for row in (columns, ["---"] * len(columns), *rows):
-        yield "| " + " | ".join(map(str, row)) + " |"
+    yield from table_lines(["method", "base", "pairs", "base AUPRC", "difference", "t", "p"], rows)
 
 
 def _count(done: int, total: int) -> str:

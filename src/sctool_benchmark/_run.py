@@ -150,8 +150,18 @@ def _commit(folder: Path) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def provenance(command: str) -> str:
-    """Lines below a table: the command that made it, the commit and the date."""
+def provenance(name: str, arguments: Sequence[str] | None) -> str:
+    """Lines below a table: the command that made it, the commit and the date.
+
+    Parameters
+    ----------
+    name
+        Module of the benchmark that was run, such as "adapt".
+    arguments
+        What its ``main`` was given: None for those of the process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", f"sctool_benchmark.{name}", *words])
     commit = _commit(Path(__file__).parent)
     today = datetime.now(UTC).date().isoformat()
     return f"\nMade by\n\n    {command}\n\n- commit {commit}\n- date {today}\n"

@@ -446,10 +446,19 @@ def read(task: Task, path: str | None) -> ad.AnnData:
 # -- Splits --------------------------------------------------------------------------------------
 
 
-def published_terms() -> dict[str, dict[str, str]]:
-    """Term of the Cell Ontology of each published label, by data set; "split" names a side."""
+@dataclass(frozen=True)
+class Published:
+    """Term of the Cell Ontology of each published label, of one side of a pair or of all cells."""
+
+    terms: dict[str, str]
+    side: str | None
+
+
+def published_terms() -> dict[str, Published]:
+    """Terms of published labels, by data set."""
     path = Path(__file__).parent / "pretrained" / "truth.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {data: Published(terms, terms.pop("split", None)) for data, terms in entries.items()}
 
 
 def split(adata: ad.AnnData, task: Task, seed: int) -> Split:

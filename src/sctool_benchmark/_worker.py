@@ -298,7 +298,7 @@ def _at_risks(parts: Split, model: "AnnotationModel", task: Task) -> dict[str, f
     if model.hierarchy_ is None or model.calibration_ is None:
         return {}
     if task.safe == "ontology":
-        groups = nested_groups(published_terms()[task.data], cell_ontology())
+        groups = nested_groups(published_terms()[task.data].terms, cell_ontology())
         model.hierarchy_ = Hierarchy.from_groups(model.classes_, groups)
     query, seen = parts.query, parts.truth.isin(parts.seen).to_numpy()
     scores: dict[str, float] = {}

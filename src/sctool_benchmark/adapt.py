@@ -6,7 +6,6 @@ and the query.
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import pandas as pd
 from sctool import metrics, tl
 from sctool._train import seeded
 from sctool.model import AutoClassifier, load
+from sctool_benchmark._markdown import frame_as_markdown
 from sctool_benchmark._run import provenance
 from sctool_benchmark._tasks import LABELS, Split, load_suite, locate, read, split
 
@@ -52,38 +52,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    words = shlex.join(argv if argv is not None else sys.argv[1:])
-    made = provenance(f"python -m sctool_benchmark.adapt {words}")
+    made = provenance("adapt", argv)
     pd.DataFrame(rows).to_csv(args.out / "runs.csv", index=False)
     (args.out / "table.md").write_text(as_markdown(pd.DataFrame(rows)) + made, encoding="utf-8")
     print((args.out / "table.md").read_text(encoding="utf-8"))
     return 0
 
 
-def train_alone(reference: ad.AnnData, seed: int, **settings: Any) -> AutoClassifier:
+def train_alone(reference: ad.AnnData, seed: int) -> AutoClassifier:
     """A model of a reference that has seen no query."""
     cells = reference.copy()
     AutoClassifier.setup_anndata(cells, LABELS)
     with seeded(seed):
-        model = AutoClassifier(cells, **settings)
+        model = AutoClassifier(cells)
         model.train(**QUIET)
     return model
 
 
-def compare(parts: Split, seed: int, **settings: Any) -> list[dict[str, Any]]:
-    """Scores of the three answers, with the seconds they took; of a saved model, also its size.
-
-    ``settings`` are those of both models that are trained.
-    """
+def compare(parts: Split, seed: int) -> list[dict[str, Any]]:
+    """Scores of the three answers, with the seconds they took; of a saved model, also its size."""
     with tempfile.TemporaryDirectory() as folder:
-        train_alone(parts.reference, seed, **settings).save(folder, overwrite=True)
+        train_alone(parts.reference, seed).save(folder, overwrite=True)
         sizes = [path.stat().st_size for path in Path(folder).iterdir()]
         model = load(folder)
     rows = []
     for name in ANSWERS:
         query = parts.query.copy()
         ref = parts.reference if name == "retrained" else model
-        kwargs = {"labels_key": LABELS, "model_kwargs": settings} if name == "retrained" else {}
+        kwargs = {"labels_key": LABELS} if name == "retrained" else {}
         start = time.perf_counter()
         tl.annotate(
             query, ref, adapt=name == "adapted", random_state=seed, train_kwargs=QUIET, **kwargs
@@ -109,12 +105,7 @@ def as_markdown(runs: pd.DataFrame) -> str:
     columns = [c for c in (*SCORES, "seconds", "megabytes") if c in runs]
     table = runs.groupby(["task", "answer"], sort=False)[columns].mean().reset_index()
     mean = table.groupby("answer", sort=False)[columns].mean().reset_index()
-    table = pd.concat([table, mean.assign(task="mean")])
-    lines = [["task", "answer", *columns], ["---"] * (len(columns) + 2)]
-    for row in table[lines[0]].to_dict("records"):
-        values = ["" if pd.isna(value) else value for value in row.values()]
-        lines.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in values])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return frame_as_markdown(pd.concat([table, mean.assign(task="mean")]))
 
 
 if __name__ == "__main__":

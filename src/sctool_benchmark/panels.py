@@ -24,6 +24,7 @@ import scipy.sparse as sp
 import sctool
 from sctool import metrics
 from sctool._data._features import marker_genes, normalize
+from sctool_benchmark._markdown import table_lines
 from sctool_benchmark._run import provenance
 
 PAIRS = {
@@ -79,7 +80,7 @@ def judge(query: ad.AnnData, ref: ad.AnnData, method: str, seed: int) -> dict[st
     wrong = np.flatnonzero(names != truth)
     told = [{names[i], truth[i]} in named for i in wrong]
     return {
-        "accuracy": float((names == truth).mean()),
+        "accuracy": metrics.seen_accuracy(truth, names, list(classes)),
         "macro_f1": metrics.macro_f1(truth, names, list(classes)),
         "ece": metrics.ece(truth, names, proba.max(axis=1)),
         "named": float(np.mean(told)) if told and named else np.nan,
@@ -103,22 +104,21 @@ def run(folder: Path, method: str, seeds: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(table: pd.DataFrame, out: Path, words: str) -> None:
-    """The means over seeds as a table, and the curves as a figure."""
+def write(table: pd.DataFrame, out: Path, argv: Sequence[str] | None) -> None:
+    """The means over seeds as a table, below it the command, and the curves as a figure."""
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "panels.csv", index=False)
     scores = ["accuracy", "macro_f1", "ece", "named"]
     means = table.groupby(["pair", "panel", "genes"], sort=False)[scores].mean().reset_index()
-    lines = ["| pair | panel | genes | accuracy | macro-F1 | ECE | errors that the alarm names |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["pair", "panel", "genes", "accuracy", "macro-F1", "ECE"]
+    rows = []
     for row in means.itertuples():
+        values = [f"{value:.3f}" for value in (row.accuracy, row.macro_f1, row.ece)]
         named = "" if np.isnan(row.named) else f"{row.named:.0%}"
-        lines.append(
-            f"| {row.pair} | {row.panel} | {row.genes:,} | {row.accuracy:.3f} | "
-            f"{row.macro_f1:.3f} | {row.ece:.3f} | {named} |"
-        )
-    made = provenance(f"python -m sctool_benchmark.panels {words}")
-    (out / "panels.md").write_text("\n".join(lines) + "\n" + made, encoding="utf-8")
+        rows.append([row.pair, row.panel, f"{row.genes:,}", *values, named])
+    lines = table_lines([*columns, "errors that the alarm names"], rows)
+    text = "\n".join(lines) + "\n" + provenance("panels", argv)
+    (out / "panels.md").write_text(text, encoding="utf-8")
     plot(means, out / "panels.png")
 
 
@@ -152,18 +152,17 @@ def plot(means: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sctool_benchmark.panels", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--method", default="logistic", help="method (default: logistic)")
     parser.add_argument("--seeds", type=int, default=3, help="draws of each panel (default: 3)")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     if "SCTOOL_DATA_DIR" not in os.environ:
         parser.error("set SCTOOL_DATA_DIR to the folder that holds the data files")
     table = run(Path(os.environ["SCTOOL_DATA_DIR"]), args.method, args.seeds)
-    words = f"--method {args.method} --seeds {args.seeds} -o results/{args.output.name}"
-    write(table, args.output, words)
+    write(table, args.output, argv)
     return 0
 
 

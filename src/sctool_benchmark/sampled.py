@@ -18,10 +18,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.metrics import f1_score
 
+from sctool import metrics
+from sctool._data import _sample
+from sctool_benchmark._larger import larger
+from sctool_benchmark._markdown import table_lines
 from sctool_benchmark._run import provenance
-from sctool_benchmark.scale import BLOCK, mixed, neighbours
 
 SHARES = (0.5, 0.25, 0.1)
 SIZE = 40_000
@@ -40,11 +42,9 @@ def enlarged(folder: Path, name: str, size: int = SIZE) -> tuple[ad.AnnData, ad.
     cells = ad.read_h5ad(folder / f"{name}.h5ad")
     query, ref = (cells[cells.obs["split"] == side].copy() for side in ("query", "reference"))
     labels = ref.obs["cell_type"].astype(str).to_numpy()
-    x, rng = sp.csr_matrix(ref.X, dtype=np.float64), np.random.default_rng(0)
-    near, drawn = neighbours(x, labels), rng.integers(len(labels), size=size)
-    blocks = [mixed(x, near, drawn[i : i + BLOCK], rng) for i in range(0, size, BLOCK)]
+    x, drawn = larger(sp.csr_matrix(ref.X, dtype=np.float64), labels, size, seed=0)
     obs = pd.DataFrame({"cell_type": pd.Categorical(labels[drawn])}, np.arange(size).astype(str))
-    return query, ad.AnnData(sp.vstack(blocks, format="csr"), obs, ref.var[[]])
+    return query, ad.AnnData(x, obs, ref.var[[]])
 
 
 def scores(query: ad.AnnData, ref: ad.AnnData, method: str) -> tuple[float, float]:
@@ -53,24 +53,18 @@ def scores(query: ad.AnnData, ref: ad.AnnData, method: str) -> tuple[float, floa
 
     found = tl.annotate(query, ref, method=method, novel=0, copy=True).obs
     true, named = (found[key].astype(str).to_numpy() for key in ("cell_type", "sctool"))
-    known = np.isin(true, ref.obs["cell_type"].astype(str).unique())
-    types = np.unique(true[known])
-    f1 = f1_score(true[known], named[known], average="macro", labels=types)
-    return float((true == named)[known].mean()), float(f1)
+    known = set(ref.obs["cell_type"].astype(str))
+    return metrics.seen_accuracy(true, named, known), metrics.macro_f1(true, named, known)
 
 
-def rows(name: str, query: ad.AnnData, ref: ad.AnnData, method: str) -> Iterator[str]:
-    """Lines of the table, the first of which is of the whole reference."""
-    from sctool._data import _sample
-
-    usual = _sample.MOST
+def rows(name: str, query: ad.AnnData, ref: ad.AnnData, method: str) -> Iterator[list[str]]:
+    """Rows of the table, the first of which is of the whole reference."""
+    codes = ref.obs["cell_type"].astype("category").cat.codes.to_numpy()
     for share in (1.0, *SHARES):
-        try:
-            _sample.MOST = int(share * ref.n_obs)
-            accuracy, f1 = scores(query, ref, method)
-        finally:
-            most, _sample.MOST = _sample.MOST, usual
-        yield f"| {name} | {method} | {most:,} | {accuracy:.4f} | {f1:.4f} |"
+        chosen = _sample.sample(codes, int(share * ref.n_obs))
+        part = ref if chosen is None else ref[chosen].copy()
+        accuracy, f1 = scores(query, part, method)
+        yield [name, method, f"{part.n_obs:,}", f"{accuracy:.4f}", f"{f1:.4f}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,18 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "zheng -> pbmc3k, enlarged": lambda: enlarged(folder, "pbmc_zhengfacs_to_pbmc3k"),
         "pbmc3k -> kang, enlarged": lambda: enlarged(folder, "pbmc_pbmc3k_to_kangctrl"),
     }
-    lines = [
-        "| reference | method | cap | cells | accuracy | macro-F1 |",
-        "|---|---|---|---|---|---|",
-    ]
+    table = []
     for name, made in tasks.items():
         for method in args.methods.split(","):
-            for line in rows(name, *made(), method):
-                print(line, file=sys.stderr, flush=True)
-                lines.append(line)
+            for row in rows(name, *made(), method):
+                print(*row, sep="\t", file=sys.stderr, flush=True)
+                table.append(row)
     args.out.mkdir(parents=True, exist_ok=True)
-    words = "python -m sctool_benchmark.sampled -o results/sampled --methods " + args.methods
-    text = "\n".join(lines) + "\n" + provenance(words)
+    lines = table_lines(["reference", "method", "cells", "accuracy", "macro-F1"], table)
+    text = "\n".join(lines) + "\n" + provenance("sampled", argv)
     (args.out / "table.md").write_text(text, encoding="utf-8")
     return 0
 

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sctool_benchmark._larger import BLOCK, mixed, neighbours
+from sctool_benchmark._markdown import table_lines
 from sctool_benchmark._run import provenance
 
 SECONDS, GIGABYTES = 1800, 16
@@ -184,16 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             row |= limited([*own, str(path), str(model), str(result)], result)
             print(row, file=sys.stderr)
             rows.append(row)
-            table(rows, args.out / "table.md", shlex.join(argv or sys.argv[1:]))
+            table(rows, args.out / "table.md", argv)
     return 0
 
 
-def table(rows: list[dict[str, Any]], path: Path, words: str) -> None:
-    """Write what was measured as a table in Markdown, and the arguments of the command."""
-    lines = [
-        "| cells | method | seconds | reading alone | CPU seconds | GB | accuracy |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(rows: list[dict[str, Any]], path: Path, argv: Sequence[str] | None) -> None:
+    """Write what was measured as a table in Markdown, and the command."""
+    columns = ["cells", "method", "seconds", "reading alone", "CPU seconds", "GB", "accuracy"]
+    lines = []
     for row in rows:
         told = [f"{row['cells']:,}", f"`{row['method']}`"]
         if "ended" in row:
@@ -207,9 +205,9 @@ def table(rows: list[dict[str, Any]], path: Path, words: str) -> None:
                 f"{row['peak_rss_gb']:.2f}",
             ]
             told += [f"{row['accuracy']:.3f}"]
-        lines.append(f"| {' | '.join(told)} |")
-    made = provenance(f"python -m sctool_benchmark.scale {words}")
-    path.write_text("\n".join(lines) + "\n" + made, encoding="utf-8")
+        lines.append(told)
+    text = "\n".join(table_lines(columns, lines)) + "\n" + provenance("scale", argv)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

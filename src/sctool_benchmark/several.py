@@ -6,7 +6,6 @@ in ``runs.csv``, so that a call that was interrupted goes on.
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sctool import metrics, tl
+from sctool_benchmark._markdown import frame_as_markdown
 from sctool_benchmark._run import provenance
 from sctool_benchmark._tasks import Task, known_data, locate, read
 
@@ -281,8 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 done.to_csv(runs, index=False)
     if not len(done):
         return 2
-    words = shlex.join(argv if argv is not None else sys.argv[1:])
-    made = provenance(f"python -m sctool_benchmark.several {words}")
+    made = provenance("several", argv)
     (args.out / "table.md").write_text(as_markdown(done) + made, encoding="utf-8")
     print((args.out / "table.md").read_text(encoding="utf-8"))
     return 0
@@ -292,7 +291,7 @@ def as_markdown(runs: pd.DataFrame) -> str:
     """All runs, and the loss or gain over the best single reference, in Markdown."""
     measured = ["seen_accuracy", "macro_f1", "ece", "false_novel", "novel_recall", "novel_auroc"]
     columns = ["case", "tuned", "method", "how", *measured, "disagree", "error_there", "seconds"]
-    text = _rows(runs.reindex(columns=columns))
+    text = frame_as_markdown(runs.reindex(columns=columns))
     gains = []
     for (name, method), own in runs.groupby(["case", "method"], sort=False):
         by = own.set_index("how")["seen_accuracy"]
@@ -307,15 +306,8 @@ def as_markdown(runs: pd.DataFrame) -> str:
     means = table.groupby(["tuned", "method"], sort=False)[["best single", "several", "gain"]]
     mean = means.mean().reset_index().assign(case="**mean**")
     both = pd.concat([table, mean]).reindex(columns=table.columns)
-    return f"{text}\nAccuracy of known cells beside the best single reference:\n\n{_rows(both)}"
-
-
-def _rows(table: pd.DataFrame) -> str:
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    for row in table.to_dict("records"):
-        values = ["" if pd.isna(value) else value for value in row.values()]
-        lines.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in values])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    title = "Accuracy of known cells beside the best single reference:"
+    return f"{text}\n{title}\n\n{frame_as_markdown(both)}"
 
 
 if __name__ == "__main__":

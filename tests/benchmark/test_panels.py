@@ -28,7 +28,7 @@ def test_the_table_has_means_over_seeds_and_the_figure_all_genes(tmp_path):
     rows += [("a", "all", 2000, 0.8)]
     table = pd.DataFrame(rows, columns=["pair", "panel", "genes", "accuracy"])
     table = table.assign(macro_f1=0.5, ece=0.1, named=[0.2, 0.4, np.nan, np.nan])
-    write(table, tmp_path, "--seeds 2 -o results/panels")
+    write(table, tmp_path, ["--seeds", "2", "-o", "results/panels"])
     text = (tmp_path / "panels.md").read_text()
     assert text.splitlines()[2:5] == [
         "| a | random | 100 | 0.500 | 0.500 | 0.100 | 30% |",

@@ -25,9 +25,10 @@ def cells() -> tuple[ad.AnnData, np.ndarray]:
 
 
 def test_every_label_has_a_term():
-    terms = {term for labels in TRUTHS.values() for key, term in labels.items() if key != "split"}
+    terms = {term for truth in TRUTHS.values() for term in truth.terms.values()}
     assert terms <= set(cell_ontology().labels)
     assert set(TRUTHS) <= set(known_data())
+    assert {truth.side for truth in TRUTHS.values()} == {None, "reference"}
 
 
 def test_cells_are_judged_by_the_ontology(cells):
@@ -51,10 +52,19 @@ def test_cells_are_judged_by_the_ontology(cells):
 def test_what_the_model_refuses_is_said_and_measured(cells):
     adata, _ = cells
     adata.obs["cell_type"] = "x"
-    labels = {"x": "CL:0000000"}  # any type is a kind of cell
+    labels = {"x": "CL:0000542"}  # "lymphocyte": which B, NK and T cells are
     row, table = judge(adata[:, :50].copy(), "cell_type", labels, str(FIXTURES / "lr.pkl"), {})
     assert row["refused"] == "Only 50 genes"
     assert (row["right"], table["n_cells"].sum()) == (1, 60)
+
+
+def test_a_temperature_is_of_the_model_human_alone(tmp_path, capsys):
+    path = FIXTURES / "lr.pkl"
+    with pytest.raises(SystemExit):
+        main(["--model", str(path), "--temperature", "2", "-o", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert f"--temperature 2 is of the model 'human' alone, but {str(path)!r} is a" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_temperature_changes_scores_and_no_type():
@@ -64,12 +74,24 @@ def test_a_temperature_changes_scores_and_no_type():
         genes = pd.DataFrame(index=file["genes"])
         adata = ad.AnnData(file["counts"].astype(np.float32), var=genes)
     adata.obs["cell_type"] = "x"
-    labels = {"x": "CL:0000000"}
-    one, half = (judge(adata, "cell_type", labels, "human", {}, t)[0] for t in (1.0, 0.5))
-    assert one["right"] == half["right"] == 1
-    assert half["score"] > one["score"]
+
+    def judged(term: str) -> tuple[dict, dict]:
+        """Rows at two temperatures, of which all else is the same."""
+        (one, types), (half, same) = (
+            judge(adata, "cell_type", {"x": term}, "human", {}, t) for t in (1.0, 0.5)
+        )
+        pd.testing.assert_frame_equal(types, same)
+        assert one["right"] == half["right"]
+        assert half["score"] > one["score"]
+        assert half["model"] == "human, temperature 0.5"
+        return one, half
+
+    one, half = judged("CL:0000786")  # plasma cells: the model is surer of what is mostly wrong
+    assert 0.1 < one["right"] < 0.5
+    assert half["log likelihood"] < one["log likelihood"]
+    one, half = judged("CL:0000000")  # cells: any name is right
+    assert one["right"] == 1
     assert half["log likelihood"] > one["log likelihood"]
-    assert half["model"] == "human, temperature 0.5"
 
 
 def test_the_command_skips_data_that_are_not_there(tmp_path, monkeypatch, capsys):

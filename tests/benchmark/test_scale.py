@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 from synthetic import simulate, simulate_sides
 
-from sctool._data import _sample
+from sctool import tl
 from sctool_benchmark import sampled, scale
 
 
@@ -69,20 +69,60 @@ def test_the_table(tmp_path):
         },
         {"cells": 1000, "method": "b", "ended": "at 16 GB"},
     ]
-    scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md", "-o results")
+    scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md", ["-o", "results"])
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
     assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |  |"
+    assert "    python -m sctool_benchmark.scale -o results" in lines
 
 
-def test_parts_of_a_reference_beside_the_whole():
-    query, ref = simulate_sides()
+@pytest.fixture
+def pair() -> tuple[ad.AnnData, ad.AnnData]:
+    query, ref = simulate_sides(n_query=160)
     query.obs["cell_type"] = query.obs["truth"]
-    usual = _sample.MOST
-    lines = [line.split("|") for line in sampled.rows("x", query, ref, "logistic")]
-    assert [int(line[3]) for line in lines] == [
-        ref.n_obs,
-        *(int(s * ref.n_obs) for s in (0.5, 0.25, 0.1)),
-    ]
-    assert all(float(line[4]) > 0.9 for line in lines[:2])
-    assert usual == _sample.MOST
+    return query, ref
+
+
+def test_parts_of_a_reference_beside_the_whole(pair, monkeypatch):
+    used = []
+
+    def half_right(query, ref, *, method, novel, copy):
+        assert (method, novel, copy) == ("logistic", 0, True)
+        used.append((query.n_obs, ref.n_obs))
+        found = query.copy()
+        found.obs["sctool"] = np.where(query.obs["truth"] == "B", "DC", query.obs["truth"])
+        return found
+
+    monkeypatch.setattr(tl, "annotate", half_right)
+    rows = list(sampled.rows("x", *pair, "logistic"))
+    # the query is whole where the reference is not
+    assert used == [(160, 120), (160, 60), (160, 28), (160, 12)]  # 7 of each type, not 7.5
+    assert [row[2] for row in rows] == ["120", "60", "28", "12"]
+    # of four types one has no cell right, and another two thirds of F1
+    assert rows[0] == ["x", "logistic", "120", "0.7500", "0.6667"]
+
+
+def test_the_table_of_parts_has_a_value_for_each_column(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampled, "parts_of_kang", lambda folder, draw: pair)
+    monkeypatch.setattr(sampled, "enlarged", lambda folder, name: pair)
+    words = ["-o", str(tmp_path)]
+    assert sampled.main(words) == 0
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| reference | method | cells | accuracy | macro-F1 |"
+    assert {line.count("|") for line in lines[:18]} == {6}
+    assert lines[18] == ""
+    assert float(lines[2].split("|")[4]) > 0.9
+    assert f"    python -m sctool_benchmark.sampled -o {tmp_path}" in lines
+
+
+def test_an_enlarged_reference_has_the_types_and_genes_of_its_own(tmp_path):
+    cells = simulate(80)
+    cells.obs["split"] = np.where(np.arange(80) < 20, "query", "reference")
+    cells.write_h5ad(tmp_path / "x.h5ad")
+    query, ref = sampled.enlarged(tmp_path, "x", 300)
+    assert query.obs_names.tolist() == cells.obs_names[:20].tolist()
+    assert ref.shape == (300, cells.n_vars)
+    for name, own in ref.obs.groupby("cell_type", observed=True):
+        of_type = cells[20:][(cells.obs["cell_type"][20:] == name).to_numpy()]
+        means = [np.asarray(x.mean(axis=0)).ravel() for x in (of_type.X, ref[own.index].X)]
+        assert np.corrcoef(*means)[0, 1] > 0.95

@@ -1,10 +1,13 @@
 """Several references beside each alone and their cells joined."""
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic import simulate
 
 from sctool_benchmark import several
+from sctool_benchmark._tasks import known_data
 from sctool_benchmark.several import Case, as_markdown, cases, main
 
 
@@ -47,6 +50,42 @@ def test_types_can_be_scored_as_one():
     assert several.score(same, result)["seen_accuracy"] == 1
 
 
-def test_cases_are_of_known_data(monkeypatch):
-    monkeypatch.setattr(several, "_data", lambda name: pytest.skip("read"))
-    assert {"pbmc3k_and_zheng", "both_lack_nk", "mouse_and_human"} <= set(cases())
+def blood_like(name: str) -> ad.AnnData:
+    """Cells of the types, donors and sides that the cases ask for, without expression."""
+    types = [*several.SORTED] if name == "zheng" else ["B", "NK", "T_CD4", "T_CD8", "Mono_CD14"]
+    types = [*several.KANG] if name == "kang" else types
+    donors = [*several.LEFT_OUT, *np.ravel(several.DONORS)]
+    obs = pd.MultiIndex.from_product(
+        [types, donors, ["reference", "query"]], names=["cell_type", "batch", "split"]
+    ).to_frame(index=False)
+    return ad.AnnData(np.zeros((len(obs), 1), np.float32), obs.set_index(obs.index.astype(str)))
+
+
+def types_of(adata: ad.AnnData) -> set[str]:
+    return set(adata.obs["cell_type"].astype(str))
+
+
+def test_cases_are_made_of_known_data(monkeypatch):
+    read: dict[str, set[str]] = {}
+    found = {}
+    for name, make in cases().items():
+        used = read[name] = set()
+        monkeypatch.setattr(
+            several, "_data", lambda data, to=used: to.add(data) or blood_like(data)
+        )
+        found[name] = make()
+    assert set.union(*read.values()) <= set(known_data())
+    for name, case in found.items():
+        assert case.name == name
+        assert case.tuned == all(known_data()[data].get("tuned", False) for data in read[name])
+    donors = found["kang_donor_101"]
+    assert set(donors.query.obs["batch"]) == {"101"}
+    assert [set(r.obs["batch"]) for r in donors.references.values()] == [
+        set(group) for group in several.DONORS
+    ]
+    lacking = found["both_lack_nk"]
+    assert "NK" in types_of(lacking.query)
+    assert "NK" not in set.union(*map(types_of, lacking.references.values()))
+    own = found["mouse_and_human"]
+    assert len(own.query) + len(own.references["own"]) == len(blood_like("")) // 2
+    assert not set(own.query.obs_names) & set(own.references["own"].obs_names)

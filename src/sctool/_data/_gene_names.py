@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from sctool._ontology import read_table
+from sctool._tables import read_table, unique
 
 HUMAN, MOUSE = "human", "mouse"
 #: Names are those of a species if at least this many and this share of them are, and this many
@@ -131,12 +131,12 @@ def rename_as(ref: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, list[str]
         return query, []
     across = ref_species != query_species
 
-    ref_of = _unique((genes.current(name, ref_species), name) for name in ref_names)
+    ref_of = unique((genes.current(name, ref_species), name) for name in ref_names)
     current = {name: genes.current(name, query_species) for name in query_names}
     if across:
         to_ref = genes.orthologue[query_species]
         current = {name: to_ref.get(symbol, "") for name, symbol in current.items()}
-    query_of = _unique((symbol, name) for name, symbol in current.items())
+    query_of = unique((symbol, name) for name, symbol in current.items())
     renamed = {query_of[symbol]: ref_of[symbol] for symbol in query_of.keys() & ref_of.keys()}
     if across:
         new = [renamed.get(name, "") for name in query]
@@ -159,11 +159,3 @@ def rename_as(ref: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, list[str]
         f"({genes.version})"
     )
     return np.array([renamed.get(name, name) for name in query], dtype=object), [note]
-
-
-def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Names by symbol; symbols of several names, or of none, are left out."""
-    found: dict[str, str] = {}
-    for symbol, name in pairs:
-        found[symbol] = "" if symbol in found else name
-    return {symbol: name for symbol, name in found.items() if symbol and name}

@@ -1,8 +1,9 @@
-"""Which cells of a large reference are used: all of rare types, some of common ones."""
+"""Which of many cells are used: all of rare types, some of common ones."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 #: Largest number of a reference's cells that are held in memory, with those of no type; and number
 #: of cells of a type that are held at least, if it has so many and there are not too many types.
@@ -74,3 +75,33 @@ def note(codes: np.ndarray, chosen: np.ndarray) -> str:
         f"ref: {chosen.sum()} of {len(codes)} cells were used, as no more are held in memory: "
         f"{rare}{share:.2g} of the cells of the most common type, evenly spaced"
     )
+
+
+def at_most(types: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw up to ``n`` cells of each type; positions in ascending order.
+
+    Parameters
+    ----------
+    types
+        Type of each cell, names or codes, (n_cells,).
+    """
+    order, rank = _drawn(types, rng)
+    return np.sort(order[rank < n])
+
+
+def with_rare(types: np.ndarray, n: int, n_rare: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw up to ``n`` cells, among them ``n_rare`` of each type or all it has, if ``n`` allows.
+
+    Returns
+    -------
+    Positions in random order.
+    """
+    order, rank = _drawn(types, rng)
+    first = np.argsort(rank >= n_rare, kind="stable")[:n]
+    return order[np.sort(first)]
+
+
+def _drawn(types: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the cells in random order, and of how many of its type each comes after."""
+    order = rng.permutation(len(types))
+    return order, pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()

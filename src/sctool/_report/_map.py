@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from sctool._data._sample import with_rare
 from sctool._report import _words
 
 #: At most so many cells are drawn, and of each type so many even if it is rare.
@@ -91,10 +92,7 @@ def sample(types: np.ndarray, n: int = N_DRAWN, n_rare: int = N_RARE) -> np.ndar
 
     The order matters as well: no type is drawn over the others.
     """
-    order = np.random.default_rng(0).permutation(len(types))
-    rank = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
-    chosen = np.argsort(rank >= n_rare, kind="stable")[:n]
-    return order[np.sort(chosen)]
+    return with_rare(types, n, n_rare, np.random.default_rng(0))
 
 
 def _find_basis(adata: AnnData, basis: str | None) -> str | None:

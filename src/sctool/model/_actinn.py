@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sctool._ontology import read_table
+from sctool._tables import read_table
 from sctool.model._base import Settings
 from sctool.model._pretrained import PretrainedModel
 

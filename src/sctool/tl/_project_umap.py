@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from sctool import _slots
+from sctool._data._sample import with_rare
 from sctool._umap import ReferenceMap
 from sctool.model import AnnotationModel, load
 from sctool.model._saving import versions
@@ -160,8 +160,6 @@ def _fit(ref: AnnData, model: AnnotationModel, layer: str | None, seed: int) -> 
         )
     if len(cells) > N_CELLS:
         types = prediction.proba[cells].argmax(axis=1)
-        order = np.random.default_rng(seed).permutation(len(cells))
-        rank = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
-        first = np.argsort(rank >= N_RARE, kind="stable")[:N_CELLS]
-        cells = np.sort(cells[order[first]])
+        some = with_rare(types, N_CELLS, N_RARE, np.random.default_rng(seed))
+        cells = cells[np.sort(some)]
     return ReferenceMap.fit(prediction.latent[cells], seed)

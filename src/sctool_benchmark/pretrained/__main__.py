@@ -5,7 +5,6 @@ with those of the published labels. Nothing is trained, and no label is read bef
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,9 @@ import pandas as pd
 
 from sctool import metrics, tl
 from sctool._ontology import cell_ontology, compare, map_names
-from sctool.model import load
+from sctool.model import AnnotationModel, load
+from sctool.model._actinn import HierarchicalACTINN
+from sctool_benchmark._markdown import frame_as_markdown
 from sctool_benchmark._run import provenance
 from sctool_benchmark._tasks import Task, known_data, locate, published_terms, read
 
@@ -44,32 +45,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     top.add_argument("-o", "--out", type=Path, metavar="DIR", required=True)
     args = top.parse_args(argv)
+    models = list(product(args.model or ["human"], args.temperature or [None]))
+    if args.temperature:  # said before anything is measured
+        try:
+            for model, temperature in models:
+                load_at(model, temperature)
+        except ValueError as error:
+            top.error(str(error))
     truths = published_terms()
-    known = {label: term for labels in truths.values() for label, term in labels.items()}
-    known.pop("split")
+    known = {name: term for truth in truths.values() for name, term in truth.terms.items()}
     rows, by_type = [], []
-    for name, labels in truths.items():
+    for name, truth in truths.items():
         task = Task(name=name, kind="pair", data=name, file=known_data()[name]["file"])
         try:
             adata = read(task, locate(task))
         except FileNotFoundError as error:
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        if (side := labels.pop("split", None)) is not None:
-            adata = adata[adata.obs["split"] == side].copy()
-        for model, temperature in product(args.model or ["human"], args.temperature or [None]):
-            row, table = judge(adata, task.labels_key, labels, model, known, temperature)
+        if truth.side is not None:
+            adata = adata[adata.obs["split"] == truth.side].copy()
+        for model, temperature in models:
+            row, table = judge(adata, task.labels_key, truth.terms, model, known, temperature)
             rows.append({"data": name, "tuned": known_data()[name].get("tuned", False), **row})
             by_type.append(table.assign(data=name, model=row["model"]))
     if not rows:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    words = shlex.join(argv if argv is not None else sys.argv[1:])
-    made = provenance(f"python -m sctool_benchmark.pretrained {words}")
+    made = provenance("pretrained", argv)
     (args.out / "table.md").write_text(as_markdown(pd.DataFrame(rows)) + made, encoding="utf-8")
     pd.concat(by_type).to_csv(args.out / "by_type.csv", index=False)
     print((args.out / "table.md").read_text(encoding="utf-8"))
     return 0
+
+
+def load_at(source: str, temperature: float | None) -> AnnotationModel:
+    """A model whose networks' logits are divided by a temperature; None is its own.
+
+    Raises
+    ------
+    ValueError
+        The model is no hierarchy of networks as "human" is, which alone has such a temperature.
+    """
+    model = load(source)
+    if temperature is None:
+        return model
+    if not isinstance(model, HierarchicalACTINN):
+        raise ValueError(
+            f"--temperature {temperature:g} is of the model 'human' alone, but {source!r} is a "
+            f"{type(model).__name__}: leave it out, or give that model a call of its own."
+        )
+    model.module.temperature = temperature
+    return model
 
 
 def judge(
@@ -96,9 +122,7 @@ def judge(
     One row of the table; and the number of cells by label, assigned type and verdict.
     """
     query = ad.AnnData(adata.X, var=adata.var)
-    model = load(source)
-    if temperature is not None:
-        model.module.temperature = temperature
+    model = load_at(source, temperature)
     name = Path(source).stem + ("" if temperature is None else f", temperature {temperature}")
     row: dict[str, Any] = {"model": name, "n_cells": query.n_obs}
     start = time.perf_counter()
@@ -110,7 +134,7 @@ def judge(
         start = time.perf_counter()
         tl.annotate(query, model)
     seconds = time.perf_counter() - start
-    terms = dict(model.terms_)
+    terms: dict[str, str | None] = dict(model.terms_)
     names = [name for name in model.names_ if name not in terms]
     terms |= map_names(names, {name: known[name] for name in names if name in known})
     found = query.obs["sctool"].astype(object)
@@ -139,11 +163,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     """The table, in Markdown; shares and ECE with three digits."""
     columns = ["data", "tuned", "model", "n_cells", *VERDICTS, "ece", "log likelihood"]
     columns += ["score", "ambiguous", "seconds", "refused"]
-    lines = [columns, ["---"] * len(columns)]
-    for row in table.reindex(columns=columns).to_dict("records"):
-        values = ["" if pd.isna(value) else value for value in row.values()]
-        lines.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in values])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return frame_as_markdown(table.reindex(columns=columns))
 
 
 if __name__ == "__main__":
