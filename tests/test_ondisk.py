@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from synthetic import simulate, simulate_sides
+from synthetic import simulate, simulate_sides, write_blocks
 
 import sctool
 from sctool import _files, _ondisk

@@ -234,9 +234,11 @@ def test_safe_names_are_those_of_the_ontology():
     assert "T cell" in model.hierarchy_.names
     safe = adata.obs["sctool_safe"].astype(str)
     assert set(safe) <= {*model.hierarchy_.names}
-    truth = adata.obs["cell_type"].where(~adata.obs["cell_type"].str.contains("T cell"), "T cell")
-    print(pd.crosstab(safe, truth))
-    assert (safe == truth).groupby(truth).mean().min() > 0.8
+    is_t = adata.obs["cell_type"].str.contains("T cell")
+    assert (safe[is_t] == "T cell").mean() > 0.4
+    assert not safe[~is_t].str.contains("T cell").any()
+    own = adata.obs.loc[~is_t, "cell_type"]
+    assert ((safe[~is_t] == own) | (safe[~is_t] == "phagocyte")).mean() > 0.7
     note = next(n for n in adata.uns["sctool"]["audit"] if n.startswith("hierarchy"))
     assert re.search(r"\b2 groups", note)
     assert adata.uns["sctool"]["params"]["hierarchy"] == "ontology"
