@@ -224,6 +224,9 @@ def test_labels_of_real_cells_are_the_packages_own(human, name):
     adata = ad.read_h5ad(Path(folder) / f"{name}.h5ad")
     with np.load(FIXTURES / f"{name}.npz") as file:
         own = file["classes"][file["codes"]]
+    # the package knows genes by one name alone, ours by their earlier names too
+    known = set(human.features_.selected)
+    adata.var_names = [g if g in known else f"other_{i}" for i, g in enumerate(adata.var_names)]
     assert (human.predict(adata) == own).all()
 
 
