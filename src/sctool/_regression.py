@@ -15,6 +15,11 @@ from torch import nn
 #: Grids for the choice of ``C``: for genes, and for the few dimensions of a component.
 GENES_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 COMPONENT_GRID = (0.1, 1.0, 10.0, 100.0)
+#: The default ``C`` is this over the number of cells, so that the penalty weighs the same beside
+#: the mean loss however many there are. A penalty that is fixed beside the sum of the losses
+#: vanishes with many cells, and the regression learns what is particular to their experiment. The
+#: default minimum weight of a type, as in :func:`type_weights`, keeps rare types from being lost.
+C_TIMES_CELLS, MIN_TYPE_WEIGHT = 100.0, 0.5
 #: Inputs of up to this many values (1 GiB) are made dense, which is faster with many types; up to
 #: the second number a single thread is used, because several would mostly wait.
 DENSE_VALUES, SERIAL_VALUES = 2**28, 2**26
@@ -38,14 +43,17 @@ def type_weights(n: np.ndarray, min_type_weight: float) -> np.ndarray:
 def regress(
     x: sp.csr_matrix | np.ndarray,
     y: np.ndarray,
-    C: float,
+    C: float | None,
     max_iter: int,
     min_type_weight: float = 0.0,
 ) -> tuple[LogisticRegression, list[str]]:
     """Fit a logistic regression of type codes ``y`` on ``x``, weighted by :func:`type_weights`.
 
-    Returns the regression, and an audit note if it did not converge.
+    If ``C`` is None it is ``C_TIMES_CELLS`` over the number of cells. Returns the regression, and
+    an audit note if it did not converge.
     """
+    if C is None:
+        C = C_TIMES_CELLS / len(y)
     codes, n = np.unique(y, return_counts=True)
     weight = dict(zip(codes, type_weights(n, min_type_weight), strict=True))
     x = _dense(x)

@@ -97,6 +97,8 @@ class ContrastiveSettings(LogisticSettings, NetworkSettings):
     component_lr: float = 1e-3
     weight_decay: float = 0.0
     min_epochs: int = 5
+    C: float | str | None = 1.0
+    min_type_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -327,7 +329,7 @@ class ContrastiveClassifier(MarkerGenesModel):
 
         # The base
         base = self.module = ContrastiveModule(cells.x.shape[1], len(self.classes_), s, None)
-        C = 1.0 if s.C == "auto" else float(s.C)  # replaced if the base chooses one
+        C: float | None = 1.0 if isinstance(s.C, str) else s.C  # "auto" is replaced below
         linear: Any = None  # weights and biases of a regression on the component's inputs
         if self._pretrained is not None:
             if backbone.is_network:

@@ -15,7 +15,14 @@ from sctool._batches import stratified_holdout
 from sctool._data import Features, TrainingData
 from sctool._data._features import marker_genes
 from sctool._docs import docs
-from sctool._regression import GENES_GRID, choose_C, cross_entropy, regress, set_linear
+from sctool._regression import (
+    GENES_GRID,
+    MIN_TYPE_WEIGHT,
+    choose_C,
+    cross_entropy,
+    regress,
+    set_linear,
+)
 from sctool._train import TrainOptions
 from sctool.model._base import AnnotationModel, Settings
 
@@ -31,8 +38,9 @@ class LogisticSettings(Settings):
         of the labelled cells; where cells are held out, they are chosen again without these. None
         keeps all.
     C
-        Inverse strength of the L2 penalty, as in scikit-learn. "auto" chooses the value with the
-        lowest cross entropy on held-out cells from a grid.
+        Inverse strength of the L2 penalty, as in scikit-learn. None is 100 over the number of
+        labelled cells; "auto" chooses the value with the lowest cross entropy on held-out cells
+        from a grid.
     min_type_weight
         Minimum total weight of a type, relative to the type of median size: 0 weights all cells
         equally, infinity all types.
@@ -43,8 +51,8 @@ class LogisticSettings(Settings):
     """
 
     n_marker_genes: int | None = None
-    C: float | str = 1.0
-    min_type_weight: float = 0.0
+    C: float | str | None = None
+    min_type_weight: float = MIN_TYPE_WEIGHT
     validation: float = 0.1
     max_iter: int = 500
 
@@ -56,8 +64,8 @@ class LogisticSettings(Settings):
         if not isinstance(least, Real) or not least >= 0:
             raise ValueError(f"min_type_weight={least!r} must be a number, 0 or more.")
         C = self.C
-        if C != "auto" and not (isinstance(C, Real) and C > 0):
-            raise ValueError(f"C={C!r} must be a number above 0, or 'auto'.")
+        if C not in (None, "auto") and not (isinstance(C, Real) and C > 0):
+            raise ValueError(f"C={C!r} must be a number above 0, None or 'auto'.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class LinearModule(nn.Module):
 
 
 def pick_C(
-    C: float | str,
+    C: float | str | None,
     x: sp.csr_matrix | np.ndarray,
     y: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
@@ -106,7 +114,7 @@ def pick_C(
     min_type_weight: float,
     max_iter: int,
     grid: tuple[float, ...] = GENES_GRID,
-) -> tuple[float, list[str]]:
+) -> tuple[float | None, list[str]]:
     """Return ``C``, or if it is "auto" the best of ``grid`` on held-out cells; and audit notes.
 
     Parameters
@@ -118,8 +126,8 @@ def pick_C(
     candidates
         Replace ``x`` by the marker genes that the training cells choose of these.
     """
-    if C != "auto":
-        return float(C), []
+    if C is None or isinstance(C, Real):
+        return C, []
     train, held_out = split
     if candidates is not None:
         x = candidates.inputs(train)
@@ -132,7 +140,7 @@ def fit_head(
     x: sp.csr_matrix | np.ndarray,
     y: np.ndarray,
     *,
-    C: float,
+    C: float | None,
     max_iter: int,
     min_type_weight: float = 0.0,
 ) -> tuple[pd.DataFrame, list[str]]:
