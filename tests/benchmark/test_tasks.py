@@ -268,6 +268,7 @@ def test_shipped_suites_parse() -> None:
     clusters |= {"clustering_cost": 3}
     settings = {"simple": 6, "scarce": 6, "unbalanced": 6, "rare": 6, "rare_more": 18}
     settings |= {"scarce_ceiling": 6, "donors": 1}
+    settings |= {"penalty": 24}
     settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1, "planted": 21}
     settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
     settings |= {"adapt": 5, "back_off": 2, "size": 4}
