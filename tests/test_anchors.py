@@ -4,6 +4,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
@@ -231,6 +232,7 @@ def test_a_second_batch_is_found_and_novel_types_are_none():
     assert shifted().groups.second_batch(reference().profiles) is None
 
 
+@pytest.mark.slow
 def test_a_second_batch_is_judged_separately_and_is_not_novel(monkeypatch):
     q, ref = two_batches(), reference()
     second = np.arange(len(q.types)) >= 240
@@ -240,6 +242,7 @@ def test_a_second_batch_is_judged_separately_and_is_not_novel(monkeypatch):
     assert (found.names >= NOVEL).mean() < 0.05
 
 
+@pytest.mark.slow
 def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     q, ref = two_batches(), reference()
     batches = np.repeat([3, 5], 240)
@@ -250,6 +253,7 @@ def test_given_batches_are_judged_separately_and_small_ones_with_the_largest():
     assert (found.names >= NOVEL).mean() < 0.05
 
 
+@pytest.mark.slow
 def test_cells_that_mix_with_the_reference_are_judged_by_group_and_by_cell(monkeypatch):
     ref, x = reference(), cells(np.tile(KNOWN, 60), 1)
     proba = ref.regression.predict_proba(x)

@@ -369,6 +369,7 @@ def test_constant_genes_do_no_harm():
 # -- on real cells -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_blood_is_clustered_by_type(read_real):
     adata = read_real("pbmc_kang_ctrl_to_stim_authors")
     adata = adata[(adata.obs["split"] == "query").to_numpy()].copy()

@@ -439,6 +439,7 @@ def test_the_query_is_not_lost_and_the_model_is_kept_if_the_write_fails(files, c
     assert sctool.model.load(files / "model").classes_ == TYPES
 
 
+@pytest.mark.slow
 def test_the_cells_are_written_if_the_model_cannot_be(files, capsys, monkeypatch):
     def full(self, content):
         raise OSError("No space left on device")
@@ -470,6 +471,7 @@ def test_names_that_the_console_lacks_are_printed_all_the_same(files, monkeypatc
     assert b"\\u03b3\\u03b4 T" in console.buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["sctool.cli", "--help"], ["sctool_benchmark", "--list"]])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough_is_no_error(words, unbuffered):

@@ -229,6 +229,7 @@ for limit in sorted({0, n // 4, n // 2, 3 * n // 4, n - 1}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_write_leaves_the_old_file(cells, tmp_path):
     path = tmp_path / "out.h5ad"

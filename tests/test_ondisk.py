@@ -262,6 +262,7 @@ for limit in (0, 1, 3, n - 2, n - 1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", ["query.h5ad", "query.zarr"])
 def test_a_run_in_place_that_is_killed_loses_nothing(name, tmp_path):
@@ -304,6 +305,7 @@ except MemoryError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["query.h5ad", "query.zarr"])
 @pytest.mark.parametrize("change", ["reversed", "fewer", "another-result"])
 def test_a_file_that_others_changed_meanwhile_is_left_alone(

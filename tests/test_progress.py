@@ -145,6 +145,7 @@ for method in ("scnym", "scdae", "contrastive"):
 STAGES = ["training", "reconstruct", "classify", "joint", "components of folds"]
 
 
+@pytest.mark.slow
 def test_a_log_of_a_run_has_a_few_lines_a_stage(tmp_path):
     code = ANNOTATE.format(folder=str(Path(__file__).parent))
     done = subprocess.run(

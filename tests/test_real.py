@@ -53,6 +53,7 @@ def test_pancreas_across_technologies(pair):
     assert accuracy >= floor - 0.01
 
 
+@pytest.mark.slow
 def test_blood_across_stimulation(pair):
     adata, ref = pair("pbmc_kang_ctrl_to_stim_authors")
     ref = at_most(ref, 300)

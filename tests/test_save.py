@@ -163,6 +163,7 @@ for before in (True, False):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_save_leaves_the_old_model_or_the_new_one(trained, saved, tmp_path):
     other = load(saved)

@@ -387,6 +387,7 @@ def test_the_estimate_is_by_k_means_on_contrastive_features(initial_names, monke
     assert module.training
 
 
+@pytest.mark.slow
 def test_k_means_follows_the_seed(monkeypatch):
     adata, ref = simulate_sides()
     settings = {"initial_names": False, "estimate_every": 2}

@@ -95,6 +95,7 @@ def test_what_the_unlabelled_cells_teach(settings):
     assert same == (settings == {"mixmatch": False, "adversary": False})
 
 
+@pytest.mark.slow
 def test_the_adversary_mixes_the_domains():
     # With an adversary the domains are harder to tell apart in the embedding.
     domain, shares = np.arange(200) < 120, {}

@@ -37,6 +37,7 @@ def test_rare_regions_are_kept_and_shares_too(monkeypatch):
     assert np.bincount(codes[_sketch.sketch_types(codes)])[2] == _sketch.FEW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "scdet"])
 def test_cells_outside_the_sketch_get_names_too(method, monkeypatch):
     monkeypatch.setattr(_sketch, "MOST", 150)

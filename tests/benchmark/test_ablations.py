@@ -561,6 +561,7 @@ def test_a_row_of_each_ablation_is_finite(name, cells, monkeypatch):
     assert set(row["auprc"]) <= set(TYPES)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_knows_the_ablations(cells, tmp_path):
     (tmp_path / "suite.toml").write_text(f"""
         [[task]]

@@ -24,6 +24,7 @@ def test_it_is_run_as_a_module(
     assert capsys.readouterr().out.startswith("usage: python -m sctool_benchmark ")
 
 
+@pytest.mark.slow
 def test_a_run_of_the_real_method(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     words = ["--suite", "demo", "--methods", "logistic", "--protocols", "blind", "-o", str(out)]

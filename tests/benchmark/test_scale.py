@@ -102,6 +102,7 @@ def test_parts_of_a_reference_beside_the_whole(pair, monkeypatch):
     assert rows[0] == ["x", "logistic", "120", "0.7500", "0.6667"]
 
 
+@pytest.mark.slow
 def test_the_table_of_parts_has_a_value_for_each_column(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(sampled, "parts_of_kang", lambda folder, draw: pair)
     monkeypatch.setattr(sampled, "enlarged", lambda folder, name: pair)
