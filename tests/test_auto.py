@@ -176,9 +176,9 @@ def test_the_weights_follow_the_labelled_cells_and_what_was_found(few, monkeypat
 def test_cells_for_calibration_are_held_out(monkeypatch):
     fitted = []
 
-    def watched(x, y, *args):
-        fitted.append((x, y))
-        return regress(x, y, *args)
+    def watched(x, y, C, *args):
+        fitted.append((x, y, C))
+        return regress(x, y, C, *args)
 
     regress = _auto.regress
     monkeypatch.setattr(_auto, "regress", watched)
@@ -188,8 +188,11 @@ def test_cells_for_calibration_are_held_out(monkeypatch):
     assert len(kept.codes) == 18
     np.testing.assert_array_equal(np.bincount(kept.codes), [6, 6, 6])
     np.testing.assert_allclose(kept.proba.sum(axis=1), 1, rtol=1e-6)
-    # all genes; variable ones; and these with the query
-    assert [len(y) for _, y in fitted] == [162, 162, 182]
+    # all genes; variable ones; all again, to vote, with the penalty that depends on the number of
+    # cells; and variable ones with the query
+    assert [len(y) for _, y, _ in fitted] == [162, 162, 162, 182]
+    assert [C for *_, C in fitted] == [1.0, 1.0, None, 1.0]
+    assert fitted[2][0].shape == fitted[0][0].shape
     everything = {row.tobytes(): i for i, row in enumerate(cells.x.toarray())}
     used = {everything[row.tobytes()] for row in fitted[0][0].toarray()}
     held_out = np.array(sorted(set(range(180)) - used))

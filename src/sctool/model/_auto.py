@@ -23,7 +23,7 @@ from sctool._data import Features, TrainingData
 from sctool._data._features import variable_genes
 from sctool._docs import docs
 from sctool._neighbors import group_means
-from sctool._regression import regress, set_linear
+from sctool._regression import MIN_TYPE_WEIGHT, regress, set_linear
 from sctool._sets import UNKNOWN, Calibration, Hierarchy
 from sctool._sketch import sketch_regions, sketch_types
 from sctool._train import TrainOptions, numpy_generator
@@ -59,7 +59,9 @@ class AutoSettings(SCNYMSettings):
     min_steps
         Half as many as scNym's default, because two networks are trained.
     C, max_iter
-        Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
+        Inverse strength of the L2 penalty of the regressions that the search starts from and
+        that learn from the query, and maximum iterations of L-BFGS. The regression on all genes
+        votes with the penalty of :class:`LogisticSettings`.
     """
 
     n_novel: int | None = None
@@ -264,7 +266,10 @@ class AutoClassifier(OpenWorldModel):
         module = self.module
         for part, network in networks.items():
             module.networks[part].load_state_dict(network.state_dict())
-        set_linear(module.linear, linear)
+        # The search needs clear names; what votes should hold in another experiment
+        voting, more = regress(cells.x[train], label[train], None, max_iter, MIN_TYPE_WEIGHT)
+        self.audit_ += more
+        set_linear(module.linear, voting)
         learnt = np.concatenate([train, unlabelled])
         adapted, notes = regress(variable.x[learnt], names[learnt], s.C, max_iter)
         self.audit_ += notes
