@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import re
 import shlex
+import tomllib
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
+import yaml
 from sklearn.neighbors import kneighbors_graph
 from synthetic import simulate, simulate_sides
 
@@ -228,3 +230,15 @@ def test_the_links_of_the_readme_exist() -> None:
             headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.M)
             slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in slugs, link
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", ".github/scverse_meta.yaml"])
+def test_versions_agree(name) -> None:
+    if not (ROOT / name).exists():
+        pytest.skip("not a clone of the repository")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entry = yaml.safe_load((ROOT / name).read_text())
+    assert entry["version"] == project["version"]
+    assert entry["license"] == project["license"]
+    if "install" in entry:
+        assert entry["install"] == {"pypi": project["name"]}
