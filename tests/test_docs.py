@@ -52,6 +52,8 @@ NOT_RUN = {
     "python -m sctool_benchmark.pretrained ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.adapt ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.several ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.peers ": "installs",
+    "python -m sctool_benchmark.openproblems ": "is tested in tests/benchmark",
 }
 
 

@@ -17,7 +17,8 @@ from it.
 ``suites``         tasks and methods of each experiment
 ``methods.toml``   variants of methods, and peers
 ``data.toml``      data sets
-``peers``          programs that run other packages, in environments of their own
+``peers``          programs that run other packages, and the command that makes their environments
+``openproblems``   the protocol of Open Problems, and our component in its form
 =================  ==============================================================================
 """
 

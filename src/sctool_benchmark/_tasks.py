@@ -207,8 +207,10 @@ class Method:
             ``versions``.
         ``{seed}``, ``{python}``, ``{here}``
             The run's seed, our interpreter, the folder of the file that defines the method.
+        ``{peer:NAME}``
+            The interpreter of a peer's own environment; see `sctool_benchmark.peers`.
         ``{env:NAME}``
-            An environment variable, such as the interpreter of the peer's own environment.
+            An environment variable.
     base
         Name of the method that the report compares this one with, type by type.
     folder

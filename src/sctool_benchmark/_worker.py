@@ -43,6 +43,7 @@ from sctool_benchmark._tasks import (
     read,
     split,
 )
+from sctool_benchmark.peers import interpreter
 
 if TYPE_CHECKING:
     from sctool.model import AnnotationModel
@@ -368,6 +369,7 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
         }
         joint.write_h5ad(words["{input}"])
         command = [re.sub(r"\{env:(\w+)\}", _environment, part) for part in method.command]
+        command = [re.sub(r"\{peer:([\w-]+)\}", _interpreter, part) for part in command]
         for placeholder, word in words.items():
             command = [part.replace(placeholder, word) for part in command]
         start = time.perf_counter()
@@ -401,6 +403,11 @@ def _environment(match: re.Match[str]) -> str:
     if name not in os.environ:
         raise RuntimeError(f"set the environment variable {name}: the suite says what to")
     return os.environ[name]
+
+
+def _interpreter(match: re.Match[str]) -> str:
+    """Return the interpreter of the peer that a command names."""
+    return interpreter(match.group(1))
 
 
 # -- The machine ---------------------------------------------------------------------------------

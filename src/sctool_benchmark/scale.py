@@ -3,7 +3,7 @@
 "auto-trained" is not saved: it is trained on the reference and some of the file's cells. The cells
 stay in a file; each run has a process of its own, which first reads the file through and then
 annotates it, both after the file has left the system's cache. CellTypist runs on the same file
-in its own environment (``CELLTYPIST_PYTHON``). A run is ended after 30 minutes or at 16 GB.
+in its own environment. A run is ended after 30 minutes or at 16 GB.
 
 Files are made of the query of a pair (by default Zheng's cells to pbmc3k, whose settings chose
 ours), without copies of cells: each new cell is a mix of a cell and one of its ten nearest
@@ -32,6 +32,7 @@ import scipy.sparse as sp
 from sctool_benchmark._larger import BLOCK, mixed, neighbours
 from sctool_benchmark._markdown import table_lines
 from sctool_benchmark._run import provenance
+from sctool_benchmark.peers import interpreter
 
 SECONDS, GIGABYTES = 1800, 16
 METHODS = ("logistic", "scnym", "auto", "auto-trained", "celltypist", "celltypist-voting")
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 model = model.with_suffix(".pkl")  # which it would add
             own = [sys.executable, "-m", "sctool_benchmark.scale", "-o", str(args.out), "--one"]
             if method.startswith("celltypist"):
-                own = [os.environ["CELLTYPIST_PYTHON"], str(PEER), *method.split("-")[1:]]
+                own = [interpreter("celltypist"), str(PEER), *method.split("-")[1:]]
                 if not model.exists():
                     subprocess.run(
                         [*own[:2], "train", str(args.out / "ref.h5ad"), str(model)], check=True

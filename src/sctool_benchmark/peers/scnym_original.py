@@ -1,15 +1,6 @@
 #!/usr/bin/env python3
 """Run the published ``scnym`` package on a benchmark task, in an environment of its own.
 
-::
-
-    python3.11 -m venv peer && peer/bin/pip install torch==2.13.0
-    peer/bin/pip install --no-deps scnym==0.3.2
-    peer/bin/pip install numpy==1.26.4 scipy==1.11.4 pandas==2.0.3 anndata==0.9.2 \
-        scanpy==1.9.8 scikit-learn==1.3.2 matplotlib==3.7.5 tqdm PyYAML ConfigArgParse \
-        tensorboard tensorboardX requests
-    SCNYM_PYTHON=peer/bin/python python -m sctool_benchmark --suite scnym_original -o results
-
 The package's files are left as they are. Two names that it expects and that current environments
 lack are supplied before it is imported: ``numpy.int``, and of torchvision the one class it uses.
 Seconds are its training and its prediction; imports and normalisation are not counted.

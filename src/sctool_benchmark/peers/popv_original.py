@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Run popV: the vote of its own methods (neighbours after four integrations, forest, machine, ...).
+
+As it is used to train on a reference, without the files of an ontology: these are downloaded, and
+OnClass, the method that needs them, is left out by popV then. The score is the share of its methods
+that give the name. It trains scVI and scANVI among others, and so takes long on a CPU.
+"""
+
+from _protocol import LABELS, serve
+from popv.annotation import annotate_data
+from popv.preprocessing import Process_Query
+
+
+def annotate(reference, query, args):
+    """Train all methods and vote."""
+    cells = Process_Query(
+        query,
+        reference,
+        ref_labels_key=LABELS,
+        ref_batch_key="batch",
+        query_batch_key="batch",
+        cl_obo_folder=False,
+        prediction_mode="retrain",
+        save_path_trained_models="models",
+    ).adata
+    annotate_data(cells)
+    found = cells.obs[cells.obs["_dataset"] == "query"].loc[query.obs_names]
+    score = found["popv_prediction_score"].astype(float) / len(cells.uns["prediction_keys_seen"])
+    return {
+        "prediction": found["popv_prediction"],
+        "score": score,
+        "novel_score": 1 - score,
+    }
+
+
+if __name__ == "__main__":
+    serve(annotate, "popv")
