@@ -32,6 +32,8 @@ from sctool_benchmark._metrics import (
     seen_novel_curve,
     seen_unflagged,
 )
+from sctool_benchmark._rivals import RIVAL_NAMES
+from sctool_benchmark._rivals import annotate as annotate_by_rival
 from sctool_benchmark._tasks import (
     BATCH,
     CLUSTER_BASELINES,
@@ -82,7 +84,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         answer = _cluster(parts, task, method, job)
         row |= _cluster_scores(parts, answer)
     else:
-        answer = (_command if method.command else _annotate)(parts, task, method, job)
+        how = _command if method.command else _annotate
+        answer = (_rival if method.method in RIVAL_NAMES else how)(parts, task, method, job)
         row |= _scores(parts, answer)
     row |= {name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")}
     return row | {"n_threads": _n_threads(), "versions": _versions() | answer.get("versions", {})}
@@ -393,6 +396,14 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
     # the data are in the seconds, and its peak is not below this process' own.
     measured = {"seconds": seconds, "peak_rss_gb": _rusage_gb(resource.RUSAGE_CHILDREN)}
     return measured | {name: value for name, value in answer.items() if value is not None}
+
+
+def _rival(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Annotate the query by a classifier of the papers, which is told nothing of novel types."""
+    name, kwargs = str(method.method), method.train_kwargs
+    start = time.perf_counter()
+    answer = annotate_by_rival(name, parts.query, parts.reference, task.layer, kwargs, job["seed"])
+    return answer | {"seconds": time.perf_counter() - start, "peak_rss_gb": _peak_rss_gb()}
 
 
 def _environment(match: re.Match[str]) -> str:
