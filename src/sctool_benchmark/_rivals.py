@@ -169,9 +169,13 @@ class ScmapCell(Rival):
 
     def fit(self, x: sp.csr_matrix, y: np.ndarray) -> Self:
         self.genes, self.y = dropout_genes(x), y
-        search = NearestNeighbors(n_neighbors=self.N_NEIGHBORS, metric="cosine", algorithm="brute")
-        self.search = search.fit(x[:, self.genes])
+        self.search = self.search_of(x[:, self.genes])
         return self
+
+    def search_of(self, x: sp.csr_matrix) -> NearestNeighbors:
+        """Return the search among cells, (n_cells, n_selected genes)."""
+        search = NearestNeighbors(n_neighbors=self.N_NEIGHBORS, metric="cosine", algorithm="brute")
+        return search.fit(x)
 
     def predict(self, x: sp.csr_matrix) -> Named:
         distance, cells = self.search.kneighbors(x[:, self.genes])
