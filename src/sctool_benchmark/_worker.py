@@ -107,7 +107,10 @@ def _cluster_scores(parts: Split, answer: dict[str, Any]) -> dict[str, float]:
 
 
 def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
-    """Return what is measured of names, by name; ``auprc`` has a value for each seen type."""
+    """Return what is measured of names, by name.
+
+    ``auprc``, ``auroc`` and ``n_labelled``, a type's cells in the reference, have a value a type.
+    """
     scored = parts.truth.notna().to_numpy()
     truth, prediction = (
         np.asarray(names, dtype=str)[scored] for names in (parts.truth, answer["prediction"])
@@ -125,10 +128,11 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
     scores["novel_accuracy_hungarian"] = novel_accuracy_hungarian(truth, prediction, parts.seen)
     scores["overall_accuracy_hungarian"] = overall_accuracy_hungarian(truth, prediction)
     scores |= _at_recalls(truth, parts.seen, classes, cells)
-    auprc: dict[str, float] = {}
+    auprc, auroc = dict[str, float](), dict[str, float]()
     if "proba" in cells:
         seen = np.isin(truth, parts.seen)
-        auprc = metrics.per_type_auprc(truth[seen], cells["proba"][seen], np.asarray(classes, str))
+        of_seen = truth[seen], cells["proba"][seen], np.asarray(classes, dtype=str)
+        auprc, auroc = metrics.per_type_auprc(*of_seen), metrics.per_type_auroc(*of_seen)
     if parts.rare is not None:
         own, right = truth == parts.rare, prediction == truth
         called = prediction == parts.rare
@@ -146,6 +150,8 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
         "auprc": {name: value for name, value in auprc.items() if math.isfinite(value)},
+        "auroc": {name: value for name, value in auroc.items() if math.isfinite(value)},
+        "n_labelled": parts.reference.obs[LABELS].value_counts().to_dict(),
         # What was estimated, if anything was.
         **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
     }
