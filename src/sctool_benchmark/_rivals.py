@@ -294,7 +294,7 @@ class SingleCellNet(Rival):
         is_more = (cells[:, i] > cells[:, j]).astype(float)
         spread = np.maximum(is_more.std(axis=0), 1e-6)
         match = np.abs(is_more[own].mean(axis=0) - is_more.mean(axis=0)) / spread
-        used, kept = np.zeros(len(genes), dtype=int), []
+        used, kept = np.zeros(len(genes), dtype=int), list[np.ndarray]()
         for pair in np.argsort(-match, kind="stable"):
             ends = [i[pair], j[pair]]
             if len(kept) < self.N_PAIRS and (used[ends] < self.N_PER_GENE).all():
