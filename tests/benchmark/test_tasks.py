@@ -288,6 +288,7 @@ def test_shipped_suites_parse() -> None:
     settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
     settings |= {"adapt": 5, "back_off": 2, "size": 4}
     pairs |= {"scnym_table1": 7, "scnym_markers": 3, "scanvi_surgery": 3}
+    pairs |= {"scnym_domains": 6}
     settings |= {"contrastive_nine": 18}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
