@@ -57,14 +57,19 @@ class Rival:
         Names of the types, (n_types,).
     seed
         Seed of what is drawn.
+    threshold
+        Of the score, or of CHETAH the confidence, below which a cell has no name; None is the
+        rival's own.
     """
 
-    #: Whether it may leave cells without a name.
+    #: Whether it may leave cells without a name, and the threshold of its paper or program.
     REJECTS: ClassVar[bool] = True
+    THRESHOLD: ClassVar[float] = 0.0
 
-    def __init__(self, classes: np.ndarray, seed: int = 0):
+    def __init__(self, classes: np.ndarray, seed: int = 0, threshold: float | None = None):
         self.classes = np.asarray(classes, dtype=object)
         self.seed = seed
+        self.threshold = self.THRESHOLD if threshold is None else threshold
 
     def fit(self, x: sp.csr_matrix, y: np.ndarray) -> Self:
         """Learn from log1p values (n_cells, n_genes) and type codes (n_cells,)."""
@@ -155,7 +160,7 @@ class ScmapCluster(Rival):
         agree = (nearest == nearest[:, None]).sum(axis=0) > 1
         score = np.where(agree, similarity.max(axis=2), 0).max(axis=0)
         codes = self.known[nearest[agree.argmax(axis=0), np.arange(len(cells))]]
-        return self._named(codes, comparable & agree.any(axis=0) & (score >= self.THRESHOLD), score)
+        return self._named(codes, comparable & agree.any(axis=0) & (score >= self.threshold), score)
 
 
 class ScmapCell(Rival):
@@ -181,7 +186,7 @@ class ScmapCell(Rival):
         distance, cells = self.search.kneighbors(x[:, self.genes])
         types, score = self.y[cells], np.clip(1 - distance[:, 0], 0, 1)
         alike = (types == types[:, :1]).all(axis=1)
-        return self._named(types[:, 0], alike & (score > self.THRESHOLD), score)
+        return self._named(types[:, 0], alike & (score > self.threshold), score)
 
 
 # -- Support vector machine (Abdelaal et al. 2019) -------------------------------------------------
@@ -246,7 +251,7 @@ class ScPred(Rival):
         pairs = zip(self.models, self.components, strict=True)
         proba = np.stack([model.predict_proba(z[:, c])[:, 1] for model, c in pairs], axis=1)
         score = proba.max(axis=1)
-        return self._named(proba.argmax(axis=1), score > self.THRESHOLD, score, proba)
+        return self._named(proba.argmax(axis=1), score > self.threshold, score, proba)
 
 
 # -- singleCellNet (Tan and Cahan 2019) ------------------------------------------------------------
@@ -370,7 +375,7 @@ class Chetah(Rival):
         others = np.where(right, fit[0].mean(axis=1), fit[1].mean(axis=1))
         confidence = best.max(axis=0) - others
         score[cells] = np.clip(confidence / 2, 0, 1)
-        on = confidence >= self.THRESHOLD
+        on = confidence >= self.threshold
         for branch, chosen in zip(branches, (on & ~right, on & right), strict=True):
             self._descend(branch, x, cells[chosen], names, score)
 
@@ -413,6 +418,7 @@ def annotate(
     query: ad.AnnData,
     reference: ad.AnnData,
     layer: str | None,
+    model_kwargs: dict[str, Any],
     train_kwargs: dict[str, Any],
     seed: int,
 ) -> dict[str, Any]:
@@ -426,6 +432,8 @@ def annotate(
         The cells; types of the reference are in ``obs["cell_type"]``.
     layer
         Layer with the expression; None finds it.
+    model_kwargs
+        ``threshold``, see `Rival`.
     train_kwargs
         Of ``"scanvi-surgery"``: see `scanvi_surgery`.
     seed
@@ -442,7 +450,7 @@ def annotate(
     if name == SURGERY:
         named, rejects = scanvi_surgery(data, n_ref, query, reference, train_kwargs, seed), False
     else:
-        rival, x = RIVALS[name](classes, seed), normalize(data.x)
+        rival, x = RIVALS[name](classes, seed, **model_kwargs), normalize(data.x)
         named, rejects = rival.fit(x[:n_ref], y).predict(x[n_ref:]), rival.REJECTS
     answer = {
         "prediction": named.names.astype(str),

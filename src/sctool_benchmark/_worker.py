@@ -406,9 +406,9 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
 
 def _rival(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
     """Annotate the query by a classifier of the papers, which is told nothing of novel types."""
-    name, kwargs = str(method.method), method.train_kwargs
+    name, kwargs = str(method.method), (method.model_kwargs, method.train_kwargs, job["seed"])
     start = time.perf_counter()
-    answer = annotate_by_rival(name, parts.query, parts.reference, task.layer, kwargs, job["seed"])
+    answer = annotate_by_rival(name, parts.query, parts.reference, task.layer, *kwargs)
     return answer | {"seconds": time.perf_counter() - start, "peak_rss_gb": _peak_rss_gb()}
 
 

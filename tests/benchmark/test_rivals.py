@@ -181,6 +181,13 @@ def test_scpred_rejects_at_its_threshold(trained: dict[str, Rival]) -> None:
     assert (named.names[:40] == UNASSIGNED).mean() > (named.names[40:] == UNASSIGNED).mean() + 0.3
 
 
+def test_a_threshold_may_be_given() -> None:
+    x, y = cells()
+    for cls in (ScPred, ScmapCluster):
+        rival = cls(np.array(TYPES), 0, threshold=0.0).fit(x, y)
+        assert UNASSIGNED not in rival.predict(cells(40, seed=2)[0]).names
+
+
 # -- singleCellNet ---------------------------------------------------------------------------------
 
 
@@ -246,9 +253,9 @@ def test_chetah_ends_a_mixture_at_the_node_above_its_types() -> None:
     nothing = rival.predict(normalize(sp.csr_matrix(rng.poisson(0.5, (40, 400)).astype(float))))
     assert (nothing.names == UNASSIGNED).mean() > 0.7
     # a higher threshold stops more cells, and 0 none
-    rival.THRESHOLD = 1.99
+    rival.threshold = 1.99
     assert (rival.predict(pure).names == UNASSIGNED).mean() > 0.9
-    rival.THRESHOLD = -3
+    rival.threshold = -3
     assert set(rival.predict(pure).names) <= set(names)
 
 
@@ -288,7 +295,7 @@ def test_intermediate_types_are_not_flagged(monkeypatch: pytest.MonkeyPatch) -> 
             return _rivals.Named(names, np.full(x.shape[0], 1.5))
 
     monkeypatch.setitem(RIVALS, "chetah", Half)
-    answer = _rivals.annotate("chetah", *sides(), None, {}, 0)
+    answer = _rivals.annotate("chetah", *sides(), None, {}, {}, 0)
     assert list(answer["novel"][:2]) == [False, True]
     assert answer["score"].max() == 1
     assert (answer["novel_score"] == -1.5).all()
@@ -299,7 +306,7 @@ def test_surgery_needs_counts() -> None:
     for side in (query, ref):
         side.X = normalize(side.X)
     with pytest.raises(ValueError, match="needs counts"):
-        _rivals.annotate(SURGERY, query, ref, None, {}, 0)
+        _rivals.annotate(SURGERY, query, ref, None, {}, {}, 0)
 
 
 def test_surgery_leaves_what_the_reference_taught_as_it_is(
@@ -319,7 +326,7 @@ def test_surgery_leaves_what_the_reference_taught_as_it_is(
     monkeypatch.setattr(SCANVI, "load_query_data", classmethod(load))
     query, ref = sides()
     epochs = {"max_epochs": 15, "scanvi_epochs": 10, "surgery_epochs": 2}
-    answer = _rivals.annotate(SURGERY, query, ref, None, epochs, 0)
+    answer = _rivals.annotate(SURGERY, query, ref, None, {}, epochs, 0)
     ((model, before),) = weights
     after = model.module.state_dict()
     same = {k for k in before if np.array_equal(before[k], after[k])}
