@@ -11,6 +11,7 @@ from it.
 ``_run.py``        all runs: plan, resume, report progress
 ``_worker.py``     one run: predict, then score
 ``_baselines.py``  floors that are no method of the library
+``_rivals.py``     the classifiers that scNym's paper compares with
 ``_report.py``     the tables
 ``_metrics.py``    scores that only the tables have
 ``scale.py``       a command of its own: saved models on large files

@@ -52,6 +52,9 @@ CLUSTERS = (
 DIGITS = {"seconds": 1, "peak_rss_gb": 2, "n_types": 0} | {
     f"n_clusters_{name}": 1 for name in ("n", "low", "high")
 }
+#: What a run has for each type, and what of it is compared between a method and its base.
+BY_TYPE = ("auprc", "auroc", "n_labelled")
+COMPARED = {"auprc": "AUPRC", "auroc": "AUROC"}
 CURVE = "seen_at_recall."
 SAFE = "safe_at."
 #: Risks of the table by task; the others are of the curve alone.
@@ -66,18 +69,18 @@ def write_reports(out: Path, rows: list[dict[str, Any]]) -> None:
     out
         The folder.
     rows
-        One run each, failed runs included. ``auprc``, which has a value a type, goes into no
+        One run each, failed runs included. What has a value a type (`BY_TYPE`) goes into no
         column: runs are compared by it.
     """
-    by_type = {row["id"]: row.get("auprc") or {} for row in rows}
-    frame = pd.json_normalize([{k: v for k, v in row.items() if k != "auprc"} for row in rows])
+    by_type = {name: {row["id"]: row.get(name) or {} for row in rows} for name in COMPARED}
+    frame = pd.json_normalize([{k: v for k, v in row.items() if k not in BY_TYPE} for row in rows])
     frame.convert_dtypes().to_csv(out / "results.csv", index=False)
     (out / "table.md").write_text("\n".join(_report(frame, by_type)) + "\n", encoding="utf-8")
     if frame.filter(like=SAFE).notna().any(axis=None):
         plot_rejection(_by_risk(frame), out / "rejection.png")
 
 
-def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterator[str]:
+def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
     """Yield the lines of the report: one block per protocol, then how it was made."""
     short: tuple[str, ...] = CLUSTERS if (frame["kind"] == "cluster").all() else SHORT
     frame = frame.assign(**frame.reindex(columns=list(short)).astype(float))
@@ -109,10 +112,11 @@ def _report(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> Iterat
         if "novel_types_n" in runs and runs["novel_types_n"].notna().any():
             yield "\n### Number of novel types\n"
             yield from _numbers(runs[runs["novel_types_n"].notna()])
-        pairs = _pairs(runs, by_type)
-        if len(pairs):
-            yield "\n### AUPRC of each type, beside that of the method it is built on\n"
-            yield from _paired(pairs)
+        for measure, title in COMPARED.items():
+            pairs = pairs_by_type(runs, by_type[measure])
+            if len(pairs):
+                yield f"\n### {title} of each type, beside that of the method it is built on\n"
+                yield from _paired(pairs, title)
         if absent := sorted(set(frame["method"]) - set(runs["method"])):
             yield (
                 f"\nWithout runs under `{protocol}` (no such preset, or not asked for): "
@@ -247,32 +251,48 @@ def _numbers(frame: pd.DataFrame) -> Iterator[str]:
     yield from table_lines(["estimate", "runs", "error", "in interval"], rows)
 
 
-def _pairs(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Return the AUPRC of each type under each method with a base, beside that under the base."""
-    auprc = pd.DataFrame(
+def pairs_by_type(frame: pd.DataFrame, by_type: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Return what is measured of each type under each method with a base, and under its base.
+
+    Parameters
+    ----------
+    frame
+        One run each.
+    by_type
+        The measured values by type, by the id of the run.
+
+    Returns
+    -------
+    A row a type and run: ``task``, ``seed``, ``method``, ``base``, ``type``, ``value`` and
+    ``value_base``.
+    """
+    measured = pd.DataFrame(
         [
             (row.task, row.seed, row.method, row.base, name, value)
             for row in frame.reindex(columns=["id", "task", "seed", "method", "base"]).itertuples()
             for name, value in by_type[row.id].items()
         ],
-        columns=["task", "seed", "method", "base", "type", "auprc"],
+        columns=["task", "seed", "method", "base", "type", "value"],
     ).astype({"base": object})
-    of_base = auprc.drop(columns="base").rename(columns={"method": "base", "auprc": "auprc_base"})
-    return auprc.dropna(subset="base").merge(of_base, on=["task", "seed", "base", "type"])
+    names = {"method": "base", "value": "value_base"}
+    of_base = measured.drop(columns="base").rename(columns=names)
+    return measured.dropna(subset="base").merge(of_base, on=["task", "seed", "base", "type"])
 
 
-def _paired(pairs: pd.DataFrame) -> Iterator[str]:
+def _paired(pairs: pd.DataFrame, title: str) -> Iterator[str]:
     """Yield one row per method that has a base: a paired t-test over types and seeds."""
     yield "A pair is a type of a task under a seed; t and p are of the paired t-test over them.\n"
     rows = []
     for (method, base), some in pairs.groupby(["method", "base"], sort=False):
-        ours, theirs = some["auprc"], some["auprc_base"]
+        ours, theirs = some["value"], some["value_base"]
         if len(some) > 1:
             test = ttest_rel(ours, theirs)
             means = f"{theirs.mean():.3f}", f"{ours.mean() - theirs.mean():+.3f}"
             values = f"{test.statistic:.1f}", f"{test.pvalue:.2g}"
             rows.append([method, base, len(some), *means, *values])
-    yield from table_lines(["method", "base", "pairs", "base AUPRC", "difference", "t", "p"], rows)
+    yield from table_lines(
+        ["method", "base", "pairs", f"base {title}", "difference", "t", "p"], rows
+    )
 
 
 def _count(done: int, total: int) -> str:

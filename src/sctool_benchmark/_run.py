@@ -177,8 +177,9 @@ def _presets(method: Method, task: Task) -> Mapping[str, Any]:
     """
     from sctool.model import CLUSTER_METHODS, METHODS
     from sctool_benchmark._ablations import ABLATIONS
+    from sctool_benchmark._rivals import RIVAL_NAMES
 
-    able: dict[str, Any] = METHODS | ABLATIONS
+    able: dict[str, Any] = METHODS | ABLATIONS | dict.fromkeys(RIVAL_NAMES)
     if task.kind == "cluster":
         able = CLUSTER_METHODS | dict.fromkeys(["leiden", *CLUSTER_BASELINES])
     elif method.command:

@@ -90,6 +90,9 @@ class Task:
     rare_share
         With `n_rare`: cells of that type leave the query, drawn at random, until they are this
         share of it (one cell at least).
+    training_folds
+        Of a pair or a masked one: seed ``s`` leaves out fold ``s`` of so many stratified folds of
+        the reference (scNym's five training splits); 0 keeps the whole.
     max_per_type
         At most so many cells of each type, drawn at random, stay in the reference; 0 keeps all.
     max_query
@@ -140,6 +143,7 @@ class Task:
     n_types: int = 0
     folds: int = 5
     groups: str | None = None
+    training_folds: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -157,6 +161,10 @@ class Task:
             raise ValueError(
                 f"task {self.name!r} is of kind {self.kind!r}: equal, n_labelled, all_labelled and "
                 "n_rare are for 'intra'"
+            )
+        if self.training_folds and self.kind not in ("pair", "masked"):
+            raise ValueError(
+                f"task {self.name!r} is of kind {self.kind!r}: training_folds is for pairs"
             )
         if self.rare_share and not (self.n_rare and self.rare_share < 1):
             raise ValueError(f"task {self.name!r}: rare_share is below 1, and goes with n_rare")
@@ -513,6 +521,10 @@ def split(adata: ad.AnnData, task: Task, seed: int) -> Split:
             masked = _masked(labels[in_reference], labels[in_query], task, seed)
             in_reference &= ~labels.isin(masked).to_numpy()
     in_reference &= labels.notna().to_numpy()
+    if task.training_folds:
+        known = np.flatnonzero(in_reference)
+        left_out = _fold(labels.iloc[known], task.training_folds, seed)
+        in_reference[known[left_out]] = False
     if task.max_per_type:
         in_reference = _at_most(task.max_per_type, in_reference, labels, seed)
     if task.max_query:
@@ -651,7 +663,11 @@ def _held_out(obs: pd.DataFrame, labels: pd.Series, task: Task, seed: int) -> np
         groups = obs[task.groups].astype(str).to_numpy()
         batches = np.unique(groups)
         return groups == batches[seed % len(batches)]
-    rounds, fold = divmod(seed, task.folds)
-    folds = StratifiedKFold(task.folds, shuffle=True, random_state=rounds)
-    _, cells = list(folds.split(labels, labels.fillna("")))[fold]
-    return np.isin(np.arange(len(labels)), cells)
+    return np.isin(np.arange(len(labels)), _fold(labels, task.folds, seed))
+
+
+def _fold(labels: pd.Series, n_folds: int, seed: int) -> np.ndarray:
+    """Return the positions of fold ``seed``, stratified by type; each round is shuffled anew."""
+    rounds, fold = divmod(seed, n_folds)
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=rounds)
+    return list(folds.split(labels, labels.fillna("")))[fold][1]

@@ -32,6 +32,8 @@ from sctool_benchmark._metrics import (
     seen_novel_curve,
     seen_unflagged,
 )
+from sctool_benchmark._rivals import RIVAL_NAMES
+from sctool_benchmark._rivals import annotate as annotate_by_rival
 from sctool_benchmark._tasks import (
     BATCH,
     CLUSTER_BASELINES,
@@ -83,7 +85,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         answer = _cluster(parts, task, method, job)
         row |= _cluster_scores(parts, answer)
     else:
-        answer = (_command if method.command else _annotate)(parts, task, method, job)
+        how = _command if method.command else _annotate
+        answer = (_rival if method.method in RIVAL_NAMES else how)(parts, task, method, job)
         row |= _scores(parts, answer)
     row |= {name: answer.get(name) for name in ("seconds", "peak_rss_gb", "epochs", "mixing")}
     return row | {"n_threads": _n_threads(), "versions": _versions() | answer.get("versions", {})}
@@ -105,7 +108,10 @@ def _cluster_scores(parts: Split, answer: dict[str, Any]) -> dict[str, float]:
 
 
 def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
-    """Return what is measured of names, by name; ``auprc`` has a value for each seen type."""
+    """Return what is measured of names, by name.
+
+    ``auprc``, ``auroc`` and ``n_labelled``, a type's cells in the reference, have a value a type.
+    """
     scored = parts.truth.notna().to_numpy()
     truth, prediction = (
         np.asarray(names, dtype=str)[scored] for names in (parts.truth, answer["prediction"])
@@ -123,10 +129,11 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
     scores["novel_accuracy_hungarian"] = novel_accuracy_hungarian(truth, prediction, parts.seen)
     scores["overall_accuracy_hungarian"] = overall_accuracy_hungarian(truth, prediction)
     scores |= _at_recalls(truth, parts.seen, classes, cells)
-    auprc: dict[str, float] = {}
+    auprc, auroc = dict[str, float](), dict[str, float]()
     if "proba" in cells:
         seen = np.isin(truth, parts.seen)
-        auprc = metrics.per_type_auprc(truth[seen], cells["proba"][seen], np.asarray(classes, str))
+        of_seen = truth[seen], cells["proba"][seen], np.asarray(classes, dtype=str)
+        auprc, auroc = metrics.per_type_auprc(*of_seen), metrics.per_type_auroc(*of_seen)
     if parts.rare is not None:
         own, right = truth == parts.rare, prediction == truth
         called = prediction == parts.rare
@@ -144,6 +151,8 @@ def _scores(parts: Split, answer: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: float(value) if math.isfinite(value) else None for name, value in scores.items()},
         "auprc": {name: value for name, value in auprc.items() if math.isfinite(value)},
+        "auroc": {name: value for name, value in auroc.items() if math.isfinite(value)},
+        "n_labelled": parts.reference.obs[LABELS].value_counts().to_dict(),
         # What was estimated, if anything was.
         **{f"novel_types_{name}": n for name, n in answer.get("n_novel", {}).items()},
     }
@@ -395,6 +404,14 @@ def _command(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
     # the data are in the seconds, and its peak is not below this process' own.
     measured = {"seconds": seconds, "peak_rss_gb": _rusage_gb(resource.RUSAGE_CHILDREN)}
     return measured | {name: value for name, value in answer.items() if value is not None}
+
+
+def _rival(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
+    """Annotate the query by a classifier of the papers, which is told nothing of novel types."""
+    name, kwargs = str(method.method), (method.model_kwargs, method.train_kwargs, job["seed"])
+    start = time.perf_counter()
+    answer = annotate_by_rival(name, parts.query, parts.reference, task.layer, *kwargs)
+    return answer | {"seconds": time.perf_counter() - start, "peak_rss_gb": _peak_rss_gb()}
 
 
 def _environment(match: re.Match[str]) -> str:

@@ -105,6 +105,11 @@ def test_a_method_is_compared_with_its_base_type_by_type(tmp_path: Path) -> None
     difference = np.array([0.4, 0.2, -0.1, 0.0])
     t = difference.mean() / (difference.std(ddof=1) / 2)
     assert f"\n| m | b | 4 | 0.525 | +0.125 | {t:.1f} | " in table(tmp_path, rows)
+    # and by AUROC, if the runs have it
+    assert "AUROC" not in table(tmp_path, rows)
+    both = [one | {"auroc": one["auprc"], "n_labelled": {"A": 3}} for one in rows]
+    assert table(tmp_path, both).count("\n| m | b | 4 | 0.525 | +0.125 |") == 2
+    assert "| base AUROC |" in table(tmp_path, both)
     alone = [one for one in rows if one["method"] == "m"]
     assert "AUPRC" not in table(tmp_path, alone)
 

@@ -11,6 +11,7 @@ from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import Method, Split, load_suite, shipped_suites, split
 from sctool_benchmark._ablations import ABLATIONS
+from sctool_benchmark._rivals import RIVAL_NAMES
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
 # -- Splits --------------------------------------------------------------------------------------
@@ -233,6 +234,21 @@ def test_cv_holds_out_each_cell_once(groups: str | None) -> None:
         assert all(adata.obs["donor"][part.query.obs_names].nunique() == 1 for part in parts)
 
 
+def test_each_training_split_leaves_out_a_fold_of_the_reference_alone() -> None:
+    adata = make_adata(split=True)
+    whole = split(adata, make_task("pair"), 0)
+    parts = [split(adata, make_task("pair", training_folds=3), seed) for seed in range(3)]
+    for part in parts:
+        assert list(part.query.obs_names) == list(whole.query.obs_names)
+        assert part.reference.n_obs == 38  # two thirds of 57
+        assert part.seen == TYPES
+    left_out = [set(whole.reference.obs_names) - set(p.reference.obs_names) for p in parts]
+    assert set.union(*left_out) == set(whole.reference.obs_names)
+    assert sum(map(len, left_out)) == 57
+    with pytest.raises(ValueError, match="training_folds is for pairs"):
+        make_task("cv", training_folds=3)
+
+
 def test_a_layer_goes_to_the_method() -> None:
     adata = make_adata()
     adata.layers["counts"] = adata.X + 1
@@ -272,6 +288,9 @@ def test_shipped_suites_parse() -> None:
     settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1, "planted": 21}
     settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
     settings |= {"adapt": 5, "back_off": 2, "size": 4}
+    pairs |= {"scnym_table1": 7, "scnym_markers": 3, "scanvi_surgery": 3}
+    pairs |= {"scnym_domains": 6}
+    settings |= {"contrastive_nine": 18}
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 
@@ -280,7 +299,8 @@ def test_methods_are_known_by_name() -> None:
     known = known_methods()
     models = {*METHODS, *CLUSTER_METHODS, "leiden", *CLUSTER_BASELINES}
     assert models <= set(known)
-    assert {method.method for method in known.values() if method.method} == models | set(ABLATIONS)
+    elsewhere = {*ABLATIONS, *RIVAL_NAMES}
+    assert {method.method for method in known.values() if method.method} == models | elsewhere
     assert {method.base for method in known.values() if method.base} <= set(known)
     peer = known["celltypist"]
     script = next(word for word in peer.command if word.endswith(".py"))
