@@ -107,7 +107,7 @@ def test_changed_settings_run_again_and_replace_the_row(
         (["losing"], ["paper"], "nothing to run"),
         (["losing"], ["best"], "unknown protocols"),
         (["plane", "losing"], ["blind"], r"unknown methods \['plane'\]: choose from .*'logistic'"),
-        (["kmeans"], ["blind"], r"'kmeans' \(kmeans\) cannot do task 'closed'.*'logistic'"),
+        (["leiden"], ["blind"], r"'leiden' \(leiden\) cannot do task 'closed'.*'logistic'"),
     ],
 )
 def test_what_cannot_be_run_is_said_first(
