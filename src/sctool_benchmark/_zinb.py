@@ -178,6 +178,7 @@ PUBLISHED: dict[str, AutoencoderSettings] = {
         likelihood="mse",
         reconstructed=0.0,
         apart=0.2,
+        batch_size=100_000,
         pretrain_epochs=25,
         max_epochs=30,
     ),
@@ -766,11 +767,12 @@ class MARS(_OpenWorld):
 
     As many of the query's landmarks as there are known types get their names, by the smallest sum
     of distances; the others are novel. Landmarks and network take their steps together; in the
-    paper in turn.
+    paper in turn. All cells are in each of a few dozen steps: labelled landmarks lie beyond the
+    means of their types, which follow them, and so move without end.
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {
-        "default": short(PUBLISHED["mars"]),
+        "default": replace(PUBLISHED["mars"], n_top_genes=1000),
         "paper": PUBLISHED["mars"],
     }
 
