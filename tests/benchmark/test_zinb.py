@@ -14,7 +14,8 @@ from sctool._train import seeded
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool.tl import annotate, cluster
 from sctool_benchmark import Task, _zinb, split
-from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
+from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS, CLEARModule
+from sctool_benchmark._tasks import known_methods
 
 # -- Losses ----------------------------------------------------------------------------------------
 
@@ -123,6 +124,7 @@ def test_presets_differ_in_what_the_papers_differ_in() -> None:
 
 # -- Cells -----------------------------------------------------------------------------------------
 
+VARIANTS = known_methods()
 FAST = {"enable_progress_bar": False, "max_epochs": 60}
 
 
@@ -155,13 +157,21 @@ def test_clusters_are_the_types(cells, method: str) -> None:
     assert cells.uns["found"]["n_clusters"] == {"n": 4}
 
 
-def test_the_queue_holds_the_latest_keys() -> None:
-    model = CLUSTER_ABLATIONS["clear"]
-    with seeded(0):
-        module = model.PRESETS["default"]
-        from sctool_benchmark._ablations import CLEARModule
+def test_joining_may_be_judged_without_an_encoder(cells) -> None:
+    settings = dict(VARIANTS["components-joined"].model_kwargs)
+    arguments = {"n_clusters": 4, "key_added": "found", "train_kwargs": FAST | {"max_epochs": 1}}
+    cluster(cells, method="cicl", model_kwargs=settings, **arguments)
+    z = cells.obsm["X_found"]
+    assert z.shape == (160, 50)
+    assert np.abs(z.mean(axis=0)).max() < 1e-4  # components, the first of unit variance
+    assert z[:, 0].std() == pytest.approx(1, rel=0.05)
+    truth = cells.obs["cell_type"].astype(str)
+    assert metrics.ari(truth, cells.obs["found"].astype(str)) > 0.9
 
-        network = CLEARModule(6, 2, module)
+
+def test_the_queue_holds_the_latest_keys() -> None:
+    with seeded(0):
+        network = CLEARModule(6, 2, CLUSTER_ABLATIONS["clear"].PRESETS["default"])
         before = network.queue.clone()
         x = torch.rand(10, 6)
         network.train()
