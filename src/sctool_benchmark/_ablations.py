@@ -1,7 +1,7 @@
 """The papers' ablations: models of the library with a part exchanged, which no user needs."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from sctool.model._auto import AutoClassifier, AutoSettings
 from sctool.model._base import Prediction
 from sctool.model._cicl import CICLModule, CICLSettings
 from sctool.model._contrastive import ContrastiveSettings
-from sctool.model._scdet import SCDETModule, SCDETPlan, SCDETSettings, shares
+from sctool.model._scdet import PAPER, SCDETModule, SCDETPlan, SCDETSettings, shares
 from sctool_benchmark import _zinb
 
 # -- scDET: tables 3 and 4 of the paper ----------------------------------------------------------
@@ -122,9 +122,18 @@ class SCDETAblationPlan(SCDETPlan):
 
 
 class SCDETAblation(SCDET):
-    """scDET without the names that our default gives before training, and with parts exchanged."""
+    """scDET without the names that our default gives before training, and with parts exchanged.
 
-    PRESETS: ClassVar[dict[str, Any]] = {"default": SCDETAblationSettings()}
+    The preset "published" starts at the paper's settings. It is not called "paper", which the
+    protocol of that name would take for every variant.
+    """
+
+    PRESETS: ClassVar[dict[str, Any]] = {
+        "default": SCDETAblationSettings(),
+        "published": SCDETAblationSettings(
+            **{field.name: getattr(PAPER, field.name) for field in fields(SCDETSettings)}
+        ),
+    }
     MODULE = SCDETAblationModule
     PLAN = SCDETAblationPlan
 
@@ -405,4 +414,4 @@ ABLATIONS: dict[str, type[AnnotationModel]] = {
     **_zinb.ANNOTATION,
 }
 #: The same of what clusters cells.
-CLUSTER_ABLATIONS: dict[str, type[CICL]] = {"clear": CLEAR, **_zinb.CLUSTERING}
+CLUSTER_ABLATIONS: dict[str, type[CICL]] = {"rival-clear": CLEAR, **_zinb.CLUSTERING}

@@ -56,7 +56,7 @@ def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path)
     n = max(len(row) for row in rows)
     figure = Figure(figsize=(3.4 * n + 1.6, 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), n, squeeze=False)
-    colours = colormaps["tab20"].colors
+    colours = colormaps["tab20"]
     for row, axes in zip(rows, panels, strict=True):
         # clusters and types of one row are counted together, in the order of their names
         names = sorted(set(np.concatenate([name for *_, name in row])))
@@ -65,8 +65,8 @@ def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path)
         for ax, (title, place, name) in zip(axes, row, strict=False):
             for i, one in enumerate(names):
                 cells = place[name == one]
-                colour = colours[i % len(colours)]
-                ax.scatter(*cells.T, s=300 / len(place) ** 0.6, color=colour, label=one)
+                size = 300 / len(place) ** 0.6
+                ax.scatter(*cells.T, s=size, color=colours(i % 20), label=one)
             ax.set_title(title, fontsize=9)
         handles, labels = axes[0].get_legend_handles_labels()
         axes[len(row) - 1].legend(

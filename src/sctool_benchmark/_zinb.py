@@ -919,8 +919,12 @@ class SCGAD(_OpenWorld):
 
 #: Name of each method, as `methods.toml` has it, to its model.
 CLUSTERING: dict[str, type[CICL]] = {
-    "scdeepcluster": SCDeepCluster,
-    "sczidesk": SCZIDesk,
-    "scname": SCNAME,
+    "rival-scdeepcluster": SCDeepCluster,
+    "rival-sczidesk": SCZIDesk,
+    "rival-scname": SCNAME,
 }
-ANNOTATION: dict[str, type[AnnotationModel]] = {"itclust": ItClust, "mars": MARS, "scgad": SCGAD}
+ANNOTATION: dict[str, type[AnnotationModel]] = {
+    "rival-itclust": ItClust,
+    "rival-mars": MARS,
+    "rival-scgad": SCGAD,
+}

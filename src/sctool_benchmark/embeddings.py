@@ -114,7 +114,8 @@ def draw_clusters(
         Folder of the pictures.
     """
     names = truth.astype(str).to_numpy()
-    watch, panels = Watch(names), []
+    watch = Watch(names)
+    panels: list[tuple[str, np.ndarray, np.ndarray]] = []
     for method in methods:
         name, query = method.name, cells.copy()
         watched = {} if panels else {"callbacks": [watch]}
@@ -204,13 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(arguments)
-    known = known_methods()
     METHODS.update(ABLATIONS)
     CLUSTER_METHODS.update(CLUSTER_ABLATIONS)
     args.out.mkdir(parents=True, exist_ok=True)
     entry = known_data()[args.data]
     default = {"clusters": "cicl,clear,scdeepcluster,leiden", "types": "scdet,scgad,mars,scnym"}
-    chosen = choose(known, (args.methods or default[args.figure]).split(","))
+    chosen = choose(known_methods(), (args.methods or default[args.figure]).split(","))
     rest = (args.seed, args.max_epochs, args.out)
     if args.figure == "types":
         task = Task(name=args.data, data=args.data, kind="masked", n_masked=args.hidden, **entry)

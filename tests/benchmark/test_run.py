@@ -121,7 +121,9 @@ def test_what_cannot_be_run_is_said_first(
 @pytest.mark.parametrize("method", ["scnym", "losing"])
 def test_what_annotates_cannot_cluster(suite: Path, tmp_path: Path, method: str) -> None:
     suite.write_text(suite.read_text().replace('"pair"', '"cluster"'))
-    with pytest.raises(ValueError, match=r"cannot do task 'closed'.*these can: \['cicl', 'clear'"):
+    with pytest.raises(
+        ValueError, match=r"cannot do task 'closed'.*these can: \['cicl', 'rival-clear'"
+    ):
         run(suite, [method], out=tmp_path / "out")
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import Method, Split, load_suite, shipped_suites, split
-from sctool_benchmark._ablations import ABLATIONS
+from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
 # -- Splits --------------------------------------------------------------------------------------
@@ -271,6 +271,9 @@ def test_shipped_suites_parse() -> None:
     settings |= {"never_harm": 24, "shifted_novelty": 17, "auto_cost": 1, "planted": 21}
     settings |= {"rare_prevalence": 48, "safe_names": 6, "safe_names_shifted": 9}
     settings |= {"adapt": 5, "back_off": 2, "size": 4}
+    rivals = {"clustering_rivals": 6, "clustering_joining": 14}
+    rivals |= {"scdet_tables": 7, "scdet_published_ablation": 3}
+    settings |= rivals
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 
@@ -279,7 +282,10 @@ def test_methods_are_known_by_name() -> None:
     known = known_methods()
     models = {*METHODS, *CLUSTER_METHODS, "leiden", *CLUSTER_BASELINES}
     assert models <= set(known)
-    assert {method.method for method in known.values() if method.method} == models | set(ABLATIONS)
+    assert {method.method for method in known.values() if method.method} == models | {
+        *ABLATIONS,
+        *CLUSTER_ABLATIONS,
+    }
     assert {method.base for method in known.values() if method.base} <= set(known)
     peer = known["celltypist"]
     script = next(word for word in peer.command if word.endswith(".py"))

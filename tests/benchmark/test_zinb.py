@@ -124,7 +124,6 @@ def test_presets_differ_in_what_the_papers_differ_in() -> None:
 
 # -- Cells -----------------------------------------------------------------------------------------
 
-VARIANTS = known_methods()
 FAST = {"enable_progress_bar": False, "max_epochs": 60}
 
 
@@ -150,7 +149,7 @@ def registered(monkeypatch) -> None:
 @pytest.mark.parametrize("method", ["clear", "scdeepcluster", "sczidesk", "scname"])
 def test_clusters_are_the_types(cells, method: str) -> None:
     truth = cells.obs["cell_type"].astype(str)
-    cluster(cells, method=method, n_clusters=4, key_added="found", train_kwargs=FAST)
+    cluster(cells, method=f"rival-{method}", n_clusters=4, key_added="found", train_kwargs=FAST)
     assert metrics.ari(truth, cells.obs["found"].astype(str)) > 0.7
     sizes = cells.obs["found"].value_counts()
     assert sizes["0"] == sizes.max()
@@ -158,7 +157,7 @@ def test_clusters_are_the_types(cells, method: str) -> None:
 
 
 def test_joining_may_be_judged_without_an_encoder(cells) -> None:
-    settings = dict(VARIANTS["components-joined"].model_kwargs)
+    settings = dict(known_methods()["components-joined"].model_kwargs)
     arguments = {"n_clusters": 4, "key_added": "found", "train_kwargs": FAST | {"max_epochs": 1}}
     cluster(cells, method="cicl", model_kwargs=settings, **arguments)
     z = cells.obsm["X_found"]
@@ -171,7 +170,7 @@ def test_joining_may_be_judged_without_an_encoder(cells) -> None:
 
 def test_the_queue_holds_the_latest_keys() -> None:
     with seeded(0):
-        network = CLEARModule(6, 2, CLUSTER_ABLATIONS["clear"].PRESETS["default"])
+        network = CLEARModule(6, 2, CLUSTER_ABLATIONS["rival-clear"].PRESETS["default"])
         before = network.queue.clone()
         x = torch.rand(10, 6)
         network.train()
@@ -192,7 +191,7 @@ def test_known_types_are_named_and_novel_ones_found(cells, method: str) -> None:
         parts.query,
         parts.reference,
         labels_key="cell_type",
-        method=method,
+        method=f"rival-{method}",
         novel=n_novel,
         key_added="found",
         train_kwargs=FAST | ({"max_epochs": 30} if method != "scgad" else {"max_epochs": 15}),
