@@ -60,13 +60,14 @@ def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path)
     for row, axes in zip(rows, panels, strict=True):
         # clusters and types of one row are counted together, in the order of their names
         names = sorted(set(np.concatenate([name for *_, name in row])))
-        for ax in axes:
+        for ax in axes[len(row) :]:
             ax.set_axis_off()
         for ax, (title, place, name) in zip(axes, row, strict=False):
             for i, one in enumerate(names):
                 cells = place[name == one]
                 size = 300 / len(place) ** 0.6
                 ax.scatter(*cells.T, s=size, color=colours(i % 20), label=one)
+            ax.set(xticks=[], yticks=[])
             ax.set_title(title, fontsize=9)
         handles, labels = axes[0].get_legend_handles_labels()
         axes[len(row) - 1].legend(

@@ -892,7 +892,8 @@ def confident(z: Tensor, centres: Tensor, cluster: Tensor) -> Tensor:
 class SCGAD(_OpenWorld):
     """scGAD: a classifier of the reference's types and one of the query's clusters, tied by pairs.
 
-    A known type also gets the cells of the query's prototype that is nearest to its own.
+    A known type also gets the cells of the query's prototype that is nearest to its own. In the
+    authors' program the decoder is told the side of a cell; here it is not.
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {

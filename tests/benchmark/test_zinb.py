@@ -124,7 +124,7 @@ def test_presets_differ_in_what_the_papers_differ_in() -> None:
 
 # -- Cells -----------------------------------------------------------------------------------------
 
-FAST = {"enable_progress_bar": False, "max_epochs": 60}
+FAST = {"enable_progress_bar": False, "max_epochs": 40}
 
 
 @pytest.fixture
