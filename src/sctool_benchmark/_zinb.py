@@ -55,6 +55,8 @@ class AutoencoderSettings(NetworkSettings):
         Number of novel types, of methods with a reference; None estimates it as scDET does.
     n_hidden
         Units of the encoder's layers, the last of which is the embedding; mirrored in the decoder.
+    normalised
+        Layers are normalised, the embedding too, which bounds it (MARS).
     likelihood
         Of the reconstruction: "zinb" of the counts, or "mse", a squared error of the inputs.
     ridge
@@ -91,6 +93,7 @@ class AutoencoderSettings(NetworkSettings):
     n_clusters: int | None = None
     n_novel: int | None = None
     n_hidden: tuple[int, ...] = (256, 64, 32)
+    normalised: bool = False
     likelihood: str = "zinb"
     ridge: float = 0.0
     noise: float = 0.0
@@ -175,6 +178,7 @@ PUBLISHED: dict[str, AutoencoderSettings] = {
     ),
     "mars": AutoencoderSettings(
         n_hidden=(1000, 100),
+        normalised=True,
         likelihood="mse",
         reconstructed=0.0,
         apart=0.2,
@@ -306,10 +310,11 @@ def mutual_neighbours(z: Tensor, k: int) -> Tensor:
 # -- Network ---------------------------------------------------------------------------------------
 
 
-def _layers(sizes: tuple[int, ...]) -> nn.Sequential:
+def _layers(sizes: tuple[int, ...], normalised: bool) -> nn.Sequential:
     steps: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
-        steps += [nn.Linear(n_in, n_out), nn.ReLU()]
+        steps.append(nn.Linear(n_in, n_out))
+        steps += [nn.LayerNorm(n_out), nn.ELU()] if normalised else [nn.ReLU()]
     return nn.Sequential(*steps)
 
 
@@ -335,10 +340,10 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.zeros(n_input))
         self.register_buffer("scale", torch.ones(n_input))
         self.register_buffer("cluster_of", torch.arange(n_centroids))
-        self.encoder = nn.Sequential(
-            _layers((n_input, *s.n_hidden[:-1])), nn.Linear(s.n_hidden[-2], n)
-        )
-        self.decoder = _layers(s.n_hidden[::-1])
+        self.encoder = _layers((n_input, *s.n_hidden), s.normalised)
+        if not s.normalised:
+            self.encoder = self.encoder[:-1]  # no nonlinearity on the embedding
+        self.decoder = _layers(s.n_hidden[::-1], s.normalised)
         heads = ("mean", "theta", "dropout") if s.likelihood == "zinb" else ("input",)
         if s.mask_estimated:
             heads = (*heads, "mask")
@@ -767,8 +772,8 @@ class MARS(_OpenWorld):
 
     As many of the query's landmarks as there are known types get their names, by the smallest sum
     of distances; the others are novel. Landmarks and network take their steps together; in the
-    paper in turn. All cells are in each of a few dozen steps: labelled landmarks lie beyond the
-    means of their types, which follow them, and so move without end.
+    paper in turn. Labelled landmarks lie beyond the means of their types, which follow them:
+    without normalised layers they would move without end.
     """
 
     PRESETS: ClassVar[dict[str, Any]] = {

@@ -156,6 +156,18 @@ def test_clusters_are_the_types(cells, method: str) -> None:
     assert cells.uns["found"]["n_clusters"] == {"n": 4}
 
 
+def test_landmarks_that_push_each_other_away_stay_in_the_embedding(cells) -> None:
+    task = Task(name="t", data="t", kind="intra", file="t.h5ad", hidden=0.5)
+    parts = split(cells, task, 0)
+    train = FAST | {"max_epochs": 80}
+    words = {"labels_key": "cell_type", "novel": 2, "key_added": "found", "train_kwargs": train}
+    annotate(parts.query, parts.reference, method="rival-mars", **words)
+    z = parts.query.obsm["X_found"]
+    assert (np.linalg.norm(z, axis=1) <= np.sqrt(z.shape[1]) * 2).all()
+    found = parts.query.obs["found"].astype(str)
+    assert metrics.overall_accuracy(parts.truth, found, parts.seen) > 0.8
+
+
 def test_joining_may_be_judged_without_an_encoder(cells) -> None:
     settings = dict(known_methods()["components-joined"].model_kwargs)
     arguments = {"n_clusters": 4, "key_added": "found", "train_kwargs": FAST | {"max_epochs": 1}}
