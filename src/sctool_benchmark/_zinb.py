@@ -340,9 +340,9 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", torch.zeros(n_input))
         self.register_buffer("scale", torch.ones(n_input))
         self.register_buffer("cluster_of", torch.arange(n_centroids))
-        self.encoder = _layers((n_input, *s.n_hidden), s.normalised)
-        if not s.normalised:
-            self.encoder = self.encoder[:-1]  # no nonlinearity on the embedding
+        layers = _layers((n_input, *s.n_hidden), s.normalised)
+        # no nonlinearity on the embedding, unless it is normalised
+        self.encoder = layers if s.normalised else nn.Sequential(*list(layers)[:-1])
         self.decoder = _layers(s.n_hidden[::-1], s.normalised)
         heads = ("mean", "theta", "dropout") if s.likelihood == "zinb" else ("input",)
         if s.mask_estimated:
