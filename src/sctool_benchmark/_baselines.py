@@ -1,5 +1,8 @@
 """Floors that are no method of the library: k-means, and "reject, then cluster the rejected"."""
 
+import warnings
+from contextlib import chdir
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anndata as ad
@@ -37,7 +40,7 @@ def cluster(
     cells
         The cells.
     name
-        ``"kmeans"`` or ``"scvi"``.
+        ``"kmeans"``, ``"scvi"`` or ``"simlr"``, which needs the package simlr-py3.
     n_clusters
         Number of clusters; None estimates it as the library does.
     layer
@@ -57,7 +60,12 @@ def cluster(
     pca = PCA(n_counted, svd_solver="arpack", random_state=seed)
     z = pca.fit_transform(_standardised(x)).astype(np.float32)
     number = {"n": n_clusters} if n_clusters else count_clusters(z, np.random.default_rng(seed))
-    z = z[:, :N_CLUSTERED] if name == "kmeans" else _scvi(counts, train_kwargs, seed)
+    if name == "scvi":
+        z = _scvi(counts, train_kwargs, seed)
+    elif name == "simlr":
+        z = _simlr(z, number["n"], seed)
+    else:
+        z = z[:, :N_CLUSTERED]
     codes = KMeans(number["n"], n_init=10, random_state=seed).fit_predict(z)
     return codes.astype(str), number
 
@@ -122,6 +130,16 @@ def _group(x: sp.csr_matrix, how: str, n_novel: int | None, seed: int) -> np.nda
     # That they were rejected says that they are of one novel type at least.
     n = min(max(n_novel or 0, 1), some.n_obs)
     return KMeans(n, n_init=10, random_state=seed).fit_predict(some.obsm["X_pca"])
+
+
+def _simlr(z: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """Return the embedding that SIMLR learns from components, (n_cells, n_clusters)."""
+    from simlr_py3 import SIMLR_LARGE
+
+    # It writes its index of neighbours into the working directory.
+    with seeded(seed), TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="simlr_py3")
+        return SIMLR_LARGE(n_clusters, min(30, len(z) // 2 - 1)).fit(z.astype(np.float64))[1]
 
 
 def _standardised(x: sp.csr_matrix) -> sp.csr_matrix:

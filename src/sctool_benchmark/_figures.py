@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 
@@ -37,3 +38,61 @@ def plot_rejection(by_risk: pd.DataFrame, path: Path) -> None:
         ax.legend()
     panels[0].set_ylabel("share of the other types ruled out")
     figure.savefig(path, dpi=150)
+
+
+def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path) -> None:
+    """Draw cells in the plane, a row of panels each; panels of equal names have equal colours.
+
+    Parameters
+    ----------
+    rows
+        Of each panel the title, the places of its cells, (n_cells, 2), and their names, (n_cells,).
+    path
+        File to write.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    n = max(len(row) for row in rows)
+    figure = Figure(figsize=(3.4 * n + 1.6, 3.2 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), n, squeeze=False)
+    colours = colormaps["tab20"]
+    for row, axes in zip(rows, panels, strict=True):
+        # clusters and types of one row are counted together, in the order of their names
+        names = sorted(set(np.concatenate([name for *_, name in row])))
+        for ax in axes[len(row) :]:
+            ax.set_axis_off()
+        for ax, (title, place, name) in zip(axes, row, strict=False):
+            for i, one in enumerate(names):
+                cells = place[name == one]
+                size = 300 / len(place) ** 0.6
+                ax.scatter(*cells.T, s=size, color=colours(i % 20), label=one)
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(title, fontsize=9)
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[len(row) - 1].legend(
+            handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False
+        )
+    figure.savefig(path, dpi=120)
+
+
+def plot_epochs(rows: pd.DataFrame, path: Path) -> None:
+    """Draw the agreement of clusters with types after each epoch.
+
+    Parameters
+    ----------
+    rows
+        ``epoch``, ``ari`` and ``nmi``, an epoch a row.
+    path
+        File to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    ax = figure.subplots()
+    for name in ("ari", "nmi"):
+        ax.plot(rows["epoch"], rows[name], label=name.upper())
+    ax.set_xlabel("epoch")
+    ax.set_ylim(0, 1)
+    ax.legend(loc="lower right")
+    figure.savefig(path, dpi=120)

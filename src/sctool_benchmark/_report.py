@@ -17,6 +17,7 @@ SHORT = (
     "macro_f1",
     "balanced_accuracy",
     "overall_accuracy",
+    "overall_accuracy_hungarian",
     "novel_accuracy",
     "novel_auroc",
     "novel_recall",

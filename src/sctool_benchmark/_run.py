@@ -176,12 +176,14 @@ def _presets(method: Method, task: Task) -> Mapping[str, Any]:
     A command has none but its own way, and a baseline has none.
     """
     from sctool.model import CLUSTER_METHODS, METHODS
-    from sctool_benchmark._ablations import ABLATIONS
+    from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
     from sctool_benchmark._rivals import RIVAL_NAMES
 
-    able: dict[str, Any] = METHODS | ABLATIONS | dict.fromkeys(RIVAL_NAMES)
+    clusterers: dict[str, Any] = CLUSTER_METHODS | CLUSTER_ABLATIONS
+    clusterers |= dict.fromkeys(CLUSTER_BASELINES)
+    able: dict[str, Any] = METHODS | ABLATIONS | clusterers | dict.fromkeys(RIVAL_NAMES)
     if task.kind == "cluster":
-        able = CLUSTER_METHODS | dict.fromkeys(["leiden", *CLUSTER_BASELINES])
+        able = clusterers | {"leiden": None}
     elif method.command:
         return {}
     if method.method not in able:
@@ -202,7 +204,8 @@ def _plan(
     plan = []
     for seed, task, protocol, method in product(range(seeds), suite.tasks, protocols, methods):
         presets, usual = _presets(method, task), "default"
-        if protocol == "paper" and task.kind != "cluster":  # which is only told the number
+        # (what clusters cells is only told the number)
+        if protocol == "paper" and not _worker.clusters(method) and task.kind != "cluster":
             if not presets:
                 continue
             usual = "paper" if "paper" in presets else usual

@@ -24,7 +24,7 @@ PROTOCOLS = ("blind", "paper")
 KINDS = ("pair", "masked", "intra", "cv", "cluster")
 RECLUSTER = ("leiden", "kmeans")
 #: What clusters cells beside the methods of `sctool.tl.cluster`; see `_baselines.py`.
-CLUSTER_BASELINES = ("kmeans", "scvi")
+CLUSTER_BASELINES = ("kmeans", "scvi", "simlr")
 HERE = Path(__file__).parent
 SUITES = HERE / "suites"
 
@@ -182,8 +182,9 @@ class Method:
         Name in the results.
     method
         Name in `sctool.model.METHODS`; for tasks of the kind "cluster" a method of
-        `sctool.tl.cluster`, or one of the baselines "kmeans" (on principal components) and
-        "scvi" (k-means on the embedding of scVI).
+        `sctool.tl.cluster`, or one of the baselines "kmeans" (on principal components), "scvi"
+        (k-means on the embedding of scVI) and "simlr". What clusters cells can do the other tasks
+        as well: it sees the query alone, and its clusters are matched to types.
     model_kwargs, train_kwargs
         Passed to `sctool.tl.annotate` or `sctool.tl.cluster`.
     recluster_rejected

@@ -21,8 +21,8 @@ import pandas as pd
 from sctool import metrics
 from sctool._ontology import cell_ontology, nested_groups
 from sctool._sets import Hierarchy
-from sctool.model import METHODS
-from sctool_benchmark._ablations import ABLATIONS
+from sctool.model import CLUSTER_METHODS, METHODS
+from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
 from sctool_benchmark._baselines import cluster, recluster_rejected
 from sctool_benchmark._metrics import (
     entropy_of_batch_mixing,
@@ -84,6 +84,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         row |= {"n_types": len(parts.novel), "n_novel_types": 0}
         answer = _cluster(parts, task, method, job)
         row |= _cluster_scores(parts, answer)
+    elif clusters(method):
+        answer = _cluster(parts, task, method, job)
+        row |= _cluster_scores(parts, answer) | _matched_scores(parts, answer)
     else:
         how = _command if method.command else _annotate
         answer = (_rival if method.method in RIVAL_NAMES else how)(parts, task, method, job)
@@ -104,6 +107,23 @@ def _cluster_scores(parts: Split, answer: dict[str, Any]) -> dict[str, float]:
         "nmi": metrics.nmi(truth, found),
         "clustering_accuracy": overall_accuracy_hungarian(truth, found),
         **{f"n_clusters_{name}": n for name, n in answer["n_clusters"].items()},
+    }
+
+
+def _matched_scores(parts: Split, answer: dict[str, Any]) -> dict[str, float]:
+    """Return the accuracies of clusters where methods that name cells are measured.
+
+    As the scDET paper does it: clusters are matched to types, anew for each of the three.
+    """
+    scored = parts.truth.notna().to_numpy()
+    truth, found = parts.truth[scored].to_numpy(), np.asarray(answer["prediction"])[scored]
+    seen = np.isin(truth, parts.seen)
+    overall = overall_accuracy_hungarian(truth, found)
+    return {
+        "seen_accuracy": overall_accuracy_hungarian(truth[seen], found[seen]),
+        "novel_accuracy": overall_accuracy_hungarian(truth[~seen], found[~seen]),
+        "overall_accuracy": overall,
+        "overall_accuracy_hungarian": overall,
     }
 
 
@@ -192,6 +212,12 @@ def _at_recalls(
 # -- Runs ----------------------------------------------------------------------------------------
 
 
+def clusters(method: Method) -> bool:
+    """Whether a method clusters cells, and names none."""
+    clusterers = {*CLUSTER_METHODS, *CLUSTER_ABLATIONS, *CLUSTER_BASELINES}
+    return method.method in clusterers
+
+
 def _cluster(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> dict[str, Any]:
     """Cluster the query through the call that users make, or by a floor.
 
@@ -202,7 +228,7 @@ def _cluster(parts: Split, task: Task, method: Method, job: dict[str, Any]) -> d
     from sctool import tl
 
     name, query, seed = str(method.method), parts.query, job["seed"]
-    n_clusters = len(parts.novel) if job["protocol"] == "paper" else None
+    n_clusters = parts.truth.nunique() if job["protocol"] == "paper" else None
     start = time.perf_counter()
     if name in CLUSTER_BASELINES:
         prediction, number = cluster(query, name, n_clusters, task.layer, method.train_kwargs, seed)
@@ -485,5 +511,6 @@ def main(job: dict[str, Any], result: str, output: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     METHODS.update(ABLATIONS)
+    CLUSTER_METHODS.update(CLUSTER_ABLATIONS)
     row = json.dumps(work(job), default=np.generic.item)
     Path(result).write_text(row, encoding="utf-8")

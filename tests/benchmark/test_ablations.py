@@ -242,7 +242,7 @@ def test_scdets_settings_are_those_of_the_default_preset_but_for_the_initial_nam
     ours = asdict(SCDET.PRESETS["default"]) | {"initial_names": False}
     ablation = asdict(SCDETAblation.PRESETS["default"])
     assert {name: ablation[name] for name in ours} == ours
-    assert list(SCDETAblation.PRESETS) == ["default"]
+    assert list(SCDETAblation.PRESETS) == ["default", "published"]
 
 
 # -- scDET: what is refused ----------------------------------------------------------------------
@@ -477,6 +477,8 @@ def test_the_mean_of_three_is_of_a_regression_and_two_networks():
 SUITES = {
     "scdet_ablation": "scdet-ablation",
     "scdet_readings": "scdet-ablation",
+    "scdet_published_ablation": "scdet-ablation",
+    "scdet_tables": "rival-scgad",
     "contrastive": "contrastive-ablation",
     "never_harm": "auto-mean",
 }
@@ -587,3 +589,12 @@ def test_every_ablation_documents_what_it_adds():
         lines = inspect.cleandoc(settings.__doc__).splitlines()
         assert own
         assert own <= set(lines)
+
+
+def test_the_published_preset_is_the_papers_but_for_what_is_exchanged() -> None:
+    published, paper = asdict(SCDETAblation.PRESETS["published"]), asdict(SCDET.PRESETS["paper"])
+    assert {name: published[name] for name in paper} == paper
+    assert not published["initial_names"]
+    suite = load_suite("scdet_published_ablation")
+    readings = [method.model_kwargs["similarity"] for method in suite.methods]
+    assert (readings.count("cosine"), readings.count("inner")) == (7, 7)

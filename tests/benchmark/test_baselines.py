@@ -1,5 +1,6 @@
 """Floors: k-means, and "reject, then cluster the rejected"."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,38 @@ def test_clusters_are_scored_and_tabulated(method: str, tmp_path: Path, jobs: li
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| task | method | runs | ari | nmi | clustering_accuracy |" in table
     assert "seen_accuracy" not in table
+
+
+def test_clusters_are_matched_to_types_where_others_name_them(tmp_path: Path, jobs: list) -> None:
+    simulate(400).write_h5ad(tmp_path / "cells.h5ad")
+    lines = ['methods = ["kmeans", "simlr"]', "[[task]]", 'kind = "intra"', 'data = "mine"']
+    lines += [f"file = '{tmp_path / 'cells.h5ad'}'"]
+    (tmp_path / "suite.toml").write_text("\n".join(lines))
+    words = {"methods": ["kmeans"], "protocols": ["paper"], "out": tmp_path / "out"}
+    (row,) = run(tmp_path / "suite.toml", **words).itertuples()
+    assert row.error is None
+    assert (row.n_types, row.n_novel_types, row.n_clusters_n) == (2, 2, 4)
+    assert min(row.seen_accuracy, row.novel_accuracy, row.overall_accuracy) > 0.9
+    assert row.overall_accuracy == row.overall_accuracy_hungarian
+    assert "| overall_accuracy_hungarian |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_simlr_clusters_its_own_embedding(monkeypatch, tmp_path: Path) -> None:
+    class Simlr:
+        def __init__(self, rank: int, neighbours: int):
+            assert (rank, neighbours) == (4, 30)
+
+        def fit(self, z: np.ndarray):
+            Path("test.ann").touch()  # it writes where it is run
+            signs = (z[:, :2] > 0).astype(float)
+            return None, signs, None, None
+
+    monkeypatch.setitem(sys.modules, "simlr_py3", SimpleNamespace(SIMLR_LARGE=Simlr))
+    monkeypatch.chdir(tmp_path)
+    codes, number = _baselines.cluster(simulate(200), "simlr", 4, None, {}, 0)
+    assert number == {"n": 4}
+    assert len(set(codes)) <= 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_kmeans_finds_the_types_and_estimates_their_number(monkeypatch) -> None:

@@ -107,7 +107,7 @@ def test_changed_settings_run_again_and_replace_the_row(
         (["losing"], ["paper"], "nothing to run"),
         (["losing"], ["best"], "unknown protocols"),
         (["plane", "losing"], ["blind"], r"unknown methods \['plane'\]: choose from .*'logistic'"),
-        (["kmeans"], ["blind"], r"'kmeans' \(kmeans\) cannot do task 'closed'.*'logistic'"),
+        (["leiden"], ["blind"], r"'leiden' \(leiden\) cannot do task 'closed'.*'logistic'"),
     ],
 )
 def test_what_cannot_be_run_is_said_first(
@@ -121,7 +121,9 @@ def test_what_cannot_be_run_is_said_first(
 @pytest.mark.parametrize("method", ["scnym", "losing"])
 def test_what_annotates_cannot_cluster(suite: Path, tmp_path: Path, method: str) -> None:
     suite.write_text(suite.read_text().replace('"pair"', '"cluster"'))
-    with pytest.raises(ValueError, match=r"cannot do task 'closed'.*these can: \['cicl', 'leiden'"):
+    with pytest.raises(
+        ValueError, match=r"cannot do task 'closed'.*these can: \['cicl', 'rival-clear'"
+    ):
         run(suite, [method], out=tmp_path / "out")
 
 

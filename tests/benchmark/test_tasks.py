@@ -10,7 +10,7 @@ import pytest
 from benchmark.cells import TYPES, make_adata, make_task
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import Method, Split, load_suite, shipped_suites, split
-from sctool_benchmark._ablations import ABLATIONS
+from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
 from sctool_benchmark._rivals import RIVAL_NAMES
 from sctool_benchmark._tasks import CLUSTER_BASELINES, known_data, known_methods, locate
 
@@ -291,6 +291,9 @@ def test_shipped_suites_parse() -> None:
     pairs |= {"scnym_table1": 7, "scnym_markers": 3, "scanvi_surgery": 3}
     pairs |= {"scnym_domains": 6}
     settings |= {"contrastive_nine": 18}
+    rivals = {"clustering_rivals": 6, "clustering_joining": 14}
+    rivals |= {"scdet_tables": 7, "scdet_published_ablation": 3}
+    settings |= rivals
     assert n_tasks == own | pairs | clusters | settings | {"contrastive": 2, "contrastive_cost": 3}
     assert all(task.data in known_data() for suite in suites.values() for task in suite.tasks)
 
@@ -299,7 +302,7 @@ def test_methods_are_known_by_name() -> None:
     known = known_methods()
     models = {*METHODS, *CLUSTER_METHODS, "leiden", *CLUSTER_BASELINES}
     assert models <= set(known)
-    elsewhere = {*ABLATIONS, *RIVAL_NAMES}
+    elsewhere = {*ABLATIONS, *CLUSTER_ABLATIONS, *RIVAL_NAMES}
     assert {method.method for method in known.values() if method.method} == models | elsewhere
     assert {method.base for method in known.values() if method.base} <= set(known)
     peer = known["celltypist"]
