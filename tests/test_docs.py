@@ -1,6 +1,7 @@
 """The snippets of the README and of the documentation run as they are printed."""
 
 import dataclasses
+import importlib.util
 import inspect
 import re
 import shlex
@@ -21,6 +22,7 @@ from synthetic import simulate, simulate_sides
 import sctool
 from sctool.cli import main
 from sctool.model import CLUSTER_METHODS, METHODS
+from sctool_benchmark import shipped_suites
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {"_build", "_generated", "generated", "jupyter_execute"}
@@ -244,3 +246,22 @@ def test_versions_agree(name) -> None:
     assert entry["license"] == project["license"]
     if "install" in entry:
         assert entry["install"] == {"pypi": project["name"]}
+
+
+def test_the_page_on_the_papers_names_what_exists() -> None:
+    path = ROOT / "docs" / "benchmarks" / "papers.md"
+    if not path.exists():
+        pytest.skip("not a clone of the repository")
+    page = path.read_text()
+    tests = "".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert f"def {name}(" in tests, name
+    source = "".join(p.read_text() for p in (ROOT / "src" / "sctool").rglob("*.py"))
+    for name in re.findall(r"`(?:losses|metrics)\.(\w+)`", page):
+        assert f"def {name}(" in source, name
+    cells = re.findall(r"suites? (`\w+`(?:(?:, | and )`\w+`)*)", page)
+    suites = {name for cell in cells for name in re.findall(r"\w+", cell.replace(" and ", " "))}
+    assert len(suites) > 10
+    assert suites <= set(shipped_suites())
+    for name in re.findall(r"python -m sctool_benchmark\.(\w+)", page):
+        assert importlib.util.find_spec(f"sctool_benchmark.{name}"), name
