@@ -179,7 +179,7 @@ def test_only_allowed_types_are_named_and_the_others_cells_are_flagged(tmp_path)
 
 def test_a_saved_model_knows_the_shares_of_its_training(tmp_path):
     adata, model = trained()
-    expected = np.array([20, 60, 60, 60]) / 200
+    expected = np.array([30, 60, 60, 60]) / 210  # B has 20, and weighs half the median
     np.testing.assert_allclose(model.class_shares_, expected)
     model.save(tmp_path / "model")
     free = sctool.tl.annotate(adata, model, copy=True).obsm["sctool_proba"].astype(float)

@@ -209,6 +209,15 @@ def test_types_weigh_in_the_regression_as_scikit_learns_weights_would():
     assert np.abs(proba - plain).max() > 1e-3
 
 
+def test_the_shares_that_a_prior_replaces_are_those_of_the_weights():
+    joint = simulate_joint()
+    rare = (joint.obs["cell_type"] != "DC").to_numpy() | (np.arange(200) < 24)  # 6 cells of DC
+    model = train(joint[rare].copy())
+    np.testing.assert_allclose(model.class_shares_, np.array([30, 30, 15, 30]) / 105)
+    model = train(joint[rare].copy(), min_type_weight=0.0)
+    np.testing.assert_allclose(model.class_shares_, np.array([30, 30, 6, 30]) / 96)
+
+
 # -- marker genes --------------------------------------------------------------------------------
 
 

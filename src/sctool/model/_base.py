@@ -581,7 +581,7 @@ class AnnotationModel(CellModel):
     names_by_group_: np.ndarray | None = None
     #: Cell Ontology id of each type, where one is known.
     terms_: Mapping[str, str] = MappingProxyType({})
-    #: Share of each known type among the labelled cells, if it is known.
+    #: Share of each known type among the labelled cells, as they are weighted, if it is known.
     class_shares_: list[float] | None = None
 
     def __init__(

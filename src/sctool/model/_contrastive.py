@@ -42,6 +42,7 @@ from sctool.model._logistic import (
     MarkerGenesModel,
     fit_head,
     pick_C,
+    shares_in_training,
 )
 
 
@@ -314,6 +315,7 @@ class ContrastiveClassifier(MarkerGenesModel):
             given = [name for name in options.trainer if name not in ("accelerator", "devices")]
             refuse_arguments(given, [], ": these settings train only regressions")
         y = cells.arrays["label"]
+        self.class_shares_ = shares_in_training(y, len(self.classes_), s.min_type_weight)
         train, held_out = self._split or stratified_holdout(y, s.validation)
         everything = np.arange(len(y))
         history: dict[str, pd.DataFrame] = {}

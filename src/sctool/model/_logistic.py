@@ -22,6 +22,7 @@ from sctool._regression import (
     cross_entropy,
     regress,
     set_linear,
+    type_weights,
 )
 from sctool._train import TrainOptions
 from sctool.model._base import AnnotationModel, Settings
@@ -133,6 +134,19 @@ def pick_C(
         x = candidates.inputs(train)
     chosen = choose_C(x, y, train, held_out, max_iter, min_type_weight, grid)
     return chosen, [f"training: C={chosen:g} chosen on {len(held_out)} held-out cells"]
+
+
+def shares_in_training(y: np.ndarray, n_types: int, min_type_weight: float) -> list[float]:
+    """Share of each type of the total weight of the cells, which the probabilities follow.
+
+    Parameters
+    ----------
+    y
+        Type codes, (n_cells,).
+    """
+    n = np.bincount(y, minlength=n_types)
+    share = n * type_weights(np.maximum(n, 1), min_type_weight)
+    return (share / share.sum()).tolist()
 
 
 def fit_head(
@@ -247,4 +261,5 @@ class LogisticClassifier(MarkerGenesModel):
         C, chosen = pick_C(s.C, x, y, split, self._candidates, **how)
         loss, notes = fit_head(self.module.head, x, y, C=C, **how)
         self.audit_ += chosen + notes
+        self.class_shares_ = shares_in_training(y, len(self.classes_), s.min_type_weight)
         self.history_ = {"supervised_train": loss}
