@@ -93,7 +93,8 @@ def test_a_number_of_types_is_kept_to(found_two):
 
 def test_a_closed_set_is_a_logistic_regression(hidden):
     closed = sctool.tl.annotate(*hidden, method="gate", novel=0, copy=True)
-    plain = sctool.tl.annotate(*hidden, method="logistic", copy=True)
+    settings = {"C": 1.0, "min_type_weight": 0.0}
+    plain = sctool.tl.annotate(*hidden, method="logistic", model_kwargs=settings, copy=True)
     np.testing.assert_allclose(closed.obsm["sctool_proba"], plain.obsm["sctool_proba"], atol=1e-5)
 
 
