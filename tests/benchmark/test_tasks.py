@@ -277,7 +277,7 @@ def test_shipped_suites_parse() -> None:
     suites = {name: load_suite(name) for name in shipped_suites()}
     n_tasks = {name: len(suite.tasks) for name, suite in suites.items()}
     pairs = {"pairs": 5, "quick": 2, "scnym_ablation": 5, "scnym_default": 2, "scnym_original": 1}
-    pairs |= {"pairs_peers": 5, "peers": 13}
+    pairs |= {"peers": 13}
     own = {"demo": 1, "open": 9, "number_of_types": 30, "scdet_ablation": 2, "cost": 3}
     own |= {"open_shares": 7, "accelerator": 1, "scdet_readings": 3}
     clusters = {"clustering": 14, "clustering_ablation": 2, "clustering_published": 2}

@@ -6,6 +6,9 @@ scaled and capped at 10, 30 principal components, Harmony over the reference's b
 are several, nearest neighbours by scikit-learn's defaults. It transfers names alone; the shares of
 the five neighbours are taken for probabilities. Its own distance to the reference's clusters
 (``per_cell_confidence``) is the novelty score.
+
+``--uncorrected`` takes the query's place among the reference's components as it is, before it is
+corrected towards the reference's clusters.
 """
 
 import pandas as pd
@@ -29,15 +32,19 @@ def annotate(reference, query, args):
         sp.pp.harmony_integrate(reference, key="batch")
     sp.tl.map_embedding(query, reference, key=batches)
     sp.tl.per_cell_confidence(query, reference, ref_basis_adjusted=basis)
+    if args.uncorrected:
+        basis, placed = "X_pca", query.obsm["X_pca_reference"]
+    else:
+        placed = query.obsm["X_pca_harmony"]
     # What `transfer_labels_kNN` does, which gives no shares.
     neighbors = KNeighborsClassifier().fit(reference.obsm[basis], reference.obs[LABELS])
-    proba = neighbors.predict_proba(query.obsm["X_pca_harmony"])
+    proba = neighbors.predict_proba(placed)
     return {
-        "prediction": neighbors.predict(query.obsm["X_pca_harmony"]),
+        "prediction": neighbors.predict(placed),
         "proba": pd.DataFrame(proba, columns=neighbors.classes_),
         "novel_score": query.obs["symphony_per_cell_dist"],
     }
 
 
 if __name__ == "__main__":
-    serve(annotate, "symphonypy")
+    serve(annotate, "symphonypy", "--uncorrected")
