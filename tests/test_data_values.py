@@ -191,13 +191,14 @@ def test_the_scale_of_the_query_does_not_matter_to_a_trained_model():
 
 def test_scaled_bundled_cells_are_read_from_raw():
     adata, ref = sctool.datasets.blood()
-    result = logistic(adata, ref)
+    settings = {"C": 1.0, "min_type_weight": 0.0}  # those that the bound was set with
+    result = logistic(adata, ref, model_kwargs=settings)
     for side in ("query", "ref"):
         assert f"{side}: read log1p values from raw.X, because X holds scaled values" in audit(
             result
         )
     right = result.obs["sctool"].astype(str) == result.obs["truth"].astype(str)
-    assert right.mean() > 0.78
+    assert right.mean() > 0.8
 
 
 # -- a scale that is decided on a sample ---------------------------------------------------------
