@@ -119,8 +119,8 @@ def test_what_is_sampled_is_all_that_a_model_sees(form, large, tmp_path, monkeyp
     assert note.startswith(f"ref: {chosen.sum()} of {ref.n_obs} cells were used")
     counts = ref[chosen].obs["cell_type"].value_counts()
     assert counts.min() == 5  # the rare type, whole
-    shares = [counts[name] / counts.sum() for name in model.classes_]
-    np.testing.assert_allclose(model.class_shares_, shares)
+    weight = counts.clip(lower=counts.median() / 2)  # no type has less than half the median one's
+    np.testing.assert_allclose(model.class_shares_, (weight / weight.sum())[model.classes_])
 
 
 def test_alarms_compare_with_the_shares_of_the_whole_reference(large, monkeypatch):
