@@ -463,7 +463,8 @@ def test_the_mean_of_three_is_of_a_regression_and_two_networks():
     model.train(**FAST)
     x = torch.from_numpy(model._cells.x.toarray())
     with torch.no_grad():
-        linear, adapted, *networks = model.module.eval().votes(x)[0].numpy()
+        votes, *_ = model.module.eval().votes(model.module.linear(x), x[:, model.variable_])
+    linear, adapted, *networks = votes.numpy()
     proba = model.predict_cells().proba
     assert len(networks) == 2
     np.testing.assert_allclose(proba, (linear + sum(networks)) / 3, atol=1e-5)

@@ -13,7 +13,6 @@ Each step adds notes to an audit that is stored in ``uns[key]["audit"]``:
 Cells stay sparse and are read once, in chunks; backed files and lazy arrays are treated alike.
 """
 
-from sctool._data._dense import Inputs
 from sctool._data._expression import Expression, find_expression
 from sctool._data._features import Features, Reader
 from sctool._data._join import (
@@ -35,7 +34,6 @@ __all__ = [
     "MOST",
     "Expression",
     "Features",
-    "Inputs",
     "Reader",
     "TrainingData",
     "batch_names",

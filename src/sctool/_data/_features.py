@@ -15,9 +15,9 @@ from anndata import AnnData
 from sklearn.feature_selection import f_classif
 
 from sctool._ahead import read_ahead
-from sctool._data._dense import COUNTED, OTHER, Inputs
 from sctool._data._expression import Expression, genes_of
 from sctool._data._genes import advice, locate, match_genes, note_duplicates
+from sctool._data._inputs import COUNTED, OTHER, normalise
 from sctool._data._join import TrainingData
 
 logger = logging.getLogger("sctool")
@@ -211,7 +211,7 @@ class Features:
         return chunks(), fill, audit
 
     def reader(self, expression: Expression) -> tuple[Reader, list[str]]:
-        """As :meth:`transform`, but what reads chunks of cells that are made dense in one step."""
+        """As :meth:`transform`, in one compiled step, with chunks that can be read ahead."""
         place, n_columns, columns, fill, audit = self._match(expression)
         genes = genes_of(expression.var)
         own = place if genes is None else place[genes]
@@ -276,7 +276,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads cells as :class:`Inputs`; without the cells, it can be sent to another process.
+    """Reads cells as a model sees them; without the cells, it can be sent to another process.
 
     Attributes
     ----------
@@ -284,8 +284,10 @@ class Reader:
         The cells.
     summed
         Column of each of their genes, and number of columns, if genes of one name are summed first.
-    column, target_sum, fill, n_inputs
-        As in :class:`Inputs`.
+    column, target_sum, n_inputs
+        As in :func:`normalise`.
+    fill
+        Values of the inputs that are not among the genes, (n_inputs,).
     """
 
     expression: Expression
@@ -295,13 +297,13 @@ class Reader:
     fill: np.ndarray | None
     n_inputs: int
 
-    def __iter__(self) -> Iterator[Inputs]:
-        """Chunks of cells."""
+    def __iter__(self) -> Iterator[sp.csr_matrix]:
+        """Chunks of cells, CSR (n_cells, n_inputs) float32."""
         own = self.expression
         for x in own.chunks() if self.summed is None else own.linear(*self.summed):
-            yield Inputs(x, self.column, self.target_sum, self.fill, self.n_inputs)
+            yield normalise(x, self.column, self.target_sum, self.n_inputs)
 
-    def ahead(self) -> Iterator[Inputs]:
+    def ahead(self) -> Iterator[sp.csr_matrix]:
         """Chunks of cells, the next of which is read while one is used."""
         return read_ahead(iter(self))
 

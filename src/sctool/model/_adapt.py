@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
 from sctool import _data, novelty
 from sctool._batches import Cells, stratified_holdout
@@ -173,12 +173,9 @@ def _read(
     return Cells(x[kept], {}, parts[0].fill), kept, audit
 
 
-@torch.no_grad()
 def _of_linear(trained: AutoClassifier, cells: Cells) -> np.ndarray:
     """Probabilities by the regression on all genes, (n_cells, n_types)."""
-    module = trained.module.eval()
-    parts = np.array_split(np.arange(len(cells)), -(-len(cells) // 512))
-    return np.concatenate([module.linear(cells[p]["x"]).softmax(dim=1).numpy() for p in parts])
+    return softmax(trained._for_voters(cells).arrays["linear"], axis=1)
 
 
 def _with_saved(proba: np.ndarray, trained: AutoClassifier, cells: Cells) -> np.ndarray:

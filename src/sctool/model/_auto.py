@@ -6,6 +6,7 @@ contribute.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from sctool import novelty
 from sctool._batches import Cells, stratified_holdout
 from sctool._data import Features, TrainingData
 from sctool._data._features import variable_genes
+from sctool._data._inputs import product
 from sctool._docs import docs
 from sctool._neighbors import group_means
 from sctool._regression import MIN_TYPE_WEIGHT, regress, set_linear
@@ -118,33 +120,43 @@ class AutoModule(nn.Module):
         n_voters = 2 + len(self.networks)
         self.register_buffer("weights", torch.full((n_voters,), 1 / n_voters))
 
-    def votes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The voters' output for log1p CP10k (n_cells, n_genes).
+    def votes(self, linear: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The voters' output.
+
+        Parameters
+        ----------
+        linear
+            Logits of the known types by the regression on all genes, (n_cells, n_classes).
+        v
+            Log1p CP10k of the variable genes, (n_cells, n_variable).
 
         Returns
         -------
         Probabilities of the known types by each voter, (n_voters, n_cells, n_classes), linear
         models first; logits of known and novel types, (n_cells, n_names); embedding.
         """
-        v = x[:, self.variable]
         names = self.adapted(v)
         outputs = [network(v) for network in self.networks.values()]
-        logits = [self.linear(x), names[:, : self.n_classes], *(y for y, _ in outputs)]
+        logits = [linear, names[:, : self.n_classes], *(y for y, _ in outputs)]
         # the adversary's embedding, if there is one, is the better aligned
         return torch.stack(logits).softmax(dim=2), names, outputs[0][1] if outputs else names
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities (n_cells, n_names) and embedding of log1p CP10k (n_cells, n_genes)."""
-        votes, names, z = self.votes(x)
+        return self.answer(self.linear(x), x[:, self.variable])
+
+    def answer(self, linear: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, of the parameters of :meth:`votes`."""
+        votes, names, z = self.votes(linear, v)
         log_names = names.log_softmax(dim=1)
         known = torch.tensordot(self.weights, votes, dims=1)
         log_known = (known.clamp_min(1e-12).log() / self.temperature).log_softmax(dim=1)
         total = log_names[:, : self.n_classes].logsumexp(dim=1, keepdim=True)
         return torch.cat([total + log_known, log_names[:, self.n_classes :]], dim=1), z
 
-    def novelty_score(self, x: Tensor) -> Tensor:
-        """Probability that cells (n_cells, n_genes) are novel, (n_cells,)."""
-        return self.novelty(x[:, self.variable]).squeeze(1).sigmoid()
+    def novelty_score(self, v: Tensor) -> Tensor:
+        """Probability that cells (n_cells, n_variable) are novel, (n_cells,)."""
+        return self.novelty(v).squeeze(1).sigmoid()
 
 
 @docs.dedent
@@ -349,8 +361,10 @@ class AutoClassifier(OpenWorldModel):
         """
         module = self.module.eval()
         some = np.sort(numpy_generator().permutation(indices)[:MAX_CALIBRATION])
-        parts = np.array_split(some, -(-len(some) // 512))
-        votes = torch.cat([module.votes(cells[part]["x"])[0] for part in parts], dim=1)
+        both = self._for_voters(Cells(cells.x[some], {}, cells.fill))
+        parts = np.array_split(np.arange(len(some)), -(-len(some) // 512))
+        batches = (both[part] for part in parts)
+        votes = torch.cat([module.votes(b["linear"], b["x"])[0] for b in batches], dim=1)
         linear, networks = votes[:2].mean(dim=0), votes[2:]
         agreement = []
         for i in range(len(networks)):
@@ -403,9 +417,24 @@ class AutoClassifier(OpenWorldModel):
 
     # -- prediction ----------------------------------------------------------------------------
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        log_proba, z = self.module(x)
-        return log_proba.exp(), z, self.module.novelty_score(x)
+    def _for_voters(self, cells: Cells) -> Cells:
+        """The variable genes, and the logits of the regression on all genes, which stay sparse."""
+        layer = self.module.linear
+        weight, bias = layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+        logits = product(cells.x, np.ascontiguousarray(weight.T)) + bias
+        fill = cells.fill
+        if fill is not None:
+            logits += weight.astype(float) @ fill
+            fill = fill[self.variable_]
+        arrays = {"linear": logits.astype(np.float32)}
+        return Cells(cells.x[:, self.variable_], arrays, fill)
+
+    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, ...]]:
+        return super()._forward_cells(self._for_voters(cells))
+
+    def _forward_batch(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        log_proba, z = self.module.answer(batch["linear"], batch["x"])
+        return log_proba.exp(), z, self.module.novelty_score(batch["x"])
 
     def _novel_score(self, prediction: Prediction) -> np.ndarray:
         if self.searched_ and prediction.novelty is not None:

@@ -103,7 +103,8 @@ def _counted(parts: Iterable[Part], bar: Any) -> Iterator[Part]:
 def _predict_rows(given: tuple[CellModel, _data.Reader], start: int, rows: Any) -> Part:
     """Predict for some rows of a matrix, in a process that has no more of it."""
     model, reader = given
-    parts = [part for cells in reader.of(rows, start) for part in model._parts(cells)]
+    chunks = reader.of(rows, start)
+    parts = [part for x in chunks for part in model._parts(Cells(x, {}, reader.fill))]
     outputs, unseen = zip(*parts, strict=True)
     return tuple(map(np.concatenate, zip(*outputs, strict=True))), np.concatenate(unseen)
 
@@ -349,20 +350,25 @@ class CellModel(BaseModelClass):
         logits, z = self.module(x)
         return logits.softmax(dim=1), z
 
-    def _forward_cells(self, cells: Cells | _data.Inputs) -> Iterator[tuple[np.ndarray, ...]]:
+    def _forward_batch(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """As :meth:`_forward`, of a minibatch."""
+        return self._forward(batch["x"])
+
+    def _forward_cells(self, cells: Cells) -> Iterator[tuple[np.ndarray, ...]]:
         """The output of :meth:`_forward`, in batches of equal size and fixed order."""
         self.module.eval()
         device = next(self.module.parameters()).device
         size = self._prediction_batch_size()
         for batch in np.array_split(np.arange(len(cells)), -(-len(cells) // size)):
             with torch.inference_mode():
-                outputs = self._forward(cells[batch[0] : batch[-1] + 1]["x"].to(device))
+                part = cells[batch[0] : batch[-1] + 1]
+                outputs = self._forward_batch({k: v.to(device) for k, v in part.items()})
             yield tuple(output.cpu().numpy() for output in outputs)
 
     def _prediction_batch_size(self) -> int:
         return BATCH_SIZE
 
-    def _parts(self, cells: Cells | _data.Inputs) -> Iterator[Part]:
+    def _parts(self, cells: Cells) -> Iterator[Part]:
         """Outputs for the cells, in batches, and which express none of the inputs."""
         done = 0
         for outputs in self._forward_cells(cells):
@@ -404,7 +410,8 @@ class CellModel(BaseModelClass):
         client = _data.client_of(expression.matrix)
         parts: Iterable[Part]
         if client is None:
-            parts = itertools.chain.from_iterable(map(self._parts, reader.ahead()))
+            chunks = (Cells(x, {}, reader.fill) for x in reader.ahead())
+            parts = itertools.chain.from_iterable(map(self._parts, chunks))
         else:
             given = self._to_send(), reader.of(None)
             parts = _data.map_rows(client, expression.matrix, _predict_rows, given)
