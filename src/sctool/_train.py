@@ -26,6 +26,7 @@ from scvi.train._logger import SimpleLogger
 from torch import Tensor, nn
 
 from sctool._batches import Splitter
+from sctool._checks import Seed, check
 from sctool._progress import EpochBar
 
 logger = logging.getLogger("sctool")
@@ -34,6 +35,7 @@ logger = logging.getLogger("sctool")
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed all random number generators inside the context and restore their state afterwards."""
+    seed = check("random_state", seed, Seed | None)
     if seed is None:
         yield
         return
@@ -41,7 +43,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed)
         random.seed(seed)
         try:
             yield

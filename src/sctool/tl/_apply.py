@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, novelty
+from sctool._checks import check_dict
 from sctool._data import _genes
 from sctool._expected import Expected, Fit
 from sctool._label_errors import confused_pairs
@@ -48,6 +49,32 @@ def refuse_training_arguments(
     used = [name for name, value in given.items() if value]
     if used:
         raise ValueError(f"ref is a trained model, so nothing is trained: {used!r} cannot be used.")
+
+
+def check_training_arguments(
+    cls: type[AnnotationModel],
+    novel: str | int,
+    model_kwargs: dict[str, Any] | None,
+    train_kwargs: dict[str, Any] | None,
+) -> None:
+    """Refuse settings that no model could use before any cell is read."""
+    settings = _settings(cls, novel, model_kwargs)
+    settings.pop("ignore_case", None)
+    preset = settings.pop("preset", "default")
+    cls._for_training(cls._resolve(preset, settings), **check_dict("train_kwargs", train_kwargs))
+
+
+def _settings(
+    cls: type[AnnotationModel], novel: str | int, model_kwargs: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a model is made with."""
+    settings = check_dict("model_kwargs", model_kwargs)
+    preset = settings.get("preset", "default")
+    of_novel = cls._settings_for_novel(novel, preset)
+    n = settings.get("n_novel", novel)
+    if novel != "auto" and n != novel:
+        raise ValueError(f"novel={novel!r}, but model_kwargs has n_novel={n!r}: pass one of them.")
+    return of_novel | settings
 
 
 def predict(
@@ -106,9 +133,7 @@ def train_and_predict(
 
     ``held_out``: mask of cells of the reference that it is not trained on.
     """
-    settings = dict(params["model_kwargs"] or {})
-    preset = settings.get("preset", "default")
-    settings = cls._settings_for_novel(params["novel"], preset) | settings
+    settings = _settings(cls, params["novel"], params["model_kwargs"])
     names = ("batch_key", "layer", "ignore_case")
     data = _data.join(
         adata,
