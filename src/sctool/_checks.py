@@ -35,6 +35,8 @@ class Range:
 
 Whole = Annotated[int, Range("a whole number, 0 or more", lambda v: v >= 0)]
 Count = Annotated[int, Range("a whole number above 0", lambda v: v > 0)]
+#: Of a minibatch whose remainder may not be a single cell, on which BatchNorm fails.
+BatchSize = Annotated[int, Range("a whole number, 3 or more", lambda v: v >= 3)]
 Seed = Annotated[int, Range("a whole number from 0 to 2**32 - 1", lambda v: 0 <= v < 2**32)]
 Positive = Annotated[float, Range("a number above 0", lambda v: 0 < v < math.inf)]
 NonNegative = Annotated[float, Range("a finite number, 0 or more", lambda v: 0 <= v < math.inf)]

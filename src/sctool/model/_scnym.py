@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sctool._batches import Cells, Splitter, stratified_holdout
-from sctool._checks import Count, NonNegative, Part, Positive, Share
+from sctool._checks import BatchSize, Count, NonNegative, Part, Positive, Share
 from sctool._docs import docs
 from sctool._train import TRAINER_ARGUMENTS, BestWeights, Plan, TrainOptions, fit, n_epochs
 from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
@@ -79,6 +79,7 @@ class SCNYMSettings(NetworkSettings):
     adversary_ramp: Share = 0.05
     optimizer: Literal["adadelta", "adamw"] = "adadelta"
     lr: Positive = 1.0
+    batch_size: BatchSize = 256
     weight_decay: NonNegative = 1e-4
     min_epochs: Count = 3
     patience: Count | None = None

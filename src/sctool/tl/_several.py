@@ -228,6 +228,11 @@ def _answer(
         if UNKNOWN not in aligned.names:
             profiles = _several.confusions(proba_held, codes_held)
             tree = Hierarchy.from_profiles(aligned.names, profiles)
+    else:
+        audit.append(
+            f"references: {len(codes_held)} cells could be held out and judged by all references, "
+            "too few to fit a temperature to; scores are means that were not calibrated"
+        )
     shown = ", ".join(
         f"{s.name!r} {w:.0%}" for s, w in zip(sources, weights.mean(axis=1), strict=True)
     )
