@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from sctool import _data, _slots
-from sctool._checks import Seed, check
+from sctool._checks import Seed, check, check_dict
 from sctool._docs import docs
 from sctool._expected import Expected
 from sctool._train import seeded
@@ -259,6 +259,11 @@ def annotate(
     clusters = None
     if groupby is not None:
         clusters = _data.clean_labels(_data.obs_column(adata, groupby, "groupby", "query"))
+        if not len(clusters.categories):
+            raise ValueError(
+                f"groupby={groupby!r}: no cell has a value in that column of adata.obs. Cluster "
+                "the cells first, for example with sc.tl.leiden, or leave groupby out."
+            )
     levels = _levels(labels_key)
     flags = {"ignore_case": ignore_case, "adapt": adapt, "copy": copy, "return_model": return_model}
     for name, flag in flags.items():  # "no" would be true
@@ -266,6 +271,9 @@ def annotate(
     for name, text in {"batch_key": batch_key, "layer": layer}.items():
         check(name, text, str | None)
     check("random_state", random_state, Seed | None)
+    model_kwargs = check_dict("model_kwargs", model_kwargs) or None
+    train_kwargs = check_dict("train_kwargs", train_kwargs) or None
+    bar = check("enable_progress_bar", (train_kwargs or {}).get("enable_progress_bar", True), bool)
     if isinstance(ref, AnnData | list | tuple):
         check_training_arguments(METHODS[method], novel, model_kwargs, train_kwargs)
     hierarchy = read_hierarchy(hierarchy)
@@ -313,7 +321,6 @@ def annotate(
         expected = find_expected(trained, levels[-1], allowed, prior)
         batch = None if adapt else batch_key
         refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
-        bar = (train_kwargs or {}).get("enable_progress_bar", True)
         if adapt:
             with seeded(random_state):
                 adapted = adapt_model(

@@ -88,6 +88,10 @@ def predict(
     """Apply a trained model, with a progress bar or without."""
     prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
     prediction.audit.extend(model._note_reuse(novel))
+    if novel not in ("auto", 0) and novel != (n := len(model.novel_classes_)):
+        prediction.audit.append(
+            f"novel: {novel} groups were asked for, but nothing was trained: the model has {n}"
+        )
     prediction, fit = reweigh(model, prediction, expected)
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)

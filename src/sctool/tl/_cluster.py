@@ -7,6 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from sctool import _data, _neighbors, _slots
+from sctool._checks import check_dict
 from sctool._train import seeded
 from sctool.model import CICL, CLUSTER_METHODS, Prediction, Settings, load
 from sctool.model._base import expand
