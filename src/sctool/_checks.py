@@ -151,7 +151,9 @@ def _read(value: Any, kind: Any) -> tuple[Any] | None:
 
 
 def _read_tuple(value: Any, parts: tuple[Any, ...]) -> tuple[Any] | None:
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) == 0:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
         return None
     each = [parts[0]] * len(value) if parts[-1] is Ellipsis else list(parts)
     if len(value) != len(each) or not each:
