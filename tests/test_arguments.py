@@ -84,7 +84,7 @@ def annotate(calls, way, **arguments):
         ({"batch_key": ["a"]}, ValueError, r"batch_key=\['a'\] must be a text or None"),
         ({"layer": ["a"]}, ValueError, r"layer=\['a'\] must be a text or None"),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_is_of_the_wrong_kind_is_refused(calls, way, arguments, error, message):
     with pytest.raises(error, match=message):

@@ -235,3 +235,12 @@ def test_one_gene_has_no_components():
     adata, ref = simulate_sides(20, 40)
     with pytest.raises(ValueError, match="60 cells with 1 genes have no principal components"):
         sctool.tl.annotate(adata, ref, method="scdet", model_kwargs={"n_top_genes": 1})
+
+
+def test_what_is_no_setting_but_an_argument_of_the_model_goes_through():
+    adata, ref = simulate_sides(20, 60)
+    quiet = {"train_kwargs": {"max_epochs": 3, "enable_progress_bar": False}}
+    base = sctool.tl.annotate(adata.copy(), ref, method="actinn", return_model=True, **quiet)
+    settings = {"pretrained": base, "component": "mlp", "ignore_case": True}
+    sctool.tl.annotate(adata, ref, method="actinn", model_kwargs=settings, **quiet)
+    assert adata.obs["sctool_score"].notna().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,11 @@ def check_training_arguments(
     train_kwargs: dict[str, Any] | None,
 ) -> None:
     """Refuse settings that no model could use before any cell is read."""
-    settings = _settings(cls, novel, model_kwargs)
-    settings.pop("ignore_case", None)
-    preset = settings.pop("preset", "default")
-    cls._for_training(cls._resolve(preset, settings), **check_dict("train_kwargs", train_kwargs))
+    given = _settings(cls, novel, model_kwargs)
+    others = inspect.signature(cls.__init__).parameters  # as "preset", "pretrained"
+    changes = {name: value for name, value in given.items() if name not in others}
+    settings = cls._resolve(given.get("preset", "default"), changes)
+    cls._for_training(settings, **check_dict("train_kwargs", train_kwargs))
 
 
 def _settings(
