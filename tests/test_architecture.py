@@ -18,7 +18,7 @@ MODULES_OF_ARRAYS = ["losses", "metrics", "nn"]
 FLOORS = [
     ["_tables"],
     [
-        *("_ahead", "_docs", "_expected", "_ontology", "_progress", "_sets", "_slots"),
+        *("_ahead", "_checks", "_docs", "_expected", "_ontology", "_progress", "_sets", "_slots"),
         "_umap",
         *MODULES_OF_ARRAYS,
     ],

@@ -542,7 +542,7 @@ def test_the_genes_of_a_network_are_chosen_without_the_cells_that_judge_it():
     ("settings", "message"),
     [
         ({"backbone": "cnn"}, r"backbone='cnn' is unknown; known: \('linear', 'actinn', 'scdae'\)"),
-        ({"component": "mlps"}, r"component='mlps' is unknown; known: \(None, 'mlp', 'mls'\)"),
+        ({"component": "mlps"}, r"component='mlps' is unknown; known: \('mlp', 'mls', None\)"),
         ({"positives": "all"}, r"positives='all' is unknown; known: \('own', 'shared'\)"),
     ],
 )

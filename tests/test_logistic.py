@@ -295,7 +295,7 @@ def test_a_weight_that_is_none_is_refused(least):
 
 @pytest.mark.parametrize("C", [0, -1.0, np.nan, "best"])
 def test_a_penalty_that_is_none_is_refused(C):
-    with pytest.raises(ValueError, match=r"C=.* must be a number above 0, None or 'auto'"):
+    with pytest.raises(ValueError, match=r"C=.* must be a number above 0, 'auto' or None"):
         LogisticSettings(C=C)
 
 

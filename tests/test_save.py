@@ -48,6 +48,15 @@ def edit(saved: Path, **changes: object) -> None:
 # -- what is written -----------------------------------------------------------------------------
 
 
+def test_a_setting_that_is_refused_now_may_be_in_a_file(saved, trained):
+    settings = json.loads((saved / "model.json").read_text())["settings"]
+    edit(saved, settings=settings | {"batch_size": 1})
+    loaded = load(saved)
+    assert loaded.settings_.batch_size == 1
+    adata = simulate_sides(20, 4)[0]
+    np.testing.assert_array_equal(loaded.predict(adata), trained.predict(adata))
+
+
 def test_the_files_are_json_and_plain_tensors(saved, trained):
     assert sorted(p.name for p in saved.iterdir()) == ["model.json", "weights.pt"]
     state = json.loads((saved / "model.json").read_text(encoding="utf-8"))

@@ -58,7 +58,7 @@ def moved(model: SCNYM, **train_kwargs) -> set[str]:
         ({"mixmatch": False}, {"encoder", "head", "adversary"}),
         ({"adversary": False}, {"encoder", "head"}),
         ({"mixmatch": False, "adversary": False}, {"encoder", "head"}),
-        ({"confidence": 1.01}, {"encoder", "head"}),
+        ({"confidence": 1.0}, {"encoder", "head"}),
         ({"adversary_weight": 0.0}, {"encoder", "head", "adversary"}),
     ],
     ids=["all", "no-mixmatch", "no-adversary", "neither", "none-confident", "no-weight"],

@@ -12,6 +12,7 @@ from synthetic import TYPES, simulate, simulate_sides
 
 import sctool
 from sctool import _several
+from sctool._expected import Expected
 from sctool.cli import main
 from sctool.tl import _several as _tool
 from sctool.tl import _sources
@@ -460,7 +461,11 @@ def test_the_parts_of_a_coarser_type_share_what_is_said_of_it():
     ]
     parts = _tool._parts(sources, aligned)
     assert parts["T cell"] == ["CD4 T", "CD8 T"]
-    assert _tool._spread({"T cell": 0.6, "B": 0.4}, parts) == {"CD4 T": 0.3, "CD8 T": 0.3, "B": 0.4}
+    found = _tool._of_answer(Expected(["T cell", "B"], [0.6, 0.4]), parts)
+    assert dict(zip(found.names, found.shares, strict=True)) == pytest.approx(
+        {"CD4 T": 0.3, "CD8 T": 0.3, "B": 0.4}
+    )
+    assert _tool._of_answer(Expected(["T cell", "lost"], None), parts).names == ["CD4 T", "CD8 T"]
     tree = {"T cell": "lymphocyte", "CD4 T": "T cell", "B": "lymphocyte"}
     assert _tool._of_parts(tree, parts) == tree
     assert _tool._of_parts({"T cell": "lymphocyte"}, parts) == {

@@ -1,6 +1,7 @@
 """Training, of whichever model: what ``train`` takes, what it refuses, and what becomes of it."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,7 +232,13 @@ def test_slow_threads_are_warned_of_once(case, monkeypatch, caplog):
     monkeypatch.setattr(_train, "TrainRunner", lambda *args, **kwargs: lambda: None)
     _train._warn_of_busy_waiting.cache_clear()
     for _ in range(2):
-        _train.fit(None, None, None, 1, _train.TrainOptions(progress=False))
+        _train.fit(
+            SimpleNamespace(module=torch.nn.Identity()),
+            None,
+            None,
+            1,
+            _train.TrainOptions(progress=False),
+        )
     _train._warn_of_busy_waiting.cache_clear()
     warned = [r.message for r in caplog.records if "OMP_WAIT_POLICY=PASSIVE" in r.message]
     assert len(warned) == (case == "torch-was-first")

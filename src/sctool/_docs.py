@@ -47,5 +47,6 @@ save
 TypeError
     ``plan_kwargs`` has an unknown setting, or ``trainer_kwargs`` an unknown argument.
 ValueError
-    Several devices are asked for, but the model cannot be trained on them.""".strip(),
+    A value is out of range; training diverged; or several devices are asked for, but the model
+    cannot be trained on them.""".strip(),
 )

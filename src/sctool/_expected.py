@@ -49,8 +49,8 @@ class Expected:
         TypeError
             ``allowed`` is not a list, or ``prior`` not a dictionary of numbers.
         ValueError
-            Both are given; there is nothing in them; a type is unknown; shares are not numbers that
-            are finite, 0 or more, and not all 0.
+            Both are given; there is nothing in them; a type is unknown or named twice; shares are
+            not numbers that are finite, 0 or more, and not all 0.
         """
         if allowed is None and prior is None:
             return None
@@ -60,15 +60,20 @@ class Expected:
                 "name are not allowed."
             )
         if prior is None:
-            if isinstance(allowed, str | Mapping) or not isinstance(allowed, Iterable):
+            if isinstance(allowed, str | bytes | Mapping) or not isinstance(allowed, Iterable):
                 raise TypeError(f"allowed={allowed!r}: pass a list of names of cell types.")
             names = list(dict.fromkeys(map(str, allowed)))
             cls._check_names("allowed", names, types)
             return cls(names, None)
         if not isinstance(prior, Mapping):
             raise TypeError(f"prior={prior!r}: pass a dictionary, {{cell type: share}}.")
-        cls._check_names("prior", list(map(str, prior)), types)
+        given = list(map(str, prior))
+        cls._check_names("prior", given, types)
+        if len(set(given)) < len(given):
+            raise ValueError(f"prior={prior!r} names a type more than once.")
         try:
+            if any(isinstance(share, bool | np.bool_ | str) for share in prior.values()):
+                raise TypeError
             shares = np.array([float(share) for share in prior.values()])
         except (TypeError, ValueError):
             raise TypeError(f"prior={prior!r}: the shares must be numbers.") from None
@@ -77,6 +82,7 @@ class Expected:
                 f"prior={prior!r}: the shares must be finite, 0 or more, and not all 0. They need "
                 "not sum to 1."
             )
+        shares /= shares.max()  # sums of large numbers are infinite
         shares /= shares.sum()
         present = np.flatnonzero(shares)
         names = [str(name) for name, share in zip(prior, shares, strict=True) if share]

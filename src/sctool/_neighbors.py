@@ -38,14 +38,24 @@ def fit_pca(x: sp.csr_matrix, n: int, seed: int) -> PCA:
     In double precision: in single precision, components of nearly equal variance would depend on
     the order of summation.
     """
-    n = min(n, min(x.shape) - 1)
+    n = _at_most(n, x)
     return PCA(n, svd_solver="arpack", random_state=seed).fit(x.astype(np.float64))
 
 
 def principal_components(x: sp.csr_matrix, n: int, seed: int) -> np.ndarray:
     """Scores on the first ``n`` principal components (fewer for small data), float32."""
-    n = min(n, min(x.shape) - 1)
+    n = _at_most(n, x)
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(x).astype(np.float32)
+
+
+def _at_most(n: int, x: sp.csr_matrix) -> int:
+    """The number of principal components that the data have, of up to ``n``."""
+    if min(x.shape) < 2:
+        raise ValueError(
+            f"{x.shape[0]} cells with {x.shape[1]} genes have no principal components: at least 2 "
+            "of each are needed. Use more genes, such as with n_top_genes=2000."
+        )
+    return min(n, min(x.shape) - 1)
 
 
 @cache

@@ -26,6 +26,7 @@ from scvi.train._logger import SimpleLogger
 from torch import Tensor, nn
 
 from sctool._batches import Splitter
+from sctool._checks import Seed, check
 from sctool._progress import EpochBar
 
 logger = logging.getLogger("sctool")
@@ -34,6 +35,7 @@ logger = logging.getLogger("sctool")
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed all random number generators inside the context and restore their state afterwards."""
+    seed = check("random_state", seed, Seed | None)
     if seed is None:
         yield
         return
@@ -41,7 +43,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed)
         random.seed(seed)
         try:
             yield
@@ -329,6 +331,11 @@ def fit(
     """Train ``model`` with scvi-tools' runner, showing only a progress bar called ``name``.
 
     Several processes end with the weights and the history of the first.
+
+    Raises
+    ------
+    ValueError
+        Training diverged.
     """
     _warn_of_busy_waiting()
     several = options.n_processes > 1
@@ -345,12 +352,23 @@ def fit(
     with _quiet(), _outside_slurm() if one_process else nullcontext():
         if not several:
             TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
+            _check_finite(model, name)
             return
         splitter.seed = int(torch.randint(2**31, (1,)))
         # What follows draws the same in all processes.
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             TrainRunner(model, plan, splitter, max_epochs=max_epochs, **arguments)()
         _take_from_first(model)
+    _check_finite(model, name)
+
+
+def _check_finite(model: Any, name: str) -> None:
+    weights = [w for w in model.module.state_dict().values() if w.is_floating_point()]
+    if not all(torch.isfinite(w).all() for w in weights):
+        raise ValueError(
+            f"{name} diverged: weights of the network are not finite numbers. Pass a lower "
+            f"learning rate (lr), or settings nearer to the defaults; found {model.settings_!r}."
+        )
 
 
 def _take_from_first(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sctool import losses
 from sctool._batches import Cells, stratified_holdout
+from sctool._checks import Range
 from sctool._data import TrainingData
 from sctool._regression import regress, set_linear
 from sctool._train import TrainOptions, numpy_generator
@@ -339,12 +340,9 @@ class ContrastiveAblationSettings(ContrastiveSettings):
         seen, it is thinned to a share drawn between this and 1.  1 leaves cells as they are.
     """
 
-    thinning: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.thinning <= 1:
-            raise ValueError(f"thinning={self.thinning!r} must lie above 0 and not above 1")
+    thinning: Annotated[float, Range("a number above 0 and not above 1", lambda v: 0 < v <= 1)] = (
+        1.0
+    )
 
 
 class ContrastiveAblation(ContrastiveClassifier):

@@ -442,7 +442,7 @@ def test_thinning_refuses_what_is_no_counts():
 
 @pytest.mark.parametrize("thinning", [0.0, -1.0, 1.5, math.nan])
 def test_a_share_that_is_none_is_refused(thinning):
-    with pytest.raises(ValueError, match=r"thinning=.* must lie above 0 and not above 1"):
+    with pytest.raises(ValueError, match=r"thinning=.* must be a number above 0 and not above 1"):
         ContrastiveAblationSettings(thinning=thinning)
 
 

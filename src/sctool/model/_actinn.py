@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sctool._checks import Count, Positive
 from sctool._tables import read_table
 from sctool.model._base import Settings
 from sctool.model._pretrained import PretrainedModel
@@ -38,8 +39,8 @@ class HierarchicalACTINNSettings(Settings):
         on two data sets of blood, by the log-likelihood of right and wrong names.
     """
 
-    n_top_genes: int | None = None
-    temperature: float = 0.9
+    n_top_genes: Count | None = None
+    temperature: Positive = 0.9
 
 
 class Network(nn.Module):

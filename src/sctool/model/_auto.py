@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sctool import novelty
 from sctool._batches import Cells, stratified_holdout
+from sctool._checks import Count, Positive, Whole
 from sctool._data import Features, TrainingData
 from sctool._data._features import variable_genes
 from sctool._data._inputs import product
@@ -66,10 +67,10 @@ class AutoSettings(SCNYMSettings):
         votes with the penalty of :class:`LogisticSettings`.
     """
 
-    n_novel: int | None = None
-    min_steps: int = 200
-    C: float = 1.0
-    max_iter: int = 500
+    n_novel: Whole | None = None
+    min_steps: Whole = 200
+    C: Positive = 1.0
+    max_iter: Count = 500
 
 
 def _of_network(settings: AutoSettings, part: str) -> AutoSettings:

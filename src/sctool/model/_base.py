@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from sctool import _data
 from sctool._batches import Cells
+from sctool._checks import Count, Positive, Whole, check, check_dict, check_fields
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
 from sctool._progress import progress
@@ -113,6 +114,8 @@ def _predict_rows(given: tuple[CellModel, _data.Reader], start: int, rows: Any) 
 class Settings:
     """Hyperparameters common to all models.
 
+    The types of the fields say what they may be; anything else is refused (ValueError).
+
     Parameters
     ----------
     n_top_genes
@@ -123,8 +126,11 @@ class Settings:
         the median total of the training cells if they are counts, else 1e4.
     """
 
-    n_top_genes: int | None = 2000
-    target_sum: float | None = 1e4
+    n_top_genes: Count | None = 2000
+    target_sum: Positive | None = 1e4
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -144,11 +150,11 @@ class NetworkSettings(Settings):
         See ``max_epochs``.
     """
 
-    lr: float = 1e-3
-    batch_size: int = 256
-    max_epochs: int | None = None
-    min_steps: int = 400
-    min_epochs: int = 1
+    lr: Positive = 1e-3
+    batch_size: Count = 256
+    max_epochs: Count | None = None
+    min_steps: Whole = 400
+    min_epochs: Count = 1
 
 
 def change_settings(settings: Any, changes: dict[str, Any], owner: str) -> Any:
@@ -213,7 +219,7 @@ class CellModel(BaseModelClass):
 
     @classmethod
     def _resolve(cls, preset: str, changes: dict[str, Any]) -> Any:
-        if preset not in cls.PRESETS:
+        if not isinstance(preset, str) or preset not in cls.PRESETS:
             raise ValueError(
                 f"preset={preset!r} is unknown; {cls.__name__} has {sorted(cls.PRESETS)!r}."
             )
@@ -318,10 +324,8 @@ class CellModel(BaseModelClass):
         """
         if self._cells is None or not self._cells.arrays:
             raise RuntimeError("A loaded model has no labelled cells: set up and train a new one.")
-        changes = dict(plan_kwargs or {})
-        if batch_size is not None and hasattr(self.settings_, "batch_size"):
-            changes["batch_size"] = batch_size
-        self.settings_ = change_settings(self.settings_, changes, type(self).__name__)
+        self.settings_ = self._for_training(self.settings_, max_epochs, batch_size, plan_kwargs)
+        enable_progress_bar = check("enable_progress_bar", enable_progress_bar, bool)
         if hasattr(self.module, "settings"):
             self.module.settings = self.settings_
         why = "" if self.TRAINER_ARGUMENTS else ": this model is not trained in minibatches"
@@ -331,6 +335,23 @@ class CellModel(BaseModelClass):
         self._train(TrainOptions(max_epochs, enable_progress_bar, trainer))
         self.module.eval()
         self.is_trained_ = True
+
+    @classmethod
+    def _for_training(
+        cls,
+        settings: Any,
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> Any:
+        """Settings with the changes that :meth:`train` is asked for, all of which are checked."""
+        check("max_epochs", max_epochs, Count | None)
+        check("batch_size", batch_size, Count | None)
+        changes = check_dict("plan_kwargs", plan_kwargs)
+        if batch_size is not None and hasattr(settings, "batch_size"):
+            changes["batch_size"] = batch_size
+        return change_settings(settings, changes, cls.__name__)
 
     def _train(self, options: TrainOptions) -> None:
         raise NotImplementedError

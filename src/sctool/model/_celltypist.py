@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sctool._checks import Count
 from sctool.model._base import Prediction, Settings
 from sctool.model._pretrained import PretrainedModel
 
@@ -146,7 +147,7 @@ def _numbers(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
 class CellTypistSettings(Settings):
     """Hyperparameters of :class:`CellTypistModel`, all of them fixed by CellTypist."""
 
-    n_top_genes: int | None = None
+    n_top_genes: Count | None = None
 
 
 class ScaledLinearModule(nn.Module):

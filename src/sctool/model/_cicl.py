@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sctool import _data, _neighbors
 from sctool._batches import Cells, Splitter
+from sctool._checks import Count, NonNegative, Part, Positive, Share, Whole
 from sctool._docs import docs
 from sctool._neighbors import fit_pca, group_means, k_means
 from sctool._train import Plan, TrainOptions, fit, n_epochs, numpy_generator
@@ -78,37 +79,28 @@ class CICLSettings(NetworkSettings):
         encoder's output. 1 is plain k-means.
     """
 
-    target_sum: float | None = None
-    n_clusters: int | None = None
-    n_components: int | None = 50
-    attention: str = "parts"
-    n_parts: int = 4
-    width: int = 32
-    n_layers: int = 4
-    n_heads: int = 4
-    d_head: int = 8
-    n_hidden: int = 64
-    dropout: float = 0.1
-    projection: tuple[int, int] = (32, 32)
-    masked: float = 0.3
-    noisy: float = 0.0
-    noise: float = 0.0
+    target_sum: Positive | None = None
+    n_clusters: Count | None = None
+    n_components: Whole | None = 50
+    attention: Literal["parts", "cells", "none"] = "parts"
+    n_parts: Count = 4
+    width: Count = 32
+    n_layers: Whole = 4
+    n_heads: Count = 4
+    d_head: Count = 8
+    n_hidden: Count = 64
+    dropout: Part = 0.1
+    projection: tuple[Count, Count] = (32, 32)
+    masked: Part = 0.3
+    noisy: Share = 0.0
+    noise: NonNegative = 0.0
     rescaled: bool = False
-    n_neighbors: int = 15
-    temperature: float = 0.5
-    cluster_weight: float = 0.1
+    n_neighbors: Whole = 15
+    temperature: Positive = 0.5
+    cluster_weight: NonNegative = 0.1
     joined: bool = True
-    n_prototypes: int = 4
-    min_steps: int = 200
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "projection", tuple(self.projection))  # JSON has lists
-        if self.attention not in (known := ("parts", "cells", "none")):
-            raise ValueError(f"attention={self.attention!r} is unknown; known: {known!r}.")
-        for name in ("n_clusters", "n_prototypes", "min_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value!r} must be 1 or more.")
+    n_prototypes: Count = 4
+    min_steps: Count = 200
 
 
 #: Section 2 and table 2 of the paper; the documentation lists what they do not specify.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sctool._batches import Cells, Splitter, TypeSplitter, assign_folds, stratified_holdout
+from sctool._checks import AnyWeight, Count, NonNegative, Positive
 from sctool._data import Features, TrainingData
 from sctool._docs import docs
 from sctool._progress import progress
@@ -29,9 +30,10 @@ from sctool._train import BestWeights, Plan, TrainOptions, fit, n_epochs, refuse
 from sctool.model._base import AnnotationModel, NetworkSettings
 from sctool.model._contrastive_module import (
     BACKBONES,
-    COMPONENTS,
     Backbone,
+    BackboneName,
     Batch,
+    ComponentName,
     ContrastiveModule,
     Stage,
     copy_parts,
@@ -84,36 +86,27 @@ class ContrastiveSettings(LogisticSettings, NetworkSettings):
         Learning rate and weight decay of the component.
     """
 
-    backbone: str = "linear"
-    component: str | None = None
-    positives: str = "own"
+    backbone: BackboneName = "linear"
+    component: ComponentName = None
+    positives: Literal["own", "shared"] = "own"
     init_from_linear: bool = True
-    n_latent: int | None = 128
-    temperature: float = 0.5
-    folds: int = 5
-    l2: float = 1e-4
-    noise: float = 1.0
+    n_latent: Count | None = 128
+    temperature: Positive = 0.5
+    folds: Count = 5
+    l2: NonNegative = 1e-4
+    noise: NonNegative = 1.0
     scale_by_maximum: bool = False
-    lr: float = 3e-3
-    component_lr: float = 1e-3
-    weight_decay: float = 0.0
-    min_epochs: int = 5
-    C: float | str | None = 1.0
-    min_type_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = {
-            "backbone": tuple(BACKBONES),
-            "component": tuple(COMPONENTS),
-            "positives": ("own", "shared"),
-        }
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {values!r}.")
+    lr: Positive = 3e-3
+    component_lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    min_epochs: Count = 5
+    C: Positive | Literal["auto"] | None = 1.0
+    min_type_weight: AnyWeight = 0.0
 
 
-def presets(backbone: str, component: str | None = None) -> dict[str, ContrastiveSettings]:
+def presets(
+    backbone: BackboneName, component: ComponentName = None
+) -> dict[str, ContrastiveSettings]:
     """Presets of one backbone; the documentation lists what the paper does not specify."""
     default = ContrastiveSettings(backbone=backbone, component=component)
     if backbone == "linear":

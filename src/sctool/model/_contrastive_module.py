@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -198,6 +198,8 @@ class SCDAEBackbone(Backbone):
         ]
 
 
+BackboneName = Literal["linear", "actinn", "scdae"]
+BACKBONES: dict[BackboneName, Backbone]
 BACKBONES = {"linear": Backbone(), "actinn": ACTINNBackbone(), "scdae": SCDAEBackbone()}
 
 
@@ -261,7 +263,8 @@ class Circles(nn.Module):
             values[:, 1] = other
 
 
-COMPONENTS: dict[str | None, Any] = {None: None, "mlp": Sphere, "mls": Circles}
+ComponentName = Literal["mlp", "mls"] | None
+COMPONENTS: dict[ComponentName, Any] = {None: None, "mlp": Sphere, "mls": Circles}
 
 
 # -- Whole network -------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ COMPONENTS: dict[str | None, Any] = {None: None, "mlp": Sphere, "mls": Circles}
 class ContrastiveModule(nn.Module):
     """Encoder, optional component, head; and the decoder while the base of scDAE is trained."""
 
-    def __init__(self, n_input: int, n_classes: int, s: Any, component: str | None):
+    def __init__(self, n_input: int, n_classes: int, s: Any, component: ComponentName):
         super().__init__()
         backbone = BACKBONES[s.backbone]
         self.inputs = backbone.inputs(n_input, s)

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from torch import nn
 
+from sctool._checks import Count, Positive, Share, Whole
 from sctool._docs import docs
 from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Settings
@@ -42,14 +43,14 @@ class GroupNoveltySettings(Settings):
         Inverse strength of the L2 penalty of the regressions, and maximum iterations of L-BFGS.
     """
 
-    n_novel: int | None = None
-    n_components: int = _clusters.N_COMPONENTS
-    resolution: float = _clusters.RESOLUTION
-    episodes: int = _clusters.EPISODES
-    episode_cells: int = _clusters.EPISODE_CELLS
-    threshold: float = 0.5
-    C: float = 1.0
-    max_iter: int = 500
+    n_novel: Whole | None = None
+    n_components: Count = _clusters.N_COMPONENTS
+    resolution: Positive = _clusters.RESOLUTION
+    episodes: Count = _clusters.EPISODES
+    episode_cells: Count = _clusters.EPISODE_CELLS
+    threshold: Share = 0.5
+    C: Positive = 1.0
+    max_iter: Count = 500
 
 
 @docs.dedent

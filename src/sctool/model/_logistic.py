@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from torch import Tensor, nn
 
 from sctool._batches import stratified_holdout
+from sctool._checks import AnyWeight, Count, Part, Positive
 from sctool._data import Features, TrainingData
 from sctool._data._features import marker_genes
 from sctool._docs import docs
@@ -51,22 +52,11 @@ class LogisticSettings(Settings):
         Maximum number of iterations of L-BFGS.
     """
 
-    n_marker_genes: int | None = None
-    C: float | str | None = None
-    min_type_weight: float = MIN_TYPE_WEIGHT
-    validation: float = 0.1
-    max_iter: int = 500
-
-    def __post_init__(self) -> None:
-        n = self.n_marker_genes
-        if n is not None and (not isinstance(n, int) or n < 1):
-            raise ValueError(f"n_marker_genes={n!r} must be a whole number above 0, or None.")
-        least = self.min_type_weight
-        if not isinstance(least, Real) or not least >= 0:
-            raise ValueError(f"min_type_weight={least!r} must be a number, 0 or more.")
-        C = self.C
-        if C not in (None, "auto") and not (isinstance(C, Real) and C > 0):
-            raise ValueError(f"C={C!r} must be a number above 0, None or 'auto'.")
+    n_marker_genes: Count | None = None
+    C: Positive | Literal["auto"] | None = None
+    min_type_weight: AnyWeight = MIN_TYPE_WEIGHT
+    validation: Part = 0.1
+    max_iter: Count = 500
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ until the new weights have their name, they are found under a temporary one by t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -162,7 +163,12 @@ def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor])
     default = model.PRESETS["default"]
     known = {f.name for f in fields(default)}
     model.preset_ = state["preset"]
-    model.settings_ = replace(default, **{k: v for k, v in state["settings"].items() if k in known})
+    saved = {k: v for k, v in state["settings"].items() if k in known}
+    try:
+        model.settings_ = replace(default, **saved)
+    except ValueError:  # an earlier version took what is refused now; the model is trained
+        model.settings_ = copy.copy(default)
+        vars(model.settings_).update(saved)
     model.audit_ = state["audit"]
     model._set_outputs(state)
     model.features_ = Features(

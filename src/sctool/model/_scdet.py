@@ -10,7 +10,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sctool import losses, novelty
 from sctool._batches import Cells, Splitter
+from sctool._checks import Count, NonNegative, Part, Positive, Share, Whole
 from sctool._docs import docs
 from sctool._neighbors import fit_pca, k_means
 from sctool._sketch import sketch_regions, sketch_types
@@ -70,35 +71,28 @@ class SCDETSettings(NetworkSettings):
         Epochs between estimates of the type distribution.
     """
 
-    n_novel: int | None = None
+    n_novel: Whole | None = None
     initial_names: bool = True
-    n_components: int | None = 50
-    n_hidden: tuple[int, ...] = (128, 128)
-    reconstruction: str = "mse"
-    similarity: str = "cosine"
-    tau: float = 0.1
-    tau_sharp: float = 0.05
-    tau_contrast: float = 0.2
-    rho: float = 0.5
-    gamma: float = 0.5
-    alpha: float = 0.5
-    beta: float = 0.5
-    classify_weight: float = 1.0
-    contrast_weight: float = 1.0
-    masked: float = 0.1
-    noisy: float = 1.0
-    noise: float = 0.5
-    estimate_every: int = 3
-    batch_size: int = 128
-    min_steps: int = 600
-    min_epochs: int = 3
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n_hidden", tuple(self.n_hidden))  # JSON has lists
-        choices = {"reconstruction": ("mse", "zinb"), "similarity": losses.SIMILARITIES}
-        for field, known in choices.items():
-            if (value := getattr(self, field)) not in known:
-                raise ValueError(f"{field}={value!r} is unknown; known: {known!r}.")
+    n_components: Whole | None = 50
+    n_hidden: tuple[Count, ...] = (128, 128)
+    reconstruction: Literal["mse", "zinb"] = "mse"
+    similarity: Literal["cosine", "inner"] = "cosine"
+    tau: Positive = 0.1
+    tau_sharp: Positive = 0.05
+    tau_contrast: Positive = 0.2
+    rho: NonNegative = 0.5
+    gamma: NonNegative = 0.5
+    alpha: NonNegative = 0.5
+    beta: NonNegative = 0.5
+    classify_weight: NonNegative = 1.0
+    contrast_weight: NonNegative = 1.0
+    masked: Part = 0.1
+    noisy: Share = 1.0
+    noise: NonNegative = 0.5
+    estimate_every: Count = 3
+    batch_size: Count = 128
+    min_steps: Whole = 600
+    min_epochs: Count = 3
 
 
 #: Section 4.1 of the paper; the documentation lists what it does not specify.

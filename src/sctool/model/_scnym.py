@@ -8,7 +8,7 @@ preset.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sctool._batches import Cells, Splitter, stratified_holdout
+from sctool._checks import BatchSize, Count, NonNegative, Part, Positive, Share
 from sctool._docs import docs
 from sctool._train import TRAINER_ARGUMENTS, BestWeights, Plan, TrainOptions, fit, n_epochs
 from sctool.losses import mixup, sharpen, sigmoid_ramp, soft_cross_entropy, squared_error
@@ -63,26 +64,27 @@ class SCNYMSettings(NetworkSettings):
         In new-identity mode, cells whose highest probability is below this are flagged as novel.
     """
 
-    n_layers: int = 2
-    n_hidden: int = 256
-    dropout: float = 0.5
+    n_layers: Count = 2
+    n_hidden: Count = 256
+    dropout: Part = 0.5
     mixmatch: bool = True
     adversary: bool = True
-    confidence: float = 0.9
-    temperature: float = 0.5
-    alpha: float = 0.3
-    gene_dropout: float = 0.2
-    ssl_weight: float = 1.0
-    ssl_ramp: float = 0.25
-    adversary_weight: float = 0.1
-    adversary_ramp: float = 0.05
-    optimizer: str = "adadelta"
-    lr: float = 1.0
-    weight_decay: float = 1e-4
-    min_epochs: int = 3
-    patience: int | None = None
-    validation: float = 0.1
-    novel_below: float = 0.5
+    confidence: Share = 0.9
+    temperature: Positive = 0.5
+    alpha: Positive = 0.3
+    gene_dropout: Part = 0.2
+    ssl_weight: NonNegative = 1.0
+    ssl_ramp: Share = 0.25
+    adversary_weight: NonNegative = 0.1
+    adversary_ramp: Share = 0.05
+    optimizer: Literal["adadelta", "adamw"] = "adadelta"
+    lr: Positive = 1.0
+    batch_size: BatchSize = 256
+    weight_decay: NonNegative = 1e-4
+    min_epochs: Count = 3
+    patience: Count | None = None
+    validation: Part = 0.1
+    novel_below: Share = 0.5
 
 
 #: Section 2 of the paper; the documentation lists what it does not specify.
@@ -206,10 +208,6 @@ class SCNYMPlan(Plan):
         """Adadelta or AdamW."""
         s = self.settings
         optimizers = {"adadelta": torch.optim.Adadelta, "adamw": torch.optim.AdamW}
-        if s.optimizer not in optimizers:
-            raise ValueError(
-                f"optimizer={s.optimizer!r} is unknown; known: {sorted(optimizers)!r}."
-            )
         parameters = self.module.parameters()
         return optimizers[s.optimizer](parameters, lr=s.lr, weight_decay=s.weight_decay)
 

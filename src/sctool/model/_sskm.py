@@ -18,6 +18,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from torch import Tensor, nn
 
 from sctool import novelty
+from sctool._checks import Count, Positive, Whole
 from sctool._docs import docs
 from sctool._neighbors import fit_pca
 from sctool._regression import regress, weights
@@ -44,11 +45,11 @@ class SSKMSettings(Settings):
         Inverse strength of the L2 penalty of the regression, and maximum iterations of L-BFGS.
     """
 
-    n_novel: int | None = None
-    n_components: int = 20
-    n_init: int = 10
-    C: float = 1.0
-    max_iter: int = 500
+    n_novel: Whole | None = None
+    n_components: Count = 20
+    n_init: Count = 10
+    C: Positive = 1.0
+    max_iter: Count = 500
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from sctool import _data, _slots
+from sctool._checks import Seed, check, check_dict
 from sctool._docs import docs
 from sctool._expected import Expected
 from sctool._train import seeded
@@ -15,13 +16,14 @@ from sctool.model import METHODS, AnnotationModel
 from sctool.model._adapt import adapt as adapt_model
 from sctool.model._saving import versions
 from sctool.tl._apply import (
+    check_training_arguments,
     predict,
     predict_adapted,
     refuse_training_arguments,
     train_and_predict,
     trained_model,
 )
-from sctool.tl._judge import check_risk, find_expected, find_tree, judge
+from sctool.tl._judge import check_risk, find_expected, find_tree, judge, read_hierarchy
 from sctool.tl._several import annotate_with_each
 
 docs.params["methods"] = "\n    ".join(
@@ -200,13 +202,15 @@ def annotate(
         An unknown method or preset; too few shared genes; unusable values (only scaled values, NaN,
         only zeros); fewer than two cell types; a ``key_added`` that no file can store, or whose
         slots exist and were not written by sctool; a ``risk`` outside 0 to 1 or of another method
-        than "auto"; a ``hierarchy`` that is none, or "ontology" for types
+        than "auto"; a setting or an argument of training out of range; a ``hierarchy`` that names
+        no parent, is none, or "ontology" for types
         that it does not group; ``allowed`` or ``prior`` that are empty, name a
         type that the model does not know, are both given, or hold shares that are negative, not
         finite or all 0; ``adapt`` with a reference, or with a model that cannot adapt; a MuData in
         which it is not clear which modality is gene expression.
     TypeError
-        ``adata``, ``ref``, ``allowed`` or ``prior`` has the wrong type, or a setting is unknown.
+        ``adata``, ``ref``, ``hierarchy``, ``allowed``, ``prior``, ``model_kwargs`` or
+        ``train_kwargs`` has the wrong type, or a setting is unknown.
 
     Notes
     -----
@@ -250,12 +254,29 @@ def annotate(
         not isinstance(novel, int | np.integer) or isinstance(novel, bool) or novel < 0
     ):
         raise ValueError(f"novel={novel!r}: pass 'auto' or the number of novel cell types.")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; known methods: {list(METHODS)!r}.")
     clusters = None
     if groupby is not None:
         clusters = _data.clean_labels(_data.obs_column(adata, groupby, "groupby", "query"))
+        if not len(clusters.categories):
+            raise ValueError(
+                f"groupby={groupby!r}: no cell has a value in that column of adata.obs. Cluster "
+                "the cells first, for example with sc.tl.leiden, or leave groupby out."
+            )
     levels = _levels(labels_key)
+    flags = {"ignore_case": ignore_case, "adapt": adapt, "copy": copy, "return_model": return_model}
+    for name, flag in flags.items():  # "no" would be true
+        check(name, flag, bool)
+    for name, text in {"batch_key": batch_key, "layer": layer}.items():
+        check(name, text, str | None)
+    check("random_state", random_state, Seed | None)
+    model_kwargs = check_dict("model_kwargs", model_kwargs) or None
+    train_kwargs = check_dict("train_kwargs", train_kwargs) or None
+    bar = check("enable_progress_bar", (train_kwargs or {}).get("enable_progress_bar", True), bool)
+    if isinstance(ref, AnnData | list | tuple):
+        check_training_arguments(METHODS[method], novel, model_kwargs, train_kwargs)
+    hierarchy = read_hierarchy(hierarchy)
     params = {
         "labels_key": labels_key if isinstance(labels_key, str) else levels,
         "batch_key": batch_key,
@@ -265,7 +286,7 @@ def annotate(
         # arrays, for the names of types may contain "/", which names of slots may not
         "hierarchy": hierarchy
         if hierarchy is None or isinstance(hierarchy, str)
-        else {"types": list(map(str, hierarchy)), "parents": list(map(str, hierarchy.values()))},
+        else {"types": list(hierarchy), "parents": list(hierarchy.values())},
         "groupby": groupby,
         "ignore_case": ignore_case,
         "adapt": adapt,
@@ -300,7 +321,6 @@ def annotate(
         expected = find_expected(trained, levels[-1], allowed, prior)
         batch = None if adapt else batch_key
         refuse_training_arguments(trained, method, batch, model_kwargs, train_kwargs)
-        bar = (train_kwargs or {}).get("enable_progress_bar", True)
         if adapt:
             with seeded(random_state):
                 adapted = adapt_model(

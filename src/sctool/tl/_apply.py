@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sctool import _data, novelty
+from sctool._checks import check_dict
 from sctool._data import _genes
 from sctool._expected import Expected, Fit
 from sctool._label_errors import confused_pairs
@@ -50,6 +52,33 @@ def refuse_training_arguments(
         raise ValueError(f"ref is a trained model, so nothing is trained: {used!r} cannot be used.")
 
 
+def check_training_arguments(
+    cls: type[AnnotationModel],
+    novel: str | int,
+    model_kwargs: dict[str, Any] | None,
+    train_kwargs: dict[str, Any] | None,
+) -> None:
+    """Refuse settings that no model could use before any cell is read."""
+    given = _settings(cls, novel, model_kwargs)
+    others = inspect.signature(cls.__init__).parameters  # as "preset", "pretrained"
+    changes = {name: value for name, value in given.items() if name not in others}
+    settings = cls._resolve(given.get("preset", "default"), changes)
+    cls._for_training(settings, **check_dict("train_kwargs", train_kwargs))
+
+
+def _settings(
+    cls: type[AnnotationModel], novel: str | int, model_kwargs: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a model is made with."""
+    settings = check_dict("model_kwargs", model_kwargs)
+    preset = settings.get("preset", "default")
+    of_novel = cls._settings_for_novel(novel, preset)
+    n = settings.get("n_novel", novel)
+    if novel != "auto" and n != novel:
+        raise ValueError(f"novel={novel!r}, but model_kwargs has n_novel={n!r}: pass one of them.")
+    return of_novel | settings
+
+
 def predict(
     adata: AnnData,
     model: AnnotationModel,
@@ -61,6 +90,10 @@ def predict(
     """Apply a trained model, with a progress bar or without."""
     prediction = model.predict_cells(adata, layer, enable_progress_bar=bar)
     prediction.audit.extend(model._note_reuse(novel))
+    if novel not in ("auto", 0) and novel != (n := len(model.novel_classes_)):
+        prediction.audit.append(
+            f"novel: {novel} groups were asked for, but nothing was trained: the model has {n}"
+        )
     prediction, fit = reweigh(model, prediction, expected)
     found = np.array(model.names_, dtype=object)[prediction.proba.argmax(axis=1)]
     table = novelty.group_sizes(found[~prediction.unseen], model.novel_classes_)
@@ -106,9 +139,7 @@ def train_and_predict(
 
     ``held_out``: mask of cells of the reference that it is not trained on.
     """
-    settings = dict(params["model_kwargs"] or {})
-    preset = settings.get("preset", "default")
-    settings = cls._settings_for_novel(params["novel"], preset) | settings
+    settings = _settings(cls, params["novel"], params["model_kwargs"])
     names = ("batch_key", "layer", "ignore_case")
     data = _data.join(
         adata,

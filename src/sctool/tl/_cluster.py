@@ -7,6 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from sctool import _data, _neighbors, _slots
+from sctool._checks import check_dict
 from sctool._train import seeded
 from sctool.model import CICL, CLUSTER_METHODS, Prediction, Settings, load
 from sctool.model._base import expand
@@ -170,14 +171,14 @@ def _train(
     model_kwargs: dict[str, Any] | None,
     train_kwargs: dict[str, Any] | None,
 ) -> tuple[dict[str, Any], CICL]:
-    settings = dict(model_kwargs or {})
+    settings = check_dict("model_kwargs", model_kwargs)
     if n_clusters is not None:
         settings = {"n_clusters": int(n_clusters)} | settings
     data = _data.read_cells(adata, layer, "data")
     kept = data.drop_empty(adata.n_obs)
     with seeded(seed):
         model = cls(data, **settings)  # type: ignore[arg-type]
-        model.train(**(train_kwargs or {}))
+        model.train(**check_dict("train_kwargs", train_kwargs))
         prediction = model.predict_cells().expand(kept)
     model._release()
     return _of_model(model, prediction), model

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,36 @@ def check_risk(risk: float | None, cls: type[AnnotationModel]) -> None:
         )
 
 
+def read_hierarchy(hierarchy: Any) -> dict[str, str] | str | None:
+    """The user's hierarchy with names that are text, as those of types are.
+
+    Raises
+    ------
+    TypeError
+        It is neither a dictionary nor a text, or a parent is no name.
+    ValueError
+        The parent of a name is missing.
+    """
+    if hierarchy is None or isinstance(hierarchy, str):
+        return hierarchy
+    if not isinstance(hierarchy, Mapping):
+        raise TypeError(
+            f"hierarchy={hierarchy!r}: pass a dictionary, {{child: parent}}, or {ONTOLOGY!r}."
+        )
+    given = list(hierarchy.values())
+    if wrong := [p for p in given if not isinstance(p, str | Real | None)]:
+        raise TypeError(f"hierarchy has {wrong[0]!r} as a parent: pass a name for each.")
+    names = [str(name).strip() for name in hierarchy]
+    parents = _data.clean_labels(pd.Series(given, dtype=object))
+    if without := [name for name, code in zip(names, parents.codes, strict=True) if code < 0]:
+        raise ValueError(
+            f"hierarchy names no parent for {without!r}. Leave names without a parent out."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"hierarchy has names that are equal as text: {names!r}.")
+    return dict(zip(names, map(str, parents), strict=True))
+
+
 def find_tree(
     ref: AnnData | AnnotationModel, levels: list[str], hierarchy: Mapping[str, str] | str | None
 ) -> tuple[Callable[[list[str]], Hierarchy] | None, list[str]]:
@@ -148,7 +179,18 @@ def parse_hierarchy(
         groups, note = _ontology_groups(hierarchy, types, terms)
         return lambda types: Hierarchy.from_groups(types, groups), [note]
     Hierarchy.from_parents(types, hierarchy)
-    return lambda types: Hierarchy.from_parents(types, hierarchy), []
+    return (
+        lambda learnt: Hierarchy.from_parents(
+            learnt, without_types(hierarchy, set(types) - set(learnt))
+        )
+    ), []
+
+
+def without_types(hierarchy: Mapping[str, str], gone: set[str]) -> dict[str, str]:
+    """The hierarchy without types that could not be learnt, and without groups of these alone."""
+    kept = {child: parent for child, parent in hierarchy.items() if child not in gone}
+    empty = set(hierarchy.values()) & set(kept) - set(kept.values())
+    return without_types(kept, empty) if empty else kept
 
 
 def given_terms(ref: AnnData, labels_key: str) -> dict[str, str]:

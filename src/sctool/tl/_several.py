@@ -22,7 +22,7 @@ from sctool.tl._apply import (
     train_and_predict,
 )
 from sctool.tl._consensus import Consensus
-from sctool.tl._judge import Result, check_risk, parse_hierarchy
+from sctool.tl._judge import Result, check_risk, parse_hierarchy, without_types
 from sctool.tl._sources import (
     SURE,
     Source,
@@ -79,7 +79,7 @@ def annotate_with_each(
         raise ValueError(f"novel={novel!r}: with several references pass 'auto' or 0.")
     if any(isinstance(ref, list | tuple) for ref in refs):
         raise TypeError("ref is a list within a list: pass one list of references.")
-    sources = read_sources(refs, levels[0], params["random_state"])
+    sources = read_sources(refs, levels[0], params["layer"], params["random_state"])
     trained = [s.training for s in sources if isinstance(s.training, AnnotationModel)]
     if risk is not None and len(trained) == len(sources):
         raise ValueError(
@@ -88,7 +88,7 @@ def annotate_with_each(
         )
     check_risk(risk, AutoClassifier)  # cells are held out of any method's references
     known = known_types(sources)
-    Expected.read(allowed, prior, known)
+    asked = Expected.read(allowed, prior, known)
     tree, notes = None, list[str]()
     if isinstance(hierarchy, str):
         terms = map_names(known)
@@ -102,9 +102,9 @@ def annotate_with_each(
         parse_hierarchy(hierarchy, [name for name in known if name not in above], {})
     if len(trained) == len(sources):
         arguments = [params[name] for name in ("batch_key", "model_kwargs", "train_kwargs")]
-        asked = next(name for name, known_cls in METHODS.items() if known_cls is cls)
+        method = next(name for name, known_cls in METHODS.items() if known_cls is cls)
         for model in trained:
-            refuse_training_arguments(model, asked, *arguments)
+            refuse_training_arguments(model, method, *arguments)
     bar = (params["train_kwargs"] or {}).get("enable_progress_bar", True)
     layer = params["layer"]
     having = any(s.has(layer) for s in sources)
@@ -128,14 +128,18 @@ def annotate_with_each(
     consensus = result.model
     consensus.preset_ = (params["model_kwargs"] or {}).get("preset", "default")
     parts = _parts(sources, aligned)
-    if allowed is not None:
-        allowed = [part for name in allowed for part in parts[str(name)]]
-    if prior is not None:
-        prior = _spread(prior, parts)
-    expected = Expected.read(allowed, prior, consensus.classes_)
+    expected = None if asked is None else _of_answer(asked, parts)
     if isinstance(hierarchy, Mapping):
-        tree, notes = parse_hierarchy(_of_parts(hierarchy, parts), consensus.classes_, {})
+        learnt = without_types(hierarchy, set(known) - set(parts))
+        tree, notes = parse_hierarchy(_of_parts(learnt, parts), consensus.classes_, {})
     result.prediction, result.fit = reweigh(consensus, result.prediction, expected)
+    if expected is not None and expected.shares is not None:
+        unknown = [s.name for s in sources if s.model.class_shares_ is None]
+        if unknown:
+            result.prediction.audit.append(
+                f"prior: {unknown!r} do not say how frequent types were in their training; equal "
+                "shares of their types are assumed"
+            )
     return result, expected, tree, notes
 
 
@@ -148,14 +152,23 @@ def _parts(sources: list[Source], aligned: _several.Alignment) -> dict[str, list
     return {name: list(dict.fromkeys(own)) for name, own in parts.items()}
 
 
-def _spread(prior: Mapping[str, float], parts: dict[str, list[str]]) -> dict[str, float]:
-    """Expected shares of the types of the answer; parts of a type get equal parts of its share."""
+def _of_answer(asked: Expected, parts: dict[str, list[str]]) -> Expected:
+    """What is expected of the types of the answer; parts of a type get equal parts of its share.
+
+    Types that no reference could learn are left out, and raise an alarm of their own.
+    """
+    given = dict(zip(asked.names, asked.shares or [1.0] * len(asked.names), strict=True))
     shares: dict[str, float] = {}
-    for name, share in prior.items():
-        own = parts[str(name)]
+    for name, share in given.items():
+        own = parts.get(name, [])
         for part in own:
-            shares[part] = shares.get(part, 0.0) + float(share) / len(own)
-    return shares
+            shares[part] = shares.get(part, 0.0) + share / len(own)
+    if not shares:
+        raise ValueError(f"None of the allowed types {asked.names!r} could be learnt.")
+    total = sum(shares.values())
+    return Expected(
+        list(shares), None if asked.shares is None else [s / total for s in shares.values()]
+    )
 
 
 def _of_parts(hierarchy: Mapping[str, str], parts: dict[str, list[str]]) -> dict[str, str]:
@@ -163,7 +176,7 @@ def _of_parts(hierarchy: Mapping[str, str], parts: dict[str, list[str]]) -> dict
     found: dict[str, str] = {}
     for child, parent in hierarchy.items():
         group = child in hierarchy.values()
-        for name in [child] if group else parts.get(child, [child]):
+        for name in [child] if group else parts[child]:
             found.setdefault(name, parent)
     return found
 
@@ -215,6 +228,11 @@ def _answer(
         if UNKNOWN not in aligned.names:
             profiles = _several.confusions(proba_held, codes_held)
             tree = Hierarchy.from_profiles(aligned.names, profiles)
+    else:
+        audit.append(
+            f"references: {len(codes_held)} cells could be held out and judged by all references, "
+            "too few to fit a temperature to; scores are means that were not calibrated"
+        )
     shown = ", ".join(
         f"{s.name!r} {w:.0%}" for s, w in zip(sources, weights.mean(axis=1), strict=True)
     )
@@ -257,7 +275,7 @@ def _answer(
         labels=_labels(sources, aligned),
         n_shared=None if fewest is None else fewest.n_shared,
         confused=None if fewest is None else fewest.confused,
-        lost=sorted({n for s in sources for n in s.result.lost} - set(aligned.names)),
+        lost=_lost(sources),
         alignment=table,
         disagreement=_disagreement(sources, aligned, of_query, known, weights),
         alarms=_alarms(sources, table, reliability),
@@ -378,6 +396,13 @@ def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray)
                 f"held-out cells (kappa {kappa:.2f}, another reference {best:.2f}"
                 "): they may be wrong, and count little"
             )
+    for source in sources:
+        for name, n in source.twice.items():
+            alarms.append(
+                f"references: about {n} cells are in both {name!r} and {source.name!r}. They count "
+                "twice, and those held out of one are known to the other, so that scores and names "
+                "at a risk are surer than they should be. Leave them out of one"
+            )
     bad = [s.name for s, is_bad in zip(sources, unreliable, strict=True) if is_bad]
     other = table[(table["share"] < OTHER_TYPE) & table["how"].isin(["name", "ontology"])]
     other = other[(other["n_cells"] >= MIN_CELLS) & ~other["reference"].isin(bad)]
@@ -404,6 +429,12 @@ def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray)
     return alarms
 
 
+def _lost(sources: list[Source]) -> list[str]:
+    """Types that no reference could learn."""
+    learnt = {name for s in sources for name in s.model.classes_}
+    return sorted({name for s in sources for name in s.result.lost} - learnt)
+
+
 def _colors(sources: list[Source], aligned: _several.Alignment) -> dict[str, str]:
     """The first colour that a reference has for each type of the answer."""
     colors: dict[str, str] = {}
@@ -414,14 +445,18 @@ def _colors(sources: list[Source], aligned: _several.Alignment) -> dict[str, str
     return colors
 
 
-def _class_shares(sources: list[Source], aligned: _several.Alignment) -> list[float] | None:
-    """Mean share of each type in training, in equal parts for what a coarser type holds."""
-    each = [
-        np.asarray(s.model.class_shares_) / m.sum(axis=1) @ m
-        for s, m in zip(sources, aligned.members, strict=True)
-        if s.model.class_shares_ is not None
-    ]
-    return None if not each else list(np.mean(each, axis=0))
+def _class_shares(sources: list[Source], aligned: _several.Alignment) -> list[float]:
+    """Mean share of each type in training, in equal parts for what a coarser type holds.
+
+    Models that do not say it count as trained on equal shares: without them, types that only they
+    know would seem to have had no cells at all.
+    """
+    each = []
+    for source, members in zip(sources, aligned.members, strict=True):
+        own = source.model.class_shares_
+        shares = np.full(len(members), 1 / len(members)) if own is None else np.asarray(own)
+        each.append(shares / members.sum(axis=1) @ members)
+    return list(np.mean(each, axis=0))
 
 
 def _labels(sources: list[Source], aligned: _several.Alignment) -> np.ndarray | None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
+from scipy.stats import rankdata
 from sklearn.metrics import cohen_kappa_score
 
 from sctool import _data, _several
@@ -27,6 +29,9 @@ MAX_PER_TYPE = 100
 #: Minimum probability of the types of query cells that stand for a saved model's own cells: those
 #: of a type that it does not know must not be among them.
 SURE = 0.9
+#: References may have the same cells: of those that have a name in both, so many are compared, by
+#: the order of at least so many genes that a cell expresses.
+MAX_COMPARED, MIN_EXPRESSED = 50, 10
 #: References with less than this share of the best kappa are unreliable.
 UNRELIABLE = 0.5
 
@@ -51,6 +56,8 @@ class Source:
         Names of their types, (n_cells,). Of a trained model, names of cells of the query.
     held_out
         Cells that the model is not trained on, (n_cells,) bool.
+    twice
+        How many of its cells the references before it, by name, have too.
     result
         Its annotation of the query.
     """
@@ -62,6 +69,7 @@ class Source:
     cells: AnnData | None = None
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
     held_out: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
+    twice: dict[str, int] = field(default_factory=dict)
     result: Any = None
 
     @property
@@ -86,6 +94,7 @@ class Source:
 def read_sources(
     refs: Sequence[Any],
     labels_key: str,
+    layer: str | None,
     random_state: int,
 ) -> list[Source]:
     """Check the references, load models, and hold out labelled cells.
@@ -93,27 +102,24 @@ def read_sources(
     Raises
     ------
     ValueError
-        There are none.
+        There are none, or one of them is there twice.
     """
     if not refs:
         raise ValueError("ref is an empty list: pass at least one reference.")
-    for i, ref in enumerate(refs):
-        if any(
-            ref is other or (_is_path(ref) and _is_path(other) and Path(ref) == Path(other))
-            for other in refs[:i]
-        ):
-            raise ValueError(
-                f"ref has the same reference twice, which would count twice: element {i + 1}."
-            )
-    sources = []
+    paths = {str(ref) for ref in refs if isinstance(ref, str | Path)}
+    sources = list[Source]()
     for i, ref in enumerate(refs, start=1):
         name = str(ref) if isinstance(ref, str | Path) else f"ref{i}"
+        while not isinstance(ref, str | Path) and name in paths:  # names tell references apart
+            name += "'"
         ref = _data.rna_of(ref, name)
         if not isinstance(ref, AnnData):
             try:
                 model = trained_model(ref)
             except TypeError as error:
                 raise TypeError(f"{name}: {error}") from error
+            if any(_same_model(model, source.training) for source in sources):
+                _refuse_twice(i)
             sources.append(Source(name, model, terms=dict(model.terms_)))
             continue
         labels = _data.clean_labels(_data.obs_column(ref, labels_key, "labels_key", name))
@@ -122,6 +128,20 @@ def read_sources(
                 f"{name} has {n} cell type(s) in obs[{labels_key!r}]; at least 2 are needed of "
                 "each reference."
             )
+        twice = {}
+        for source in sources:
+            if source.training is ref:
+                _refuse_twice(i)
+            if not isinstance(source.training, AnnData):
+                continue
+            if n_same := _n_same_cells(source.training, ref, layer):
+                twice[source.name] = n_same
+            if n_same == source.training.n_obs == ref.n_obs:
+                column = _data.obs_column(source.training, labels_key, "labels_key", name)
+                others = pd.Series(_data.clean_labels(column), index=column.index, dtype=object)
+                own = pd.Series(labels, index=ref.obs_names, dtype=object)
+                if own.equals(others[own.index]):
+                    _refuse_twice(i)
         labelled = np.flatnonzero(labels.codes >= 0)
         with seeded(random_state):
             _, held_out = stratified_holdout(labels.codes[labelled], HELD_OUT)
@@ -139,13 +159,53 @@ def read_sources(
                 ref[cells],
                 np.asarray(labels[cells], dtype=object),
                 np.isin(cells, held_out),
+                twice,
             )
         )
     return sources
 
 
-def _is_path(ref: Any) -> bool:
-    return isinstance(ref, str | Path)
+def _refuse_twice(i: int) -> None:
+    raise ValueError(f"ref has the same reference twice, which would count twice: element {i}.")
+
+
+def _n_same_cells(one: AnnData, other: AnnData, layer: str | None) -> int:
+    """About how many cells two references have in common: of one name, and of one expression.
+
+    Names alone say little, as those that are numbers or barcodes. The order of a cell's genes by
+    expression is the same before and after normalisation.
+    """
+    names, others = (pd.Index(ref.obs_names.astype(str)) for ref in (one, other))
+    shared = names[~names.duplicated(keep=False)].intersection(
+        others[~others.duplicated(keep=False)]
+    )
+    if not len(shared):
+        return 0
+    some = shared[np.unique(np.linspace(0, len(shared) - 1, MAX_COMPARED).astype(int))]
+    try:
+        first, second = (
+            _data.read_cells(ref[own.get_indexer(some)], _data.layer_of(ref, layer), "ref")
+            for ref, own in ((one, names), (other, others))
+        )
+    except ValueError:  # unusable values, of which training says more
+        return 0
+    genes = first.genes.index.intersection(second.genes.index)
+    x, y = (data.x[:, data.genes.index.get_indexer(genes)].toarray() for data in (first, second))
+    same = (rankdata(x, "dense", axis=1) == rankdata(y, "dense", axis=1)).all(axis=1)
+    same &= (x > 0).sum(axis=1) >= MIN_EXPRESSED
+    return round(same.mean() * len(shared))
+
+
+def _same_model(one: Any, other: Any) -> bool:
+    """Whether two trained models are the same, whatever they were read from."""
+    if type(one) is not type(other) or one.names_ != other.names_:
+        return False
+    if list(one.features_.selected) != list(other.features_.selected):
+        return False
+    weights, others = one.module.state_dict(), other.module.state_dict()
+    return weights.keys() == others.keys() and all(
+        torch.equal(weights[key].cpu(), others[key].cpu()) for key in weights
+    )
 
 
 def known_types(sources: list[Source]) -> list[str]:
