@@ -1,6 +1,7 @@
 """What a saved model costs on large files: ``python -m sctool_benchmark.scale -o results/scale``.
 
-"auto-trained" is not saved: it is trained on the reference and some of the file's cells. The cells
+Models of methods with "-trained" are not saved: they are trained on the reference and some of the
+file's cells; ``--references`` makes larger references. The cells
 stay in a file; each run has a process of its own, which first reads the file through and then
 annotates it, both after the file has left the system's cache. CellTypist runs on the same file
 in its own environment. A run is ended after 30 minutes or at 16 GB.
@@ -36,17 +37,20 @@ from sctool_benchmark.peers import interpreter
 
 SECONDS, GIGABYTES = 1800, 16
 METHODS = ("logistic", "scnym", "auto", "auto-trained", "celltypist", "celltypist-voting")
+TRAINED = "-trained"
 PEER = Path(__file__).parent / "peers" / "celltypist_saved.py"
 
 
-def write_cells(query: ad.AnnData, labels: np.ndarray, n: int, path: Path, seed: int = 0) -> None:
-    """Write a file of ``n`` new cells, block by block."""
+def write_cells(
+    cells: ad.AnnData, labels: np.ndarray, n: int, path: Path, column: str = "truth", seed: int = 0
+) -> None:
+    """Write a file of ``n`` new cells, block by block, with their types in a column."""
     rng = np.random.default_rng(seed)
-    x = sp.csr_matrix(query.X, dtype=np.float64)
+    x = sp.csr_matrix(cells.X, dtype=np.float64)
     near = neighbours(x, labels)
     drawn = rng.integers(len(labels), size=n)
-    obs = pd.DataFrame({"truth": pd.Categorical(labels[drawn])}, index=np.arange(n).astype(str))
-    ad.AnnData(obs=obs, var=query.var[[]]).write_h5ad(path)
+    obs = pd.DataFrame({column: pd.Categorical(labels[drawn])}, index=np.arange(n).astype(str))
+    ad.AnnData(obs=obs, var=cells.var[[]]).write_h5ad(path)
     with h5py.File(path, "r+") as file:
         if "X" in file:
             del file["X"]
@@ -79,8 +83,8 @@ def read_through(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def predict(path: Path, model: Path) -> dict[str, Any]:
-    """Annotate a file by a saved model, or by "auto" that is trained on a reference's file."""
+def predict(path: Path, model: Path, method: str) -> dict[str, Any]:
+    """Annotate a file by a saved model, or by one that is trained on a reference's file."""
     import scanpy  # noqa: F401  (used further in: imports are not counted in the seconds)
 
     from sctool import tl
@@ -89,7 +93,11 @@ def predict(path: Path, model: Path) -> dict[str, Any]:
     forget(path)
     start, cpu = time.perf_counter(), time.process_time()
     cells = ad.read_h5ad(path, backed="r")
-    tl.annotate(cells, ad.read_h5ad(model) if model.suffix == ".h5ad" else model)
+    if method.endswith(TRAINED):
+        ref = ad.read_h5ad(model, backed="r")
+        tl.annotate(cells, ref, method=method.removesuffix(TRAINED))
+    else:
+        tl.annotate(cells, model)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     unit = 1024**3 if sys.platform == "darwin" else 1024**2
     return {
@@ -146,11 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="pbmc_zhengfacs_to_pbmc3k.h5ad", metavar="FILE")
     parser.add_argument("--cells", default="10000,100000,1000000", help="default: %(default)s")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
-    parser.add_argument("--one", nargs=3, type=Path, help=argparse.SUPPRESS)  # file, model, result
+    parser.add_argument(
+        "--references",
+        default="",
+        metavar="N,N",
+        help='cells of larger references for methods with "-trained" (default: the reference)',
+    )
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # file, model, result, method
     args = parser.parse_args(argv)
     if args.one:
-        path, model, result = args.one
-        result.write_text(json.dumps(predict(path, model)), encoding="utf-8")
+        path, model, result = map(Path, args.one[:3])
+        result.write_text(json.dumps(predict(path, model, args.one[3])), encoding="utf-8")
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     folder = Path(os.environ.get("SCTOOL_DATA_DIR", "."))
@@ -161,6 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ref.obs = ref.obs[["cell_type"]]
     ref.write_h5ad(args.out / "ref.h5ad")
     query.obs = query.obs[[]]
+    references = {ref.n_obs: args.out / "ref.h5ad"}
+    if args.references:
+        own = ref.obs["cell_type"].astype(str).to_numpy()
+        references = {n: args.out / f"ref_{n}.h5ad" for n in map(int, args.references.split(","))}
+        for n, path in references.items():
+            write_cells(ref, own, n, path, "cell_type", seed=1)
     rows, result = [], args.out / "result.json"
     for n in map(int, args.cells.split(",")):
         path = args.out / f"{n}.h5ad"
@@ -168,33 +188,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_cells(query, labels, n, path)
         for method in args.methods.split(","):
             model = args.out / method.removesuffix("-voting")
+            given = {0: model}  # by the number of cells that are trained on
+            own = [sys.executable, "-m", "sctool_benchmark.scale", "-o", str(args.out), "--one"]
+            last = [str(result), method]
             if method.startswith("celltypist"):
                 model = model.with_suffix(".pkl")  # which it would add
-            own = [sys.executable, "-m", "sctool_benchmark.scale", "-o", str(args.out), "--one"]
-            if method.startswith("celltypist"):
+                given, last = {0: model}, [str(result)]
                 own = [interpreter("celltypist"), str(PEER), *method.split("-")[1:]]
                 if not model.exists():
                     subprocess.run(
                         [*own[:2], "train", str(args.out / "ref.h5ad"), str(model)], check=True
                     )
-            elif method == "auto-trained":
-                model = args.out / "ref.h5ad"
+            elif method.endswith(TRAINED):
+                given = references
             elif not model.exists():
                 train(method, ref, query, model)
-            row = {"cells": n, "method": method}
-            row |= limited([*own, str(path), str(model), str(result)], result)
-            print(row, file=sys.stderr)
-            rows.append(row)
-            table(rows, args.out / "table.md", argv)
+            for n_trained, model in given.items():
+                row = {"cells": n, "method": method, "reference": n_trained}
+                row |= limited([*own, str(path), str(model), *last], result)
+                print(row, file=sys.stderr)
+                rows.append(row)
+                table(rows, args.out / "table.md", argv)
     return 0
 
 
 def table(rows: list[dict[str, Any]], path: Path, argv: Sequence[str] | None) -> None:
     """Write what was measured as a table in Markdown, and the command."""
-    columns = ["cells", "method", "seconds", "reading alone", "CPU seconds", "GB", "accuracy"]
+    columns = ["cells", "method", "trained on", "seconds", "reading alone", "CPU seconds", "GB"]
+    columns += ["accuracy"]
     lines = []
     for row in rows:
-        told = [f"{row['cells']:,}", f"`{row['method']}`"]
+        trained_on = f"{row['reference']:,}" if row["reference"] else ""
+        told = [f"{row['cells']:,}", f"`{row['method']}`", trained_on]
         if "ended" in row:
             told += [f"ended {row['ended']}", "", "", "", ""]
         else:

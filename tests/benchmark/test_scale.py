@@ -61,19 +61,45 @@ def test_the_table(tmp_path):
         {
             "cells": 1000,
             "method": "a",
+            "reference": 0,
             "seconds": 2,
             "reading": 1,
             "cpu": 4,
             "peak_rss_gb": 3,
             "accuracy": 1,
         },
-        {"cells": 1000, "method": "b", "ended": "at 16 GB"},
+        {"cells": 1000, "method": "b", "reference": 2000, "ended": "at 16 GB"},
     ]
     scale.table(json.loads(json.dumps(rows)), tmp_path / "table.md", ["-o", "results"])
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[2] == "| 1,000 | `a` | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
-    assert lines[3] == "| 1,000 | `b` | ended at 16 GB |  |  |  |  |"
+    assert lines[2] == "| 1,000 | `a` |  | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
+    assert lines[3] == "| 1,000 | `b` | 2,000 | ended at 16 GB |  |  |  |  |"
     assert "    python -m sctool_benchmark.scale -o results" in lines
+
+
+def test_methods_are_trained_on_each_reference_or_saved_once(pair, tmp_path, monkeypatch):
+    query, ref = pair
+    both = ad.concat([query, ref], label="split", keys=["query", "reference"], index_unique="-")
+    both.var = query.var[[]]
+    both.write_h5ad(tmp_path / "pair.h5ad")
+    monkeypatch.setenv("SCTOOL_DATA_DIR", str(tmp_path))
+
+    def here(command, result):
+        assert scale.main(command[3:]) == 0
+        return json.loads(result.read_text())
+
+    monkeypatch.setattr(scale, "limited", here)
+    words = ["-o", str(tmp_path / "out"), "--data", "pair.h5ad", "--cells", "90"]
+    words += ["--methods", "logistic,logistic-trained", "--references", "100,200"]
+    assert scale.main(words) == 0
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()[2:5]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[1:3] for row in rows] == [
+        ["`logistic`", ""],
+        ["`logistic-trained`", "100"],
+        ["`logistic-trained`", "200"],
+    ]
+    assert all(float(row[-1]) > 0.9 for row in rows)
 
 
 @pytest.fixture
