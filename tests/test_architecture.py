@@ -29,6 +29,7 @@ FLOORS = [
     ["pl", "tl"],
     ["_demo"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 

@@ -513,11 +513,13 @@ def test_a_fault_of_ours_keeps_its_traceback(files, monkeypatch):
 # -- help ----------------------------------------------------------------------------------------
 
 
-def test_help_teaches(tmp_path):
-    # once as a process of its own: the installed command
-    command = Path(sys.executable).with_name("sctool")
+@pytest.mark.parametrize(
+    "command", [[Path(sys.executable).with_name("sctool")], [sys.executable, "-m", "sctool"]]
+)
+def test_help_teaches(command, tmp_path):
+    # processes of their own: the installed command, and the module where it is not on the path
     done = subprocess.run(
-        [command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
     for text in (

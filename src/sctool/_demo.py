@@ -105,10 +105,13 @@ def _draw(adata: AnnData, path: Path, method: str) -> None:
         style = {"frameon": False, "legend_loc": legend, "size": 60}
         sc.pl.umap(adata, color=color, title=title, ax=ax, show=False, **style)
     names = adata.obs["sctool"].astype(str)
+    categories = adata.obs["sctool"].cat.categories
+    colors = dict(zip(categories, adata.uns["sctool_colors"], strict=True))
     for name in adata.uns["sctool"]["novel"].index:
         x, y = adata.obsm["X_umap"][names == name].T  # (some cells may lie elsewhere)
-        left = (np.quantile(x, 0.1), np.median(y))
-        beside = {"xytext": (-12, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        axes[0, 0].annotate(name, left, weight="bold", **beside)
+        right = (np.quantile(x, 0.95), np.median(y))
+        beside = {"xytext": (12, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+        # In the colour of the group, for cells of other types may lie below it.
+        axes[0, 0].annotate(name, right, weight="bold", color=colors[name], **beside)
     figure.savefig(path, dpi=150)
     plt.close(figure)
