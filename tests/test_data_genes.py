@@ -355,6 +355,15 @@ def test_ids_against_symbols_is_an_error_that_says_so(side):
         logistic(adata, ref)
 
 
+def test_ids_of_another_species_against_symbols_are_said_to_be_so():
+    adata, ref = simulate_sides()
+    fish = renamed(adata, [f"ENSDARG{i:011d}" for i in range(adata.n_vars)])
+    with pytest.raises(
+        ValueError, match=r"Ensembl ids \(ENSDARG\.\.\.\) of a species that is neither"
+    ):
+        logistic(fish, ref)
+
+
 def test_few_shared_genes_are_warned_of_once(caplog):
     adata, ref = simulate_sides()
     result = logistic(adata, ref)

@@ -260,14 +260,16 @@ def test_damaged_weights_are_an_error(content, saved):
 def test_cut_off_weights_are_an_error(saved):
     whole = (saved / "weights.pt").read_bytes()
     (saved / "weights.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"not a file of plain tensors"):
+    with pytest.raises(
+        ValueError, match=r"not a file of plain tensors.*[Dd]ownload the model again"
+    ):
         load(saved)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"], ids=["empty", "cut", "binary"])
 def test_damaged_json_is_an_error(content, saved):
     (saved / "model.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"is not JSON"):
+    with pytest.raises(ValueError, match=r"is not JSON.*download the model again"):
         load(saved)
 
 
@@ -283,6 +285,19 @@ def test_a_missing_file_is_an_error(name, saved):
     (saved / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"No saved sctool model in .*: {name} is missing"):
         load(saved)
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere': there is no such folder"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["ref.h5ad", "ref.zarr"])
+def test_the_path_of_a_reference_is_no_model(name, tmp_path):
+    adata, ref = simulate_sides(n_query=8)
+    (ref.write_zarr if name.endswith(".zarr") else ref.write_h5ad)(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=rf"{name}': it is no model.*passed as an AnnData"):
+        sctool.tl.annotate(adata, tmp_path / name)
 
 
 def test_another_class_is_an_error_that_names_the_right_one(saved):

@@ -22,6 +22,8 @@ GENE = ("gene expression", "gene_expression", "gene", "gex", "rna", "mrna")
 NO_GENE = ("antibody capture", "antibody", "adt", "hto", "protein", "prot", "cite", "peaks")
 #: The name of a genome before each gene, as in a reference of several species.
 GENOME = re.compile(r"^(GRCh3[78]|GRCm3[89]|hg19|hg38|mm9|mm10|mm39)_+")
+#: Prefixes of the ids of species whose symbols are known (``_gene_names``).
+TRANSLATED = ("ENSG", "ENSMUSG")
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})(\.\d+)?$")
 
 
@@ -228,6 +230,12 @@ def advice(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) ->
     """What to do if the genes of two objects do not match."""
     ref_kind, query_kind = kind_of_names(ref_var), kind_of_names(query_var)
     if "symbols" in (ref_kind, query_kind) and ref_kind != query_kind:
+        if (ids := ref_kind if query_kind == "symbols" else query_kind) not in TRANSLATED:
+            return (
+                f"One has gene symbols and the other Ensembl ids ({ids}...) of a species that is "
+                "neither human nor mouse: add symbols as a column of var if both are of that "
+                "species, or map one side's genes to their orthologues."
+            )
         return (
             "One has Ensembl ids and the other gene symbols: add the other kind as a column of var."
         )
@@ -238,8 +246,8 @@ def advice(ref_var: pd.DataFrame, query_var: pd.DataFrame, ignore_case: bool) ->
         )
     if not ignore_case and (n := shared_ignoring_case(ref_var, query_var)) >= MIN_SHARED:
         return (
-            f"Ignoring case they share {n}: pass ignore_case=True when training if their "
-            "species differ, such as human (CD79A) and mouse (Cd79a)."
+            f"Ignoring case they share {n}: pass ignore_case=True, which a model takes when it is "
+            "trained, or write the names of both in the same case."
         )
     return "Use gene symbols in both, or Ensembl ids of the same species in both."
 

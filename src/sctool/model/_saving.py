@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sctool.model._base import CellModel
 
 FORMAT = 2
+#: Endings of files of cells, which are taken for models where one is asked for.
+CELLS = (".h5ad", ".h5mu", ".h5", ".zarr", ".loom")
 #: Name of weights that are being saved.
 PENDING = ".weights.pt.tmp"
 #: What every description of a model has.
@@ -108,13 +110,16 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = _weights_of(path)
     for file in (path / "model.json", weights):
         if not file.is_file():
-            raise FileNotFoundError(
-                f"No saved sctool model in {str(path)!r}: {file.name} is missing."
-            )
+            what = f"{file.name} is missing" if path.exists() else "there is no such folder"
+            if path.suffix.lower() in CELLS:
+                what = "it is no model. Cells are read first, and passed as an AnnData (--ref)"
+            raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {what}.")
     try:
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path / 'model.json')!r} is not JSON: {error}.") from error
+        raise ValueError(
+            f"{str(path / 'model.json')!r} is not JSON: {error}. Copy or download the model again."
+        ) from error
     if not isinstance(state, dict) or not set(state) >= NEEDED or type(state["format"]) is not int:
         raise ValueError(f"{str(path / 'model.json')!r} does not describe an sctool model.")
     if state["format"] > FORMAT:
@@ -127,7 +132,8 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except Exception as error:
         raise ValueError(
             f"{str(path / 'weights.pt')!r} is not a file of plain tensors and was not loaded "
-            f"({type(error).__name__}): do not trust its source."
+            f"({type(error).__name__}). Copy or download the model again; if that does not help, "
+            "do not trust its source."
         ) from error
     checksum = state.get("weights_sha256")
     if checksum and hashlib.sha256(weights.read_bytes()).hexdigest() != checksum:
