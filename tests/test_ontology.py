@@ -188,6 +188,14 @@ def test_groups_of_types_have_common_names():
     assert not any("?" in group for group in groups.values())
 
 
+def test_a_group_is_never_called_a_eukaryotic_cell():
+    terms = TERMS | {"megakaryocyte": "CL:0000556", "?": None}
+    groups = dict(nested_groups(terms, cell_ontology()))
+    assert set(groups["hematopoietic cell"]) == set(terms) - {"?"}
+    neuron = TERMS | {"neuron": "CL:0000540", "?": None}  # beside blood there is no better name
+    assert "eukaryotic cell" not in dict(nested_groups(neuron, cell_ontology()))
+
+
 def test_groups_are_nested_although_the_ontology_is_no_tree():
     """Dendritic cells are phagocytes, as monocytes are, and monocytes myeloid, as red cells are."""
     above = {

@@ -47,8 +47,15 @@ def test_of_several_verdicts_the_first_counts():
     ]
     assert list(reason) == [
         *["few genes", "mixture of B + T", "unlike the known types"],
-        *["no more is safe than B / T", "probability 0.30", ""],
+        *["no name more specific than B / T is safe", "probability 0.30", ""],
     ]
+
+
+def test_a_cell_without_a_safe_name_is_said_to_have_none():
+    safe = np.array(["unknown"], dtype=object)
+    score, none = np.array([0.9]), np.zeros(1, dtype=bool)
+    code, reason = cell_status(score, None, None, safe, none, None, None, CLASSES)
+    assert (STATUSES[code[0]], *reason) == ("ambiguous", "no name is safe")
 
 
 def test_what_was_not_judged_is_no_verdict():

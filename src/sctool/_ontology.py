@@ -13,6 +13,8 @@ from functools import cache
 from sctool._tables import read_table, unique
 
 ROOT = "CL:0000000"
+#: "cell" and "eukaryotic cell", which stands above 95 % of the terms: names that say nothing.
+ANY_CELL = (ROOT, "CL:0000255")
 #: Greek letters, spelt out.
 GREEK = {0x3B1: "alpha", 0x3B2: "beta", 0x3B3: "gamma", 0x3B4: "delta", 0x3B5: "epsilon"}
 #: Words of a name that say nothing, with which the ontology is consistent and people are not.
@@ -126,10 +128,11 @@ def nested_groups(
 ) -> list[tuple[str, list[str]]]:
     """Groups of types that have a name in the ontology, such that each two are nested or disjoint.
 
-    Each term above some types is a group of them. The ontology is no tree (a dendritic cell is both
-    a myeloid cell and, with B cells, a professional antigen presenting cell), so that groups may
-    overlap. Groups that more terms stand for are kept first, and those that overlap with one that
-    is kept are left out; of equal ones the first by size and name.
+    Each term above some types, but "cell" and "eukaryotic cell", is a group of them. The ontology
+    is no tree (a dendritic cell is both a myeloid cell and, with B cells, a professional antigen
+    presenting cell), so that groups may overlap. Groups that more terms stand for are kept first,
+    and those that overlap with one that is kept are left out; of equal ones the first by size and
+    name.
 
     Parameters
     ----------
@@ -146,7 +149,8 @@ def nested_groups(
     for name, term in terms.items():
         for above in ontology.ancestors(term) if term is not None else ():
             below.setdefault(above, []).append(name)
-    below.pop(ROOT, None)
+    for term in ANY_CELL:
+        below.pop(term, None)
     standing: dict[tuple[str, ...], list[str]] = {}
     for term, own in below.items():
         if 1 < len(own) < len(terms):

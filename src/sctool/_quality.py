@@ -389,7 +389,10 @@ def find_low_quality(
     depth = np.where(judged, np.minimum(counts, genes), 0.0)
     audit = [f"low quality: {int((reason > 0).sum())} of {int(judged.sum())} cells"]
     if not is_counts:
-        audit.append("low quality: judged by the number of genes alone, values are not counts")
+        audit.append(
+            "low quality: judged by the number of genes alone, for query and reference do not both "
+            "hold counts"
+        )
     if not judged.all():
         audit.append(
             f"low quality: {int((~judged).sum())} cells not judged, fewer than {MIN_JUDGED} cells "

@@ -14,6 +14,7 @@ from sctool._data import _genes
 from sctool._expected import Fit
 from sctool._label_errors import MIN_CELLS
 from sctool._quality import REASONS, Doublets, LowQuality
+from sctool._sets import UNKNOWN
 
 STATUSES = ("assigned", "ambiguous", "unexpected", "novel", "doublet", "low_quality")
 #: Below this probability of the assigned type a cell is ambiguous.
@@ -101,7 +102,7 @@ def cell_status(
     unsure = score < AMBIGUOUS
     mark("ambiguous", unsure, [f"probability {p:.2f}" for p in score[unsure]])
     if safe is not None and specific is not None:
-        mark("ambiguous", ~specific, [f"no more is safe than {name}" for name in safe[~specific]])
+        mark("ambiguous", ~specific, [_not_specific(name) for name in safe[~specific]])
     if disagreement is not None:
         mark("ambiguous", disagreement != "", disagreement[disagreement != ""])
     if fit is not None:
@@ -119,6 +120,11 @@ def cell_status(
         found = np.flatnonzero(low_quality.found)
         mark("low_quality", found, np.array(REASONS, dtype=object)[low_quality.reason[found]])
     return code, reason
+
+
+def _not_specific(safe: str) -> str:
+    """Why a cell is ambiguous whose safe name is that of a group, or none."""
+    return "no name is safe" if safe == UNKNOWN else f"no name more specific than {safe} is safe"
 
 
 # -- clusters ------------------------------------------------------------------------------------
