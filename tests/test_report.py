@@ -7,12 +7,14 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
+from synthetic import without_pulling
 
 import sctool
 from sctool import _slots
@@ -515,6 +517,17 @@ def test_nothing_is_written_into_the_cells(tmp_path):
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (set(adata.uns), set(adata.obsm)) == (set(before.uns), set(before.obsm))
     pd.testing.assert_frame_equal(adata.uns["sctool"]["novel"], before.uns["sctool"]["novel"])
+
+
+def test_the_gene_expression_of_several_modalities_is_reported(tmp_path):
+    page = written(annotated(), tmp_path)
+    with without_pulling():
+        assert written(mudata.MuData({"rna": annotated()}), tmp_path) == page
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*nowhere'"):
+        sctool.tl.report(annotated(), tmp_path / "nowhere" / "report.html")
 
 
 def test_the_same_cells_give_the_same_page(tmp_path):

@@ -111,6 +111,7 @@ def test_a_group_of_one_name_or_of_none_has_no_second():
     assert list(table["second_label"]) == ["", ""]
     assert list(table["share"]) == [1, 0]
     assert list(table["entropy"]) == [0, 0]
+    assert not np.signbit(table["entropy"]).any()  # "-0.0" looks like a fault
 
 
 # -- alarms --------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def describe_groups(
             "share": share[first],
             "second_label": classes[second] if n[second] else "",
             "second_share": share[second],
-            "entropy": float(-(present * np.log2(present)).sum()),
+            "entropy": float((present * -np.log2(present)).sum()) + 0.0,  # never -0
             "novel_score": float(novel_score[cells].mean()),
         }
         for code, name in enumerate(STATUSES[1:], start=1):

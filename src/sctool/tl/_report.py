@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from sctool import _files, _report
+from sctool import _data, _files, _report
 
 
 def report(
@@ -19,7 +19,7 @@ def report(
     Parameters
     ----------
     adata
-        Annotated by :func:`annotate`. It may be backed.
+        Annotated by :func:`annotate`, or a MuData with such gene expression. It may be backed.
     path
         File to write, ``*.html``. An existing file is replaced once the new one is complete.
     key
@@ -47,6 +47,8 @@ def report(
     path = Path(path)
     if path.suffix.lower() != ".html":
         raise ValueError(f"path={str(path)!r}: the report is an HTML file, named *.html.")
-    page = _report.render(adata, key, basis)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
+    page = _report.render(_data.rna_of(adata, "adata"), key, basis)
     with _files.replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
