@@ -350,6 +350,35 @@ def test_ids_beside_the_labels_relate_types_and_group_them():
     assert any("groups of types with a name" in note for note in adata.uns["sctool"]["audit"])
 
 
+def of_types(seed: int, *types: str) -> ad.AnnData:
+    cells = simulate(400, seed=seed)
+    return cells[cells.obs["cell_type"].isin(types)].copy()
+
+
+@pytest.mark.parametrize("in_common", [[], TYPES[1:3]], ids=["none", "two"])
+def test_a_type_that_is_outvoted_raises_an_alarm(in_common):
+    adata = query()
+    refs = [
+        of_types(3, TYPES[0], TYPES[2], *in_common),
+        of_types(5, TYPES[1], TYPES[3], *in_common),
+    ]
+    sctool.tl.annotate(adata, refs, **QUICK)
+    alarms = [a for a in adata.uns["sctool"]["alarms"] if a.startswith("references: held-out")]
+    found = (adata.obs["sctool"] == "Mono")[adata.obs["truth"] == "Mono"].mean()
+    assert found > 0.9 if in_common else found < 0.2
+    if in_common:
+        assert alarms == []
+    else:
+        assert "recognised: 'Mono' 0%. Join" in alarms[0]
+
+
+def test_a_type_that_its_own_reference_confuses_is_not_said_to_be_outvoted():
+    right = np.array([[20, 18, 8], [20, 18, 9], [20, 9, 0], [9, 9, 0]])
+    (alarm,) = _tool._alarm_overruled(["a", "b", "c", "d"], right)
+    assert re.findall(r"'(\w)' (\d+%)", alarm) == [("a", "40%")]
+    assert _tool._alarm_overruled(["b"], right[1:2]) == []
+
+
 def test_references_that_disagree_are_told():
     swapped = simulate(240, seed=7)
     swap = {"B": "DC", "DC": "B"}

@@ -219,3 +219,10 @@ def test_types_with_too_few_labelled_cells():
     assert "'B'" not in note
     assert "'T'" not in note  # of several references, a type of a trained model
     assert alarm_labels(np.repeat([0, 1, 2], 10), CLASSES) == []
+
+
+def test_of_many_types_with_few_cells_some_are_named():
+    """A column of barcodes, say, has as many types as cells."""
+    (note,) = alarm_labels(np.arange(300), [f"t{i}" for i in range(300)])
+    assert note.count("(1)") == 20
+    assert "'t19' (1), and 280 others of 300 types: their cells" in note

@@ -19,6 +19,8 @@ from sctool._sets import UNKNOWN
 STATUSES = ("assigned", "ambiguous", "unexpected", "novel", "doublet", "low_quality")
 #: Below this probability of the assigned type a cell is ambiguous.
 AMBIGUOUS = 0.5
+#: Of this many types with few cells, all are named.
+MANY = 20
 #: In a cluster, a type of this many cells keeps its name.
 MINORITY = 20
 #: Genes of programmes that cells of any type may run: those of dissociation and stress (van den
@@ -306,6 +308,8 @@ def alarm_labels(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     few = [f"{classes[t]!r} ({n[t]})" for t in map(int, np.flatnonzero((n > 0) & (n < MIN_CELLS)))]
     if not few:
         return []
+    if len(few) > MANY:  # as where a column of other things was taken for that of the types
+        few = [*few[:MANY], f"and {len(few) - MANY} others of {len(classes)} types"]
     return [
         f"labels: too few labelled cells, fewer than {MIN_CELLS}, to learn the types "
         f"{', '.join(few)}: their cells may bear another name or be called novel"

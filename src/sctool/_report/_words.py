@@ -54,6 +54,8 @@ ADVICE = {
     'novel: "': "Dismiss this group unless other markers speak for a type of its own.",
     "risk:": "Use more labelled cells, or rename the type.",
     "references: the labels": "Check the labels of this reference, or leave it out.",
+    "references: about": "Leave these cells out of one of the two.",
+    "references: held-out": "Join the cells of the references, or annotate with each and compare.",
     "references: types": "Rename one of the types if the references mean different cells by it.",
     "types:": "Do not expect these types to be found; choose values or genes that they express.",
 }

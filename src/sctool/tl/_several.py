@@ -217,7 +217,7 @@ def _answer(
     novelty = np.stack([novel_score(s, s.result.prediction) for s in sources])
     known = _several.pool(of_query, aligned.members, weights, novelty)
     believed = weights.mean(axis=1) * ~are_unreliable(reliability)
-    proba_held, codes_held = pool_held_out(sources, seen_by, aligned, believed)
+    proba_held, codes_held, right = pool_held_out(sources, seen_by, aligned, believed)
     calibration, tree = None, None
     if len(codes_held) >= MIN_CALIBRATION:
         temperature = _several.fit_temperature(proba_held, codes_held)
@@ -278,7 +278,7 @@ def _answer(
         lost=_lost(sources),
         alignment=table,
         disagreement=_disagreement(sources, aligned, of_query, known, weights),
-        alarms=_alarms(sources, table, reliability),
+        alarms=[*_alarms(sources, table, reliability), *_alarm_overruled(aligned.names, right)],
     )
     return result, aligned
 
@@ -427,6 +427,23 @@ def _alarms(sources: list[Source], table: pd.DataFrame, reliability: np.ndarray)
             f"recognised: {each}. Rename them if they are different types"
         )
     return alarms
+
+
+def _alarm_overruled(names: list[str], right: np.ndarray) -> list[str]:
+    """Types that a reference recognises alone and the answer does not, as others lack them.
+
+    ``right``: held-out cells of each type, and how many are named right alone and together.
+    """
+    n, alone, together = right.T
+    lost = (n >= MIN_CELLS) & (alone > n / 2) & (together < alone / 2)
+    if not lost.any():
+        return []
+    each = ", ".join(f"{names[t]!r} {together[t] / n[t]:.0%}" for t in np.flatnonzero(lost))
+    return [
+        "references: held-out cells that their own reference recognises are called something else "
+        f"by all together, for the others lack the type or disagree; recognised: {each}. "
+        "Join the cells of the references into one, or annotate with each alone and compare"
+    ]
 
 
 def _lost(sources: list[Source]) -> list[str]:

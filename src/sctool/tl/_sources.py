@@ -399,27 +399,43 @@ def pool_held_out(
     seen_by: dict[tuple[int, int], Prediction],
     aligned: _several.Alignment,
     weights: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pooled probabilities of held-out cells, with the query's weights, and their types.
 
     A reference gives as many cells as its weight allows. Left out are cells of coarser types, which
     have no type of the answer.
+
+    Returns
+    -------
+    Probabilities, (n, n_names); types, (n,); and of all held-out cells of references that count,
+    for each type how many there are, how many their own reference names right, and how many all
+    together do, (n_names, 3).
     """
     probas: list[np.ndarray] = [np.zeros((0, len(aligned.names)))]
     codes: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    right = np.zeros((len(aligned.names), 3), dtype=np.int64)
     for i, source in enumerate(sources):
         if source.cells is None or any((i, j) not in seen_by for j in range(len(sources))):
             continue
         own = np.where(source.codes < 0, -1, single_types(aligned.members[i])[source.codes])
         used = np.flatnonzero(source.held_out & (own >= 0))
         n = int(len(used) * min(1, weights[i] / weights.max()))
-        used = used[np.arange(n) * len(used) // max(n, 1)]  # all parts of the reference
         each = [s.known(seen_by[i, j])[used] for j, s in enumerate(sources)]
         novelty = [novel_score(s, seen_by[i, j])[used] for j, s in enumerate(sources)]
         w = np.tile(weights[:, None], len(used))
-        probas.append(_several.pool(each, aligned.members, w, np.stack(novelty)))
-        codes.append(own[used])
-    return np.concatenate(probas), np.concatenate(codes)
+        proba = _several.pool(each, aligned.members, w, np.stack(novelty))
+        if n:
+            alone = each[i] @ aligned.members[i]
+            named = (
+                np.ones(len(used), dtype=bool),
+                *(own[used] == p.argmax(1) for p in (alone, proba)),
+            )
+            for column, cells in enumerate(named):
+                right[:, column] += np.bincount(own[used][cells], minlength=len(right))
+        kept = np.arange(n) * len(used) // max(n, 1)  # all parts of the reference
+        probas.append(proba[kept])
+        codes.append(own[used][kept])
+    return np.concatenate(probas), np.concatenate(codes), right
 
 
 def single_types(members: np.ndarray) -> np.ndarray:
