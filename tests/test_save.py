@@ -287,6 +287,12 @@ def test_a_missing_file_is_an_error(name, saved):
         load(saved)
 
 
+def test_a_description_of_another_network_is_an_error(saved):
+    edit(saved, classes=TYPES[:2])
+    with pytest.raises(ValueError, match=r"another network than that of weights.pt.*again"):
+        load(saved)
+
+
 def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere': there is no such folder"):
         load(tmp_path / "nowhere")
@@ -296,7 +302,9 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path):
 def test_the_path_of_a_reference_is_no_model(name, tmp_path):
     adata, ref = simulate_sides(n_query=8)
     (ref.write_zarr if name.endswith(".zarr") else ref.write_h5ad)(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=rf"{name}': it is no model.*passed as an AnnData"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name}': this is a file of cells: pass it as an AnnData"
+    ):
         sctool.tl.annotate(adata, tmp_path / name)
 
 

@@ -112,7 +112,7 @@ def read(dir_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not file.is_file():
             what = f"{file.name} is missing" if path.exists() else "there is no such folder"
             if path.suffix.lower() in CELLS:
-                what = "it is no model. Cells are read first, and passed as an AnnData (--ref)"
+                what = "this is a file of cells: pass it as an AnnData (or with --ref)"
             raise FileNotFoundError(f"No saved sctool model in {str(path)!r}: {what}.")
     try:
         state = json.loads((path / "model.json").read_text(encoding="utf-8"))
@@ -189,7 +189,13 @@ def restore(model: CellModel, state: dict[str, Any], tensors: dict[str, Tensor])
     model._set_tensors(tensors)
     model._build()
     weights = {k: v for k, v in tensors.items() if k.startswith("module.")}
-    model.module.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+    try:
+        model.module.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+    except RuntimeError as error:  # (a list of all tensors of other shapes)
+        raise ValueError(
+            "model.json describes another network than that of weights.pt: one of them was "
+            "changed. Copy or download the model again."
+        ) from error
     model.module.eval()
     model.is_trained_ = True
 
