@@ -1,6 +1,5 @@
 """Environments of peers, what their scripts share, and a whole run through an interpreter."""
 
-import json
 import os
 import subprocess
 import sys
@@ -143,29 +142,6 @@ def test_scripts_answer_through_what_they_share(home: Path, tmp_path: Path) -> N
     scores = _worker._scores(parts, answer)
     assert scores["seen_accuracy"] == (parts.truth.dropna() == "B").mean()
     assert scores["ece"] == pytest.approx(0.75 - scores["seen_accuracy"])
-
-
-def test_a_linear_machine_tells_types_apart_and_knows_its_probabilities(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    codes = np.arange(200) % 4
-    x = rng.poisson(3 + 20 * np.eye(4, 30)[codes]).astype(np.float32)
-    obs = pd.DataFrame({"split": np.where(np.arange(200) < 140, "reference", "query")})
-    obs["cell_type"] = pd.Categorical(np.array(TYPES)[codes]).astype(object)
-    obs.loc[obs["split"] == "query", "cell_type"] = None
-    obs.index = [f"cell{i}" for i in range(200)]
-    ad.AnnData(x, obs=obs.astype("category")).write_h5ad(tmp_path / "in.h5ad")
-    subprocess.run(
-        [sys.executable, str(SCRIPTS / "linear_svm.py"), "in.h5ad", "out.json"],
-        cwd=tmp_path,
-        check=True,
-    )
-    answer = json.loads((tmp_path / "out.json").read_text())
-    right = np.array(answer["prediction"]) == np.array(TYPES)[codes[140:]]
-    assert right.mean() > 0.9
-    np.testing.assert_allclose(np.sum(answer["proba"], axis=1), 1)
-    score = np.array(answer["score"])
-    assert score[right].mean() > 0.7
-    np.testing.assert_allclose(1 - score, answer["novel_score"])
 
 
 def test_the_suite_has_pairs_open_and_null_tasks() -> None:
