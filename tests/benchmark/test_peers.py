@@ -63,12 +63,13 @@ def test_every_command_names_a_script_and_requirements_that_exist() -> None:
 
 
 def test_requirements_are_pinned() -> None:
-    wanted = {"celltypist", "singler", "symphonypy", "cellmapper", "scanvi", "actinn-jax"}
+    wanted = {"celltypist", "singler", "symphonypy", "cellmapper", "scanvi", "actinn-jax", "popv"}
     assert wanted <= set(peers.names())
     for name in wanted:
         lines = (peers.REQUIREMENTS / f"{name}.txt").read_text().splitlines()
         assert all("==" in line for line in lines if line and not line.startswith("#"))
-    assert "torch==2.13.0" in (peers.REQUIREMENTS / "scanvi.txt").read_text()
+    for name in ("scanvi", "popv"):
+        assert "torch==2.13.0" in (peers.REQUIREMENTS / f"{name}.txt").read_text()
 
 
 def test_a_missing_environment_says_which_command_makes_it(home: Path) -> None:
