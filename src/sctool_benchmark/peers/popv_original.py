@@ -25,10 +25,12 @@ def annotate(reference, query, args):
         save_path_trained_models="models",
     ).adata
     annotate_data(cells)
-    found = cells.obs[cells.obs["_dataset"] == "query"].loc[query.obs_names]
+    # It leaves out the cells of batches with fewer than eleven: these get no name.
+    found = cells.obs[cells.obs["_dataset"] == "query"].reindex(query.obs_names)
     score = found["popv_prediction_score"].astype(float) / len(cells.uns["prediction_keys_seen"])
+    score = score.fillna(0)
     return {
-        "prediction": found["popv_prediction"],
+        "prediction": found["popv_prediction"].astype(object).fillna("unknown"),
         "score": score,
         "novel_score": 1 - score,
     }
