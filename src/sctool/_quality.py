@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from sctool._data._features import normalize, variable_genes
 from sctool._neighbors import group_means
@@ -98,7 +99,7 @@ def find_doublets(
     and Noto 2008). Doublets of two cells of one type, or of two similar types, are not found.
 
     Time is linear in the number of cells. Memory is up to two copies of the values while genes are
-    chosen, then about 450 MB for a part of ``PART`` cells and its doublets.
+    chosen, then about 100 MB for a part of ``PART`` cells and its doublets.
 
     Parameters
     ----------
@@ -236,10 +237,14 @@ def _scrublet(
     """Log odds of scrublet's score, of cells and of simulated doublets (log1p values)."""
     import scanpy as sc
 
-    varying = _varying(x)  # scrublet divides by the standard deviation of each gene
+    # Genes are scaled here and not by scrublet, which would make them dense. They are not centred
+    # either: the principal components are then found five times as fast, and serve as well.
+    varying = _varying(x)
     x, mixed = x[:, varying], mixed[:, varying]
-    cells = AnnData(x.astype(np.float64))
-    doublets = AnnData(mixed.astype(np.float64), obsm={"doublet_parents": parents})
+    variance = mean_variance_axis(x.astype(np.float64), axis=0)[1]
+    scale = sp.diags(1 / np.sqrt(variance))
+    cells = AnnData((x @ scale).astype(np.float32))
+    doublets = AnnData((mixed @ scale).astype(np.float32), obsm={"doublet_parents": parents})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about names of cells that are made unique
         sc.pp.scrublet(
@@ -247,6 +252,8 @@ def _scrublet(
             doublets,
             threshold=THRESHOLD,
             expected_doublet_rate=EXPECTED,
+            normalize_variance=False,
+            mean_center=False,
             n_prin_comps=min(N_COMPONENTS, min(x.shape) - 1),
             use_approx_neighbors=False,
             verbose=False,

@@ -12,6 +12,8 @@ from it.
 ``_worker.py``     one run: predict, then score
 ``_baselines.py``  floors that are no method of the library
 ``_rivals.py``     the classifiers that scNym's paper compares with
+``_zinb.py``       the auto-encoders that CICL is compared with; those that scDET is compared with,
+                   which learn from a labelled reference, are in ``_zinb_labelled.py``
 ``_report.py``     the tables
 ``_metrics.py``    scores that only the tables have
 ``scale.py``       a command of its own: saved models on large files

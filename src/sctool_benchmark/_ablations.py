@@ -23,7 +23,7 @@ from sctool.model._base import Prediction
 from sctool.model._cicl import CICLModule, CICLSettings
 from sctool.model._contrastive import ContrastiveSettings
 from sctool.model._scdet import PAPER, SCDETModule, SCDETPlan, SCDETSettings, shares
-from sctool_benchmark import _zinb
+from sctool_benchmark import _zinb, _zinb_labelled
 
 # -- scDET: tables 3 and 4 of the paper ----------------------------------------------------------
 
@@ -409,7 +409,7 @@ ABLATIONS: dict[str, type[AnnotationModel]] = {
     "scdet-search-alone": SCDETSearch,
     "contrastive-ablation": ContrastiveAblation,
     "auto-mean": MeanOfThree,
-    **_zinb.ANNOTATION,
+    **_zinb_labelled.ANNOTATION,
 }
 #: The same of what clusters cells.
 CLUSTER_ABLATIONS: dict[str, type[CICL]] = {"rival-clear": CLEAR, **_zinb.CLUSTERING}

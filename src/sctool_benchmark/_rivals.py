@@ -195,21 +195,27 @@ class ScmapCell(Rival):
 class LinearSVM(Rival):
     """A linear support vector machine on all genes, with scikit-learn's settings.
 
-    It names all cells. The score is the largest margin, through a sigmoid: not a probability.
+    It names all cells, each by its largest margin. Probabilities are the margins, calibrated on
+    held-out cells, which a type needs two labelled cells for; the score is the highest of them.
     """
 
     REJECTS = False
 
     def fit(self, x: sp.csr_matrix, y: np.ndarray) -> Self:
-        self.model = LinearSVC(random_state=self.seed).fit(x, y)
+        n_cells = np.bincount(y, minlength=len(self.classes))
+        if n_cells.min() < 2:
+            raise ValueError(
+                "the margins are calibrated on held-out cells, and these types have fewer than two "
+                f"labelled cells: {list(self.classes[n_cells < 2])}"
+            )
+        machine, n_folds = LinearSVC(random_state=self.seed), int(min(5, n_cells.min()))
+        self.model = CalibratedClassifierCV(machine, cv=n_folds, ensemble=False).fit(x, y)
         return self
 
     def predict(self, x: sp.csr_matrix) -> Named:
-        margins = self.model.decision_function(x)
-        if margins.ndim == 1:  # of two types
-            margins = np.stack([-margins, margins], axis=1)
-        score = 1 / (1 + np.exp(-margins.max(axis=1)))
-        return self._named(margins.argmax(axis=1), np.ones(len(margins), dtype=bool), score)
+        proba = self.model.predict_proba(x)
+        codes = self.model.calibrated_classifiers_[0].estimator.predict(x)
+        return self._named(codes, np.ones(len(codes), dtype=bool), proba.max(axis=1), proba)
 
 
 # -- scPred (Alquicira-Hernandez et al. 2019) ------------------------------------------------------

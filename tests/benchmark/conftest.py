@@ -1,12 +1,17 @@
-"""A small suite of peers, and runs without processes."""
+"""A small suite of peers, runs without processes, and the rivals beside the library's methods."""
 
 import json
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.cells import make_adata
+from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import _run, _worker
+from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS
 
 PEER = """
 import json, sys
@@ -77,3 +82,22 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
     monkeypatch.setattr(_run, "_spawn", spawn)
     return done
+
+
+@pytest.fixture
+def cells() -> ad.AnnData:
+    """Counts of 160 cells of four types, each with thirty genes of its own."""
+    rng = np.random.default_rng(0)
+    codes = rng.choice(4, 160, p=[0.4, 0.3, 0.2, 0.1])
+    x = rng.poisson(1 + 5 * np.repeat(np.eye(4), 30, axis=1)[codes]).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": np.array(["B", "T", "NK", "DC"])[codes]})
+    return ad.AnnData(x, obs.set_axis([f"cell{i}" for i in range(160)]))
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's methods beside the library's, as in its worker."""
+    for name, model in CLUSTER_ABLATIONS.items():
+        monkeypatch.setitem(CLUSTER_METHODS, name, model)
+    for name, model in ABLATIONS.items():
+        monkeypatch.setitem(METHODS, name, model)

@@ -1,6 +1,5 @@
 """Environments of peers, what their scripts share, and a whole run through an interpreter."""
 
-import json
 import os
 import subprocess
 import sys
@@ -64,12 +63,13 @@ def test_every_command_names_a_script_and_requirements_that_exist() -> None:
 
 
 def test_requirements_are_pinned() -> None:
-    wanted = {"celltypist", "singler", "symphonypy", "cellmapper", "scanvi", "actinn-jax"}
+    wanted = {"celltypist", "singler", "symphonypy", "cellmapper", "scanvi", "actinn-jax", "popv"}
     assert wanted <= set(peers.names())
     for name in wanted:
         lines = (peers.REQUIREMENTS / f"{name}.txt").read_text().splitlines()
         assert all("==" in line for line in lines if line and not line.startswith("#"))
-    assert "torch==2.13.0" in (peers.REQUIREMENTS / "scanvi.txt").read_text()
+    for name in ("scanvi", "popv"):
+        assert "torch==2.13.0" in (peers.REQUIREMENTS / f"{name}.txt").read_text()
 
 
 def test_a_missing_environment_says_which_command_makes_it(home: Path) -> None:
@@ -145,29 +145,6 @@ def test_scripts_answer_through_what_they_share(home: Path, tmp_path: Path) -> N
     assert scores["ece"] == pytest.approx(0.75 - scores["seen_accuracy"])
 
 
-def test_a_linear_machine_tells_types_apart_and_knows_its_probabilities(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    codes = np.arange(200) % 4
-    x = rng.poisson(3 + 20 * np.eye(4, 30)[codes]).astype(np.float32)
-    obs = pd.DataFrame({"split": np.where(np.arange(200) < 140, "reference", "query")})
-    obs["cell_type"] = pd.Categorical(np.array(TYPES)[codes]).astype(object)
-    obs.loc[obs["split"] == "query", "cell_type"] = None
-    obs.index = [f"cell{i}" for i in range(200)]
-    ad.AnnData(x, obs=obs.astype("category")).write_h5ad(tmp_path / "in.h5ad")
-    subprocess.run(
-        [sys.executable, str(SCRIPTS / "linear_svm.py"), "in.h5ad", "out.json"],
-        cwd=tmp_path,
-        check=True,
-    )
-    answer = json.loads((tmp_path / "out.json").read_text())
-    right = np.array(answer["prediction"]) == np.array(TYPES)[codes[140:]]
-    assert right.mean() > 0.9
-    np.testing.assert_allclose(np.sum(answer["proba"], axis=1), 1)
-    score = np.array(answer["score"])
-    assert score[right].mean() > 0.7
-    np.testing.assert_allclose(1 - score, answer["novel_score"])
-
-
 def test_the_suite_has_pairs_open_and_null_tasks() -> None:
     suite = load_suite("peers")
     assert {task.kind for task in suite.tasks} == {"pair", "masked", "intra"}
@@ -193,5 +170,7 @@ def test_peers_that_are_installed_answer(name: str) -> None:
     adata.obs_names = [f"cell{i}" for i in range(400)]
     adata.var_names = [f"gene{i}" for i in range(700)]
     parts = split(adata, make_task("pair"), 0)
-    answer = _worker._command(parts, make_task("pair"), known_methods()[name], {"seed": 0})
+    # (its correction of the query is harmful where this is one batch)
+    method = known_methods()[{"symphonypy": "symphonypy-uncorrected"}.get(name, name)]
+    answer = _worker._command(parts, make_task("pair"), method, {"seed": 0})
     assert _worker._scores(parts, answer)["seen_accuracy"] > 0.9

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from sklearn.svm import LinearSVC
 from synthetic import TYPES, simulate
 
 from sctool._data._features import normalize
@@ -161,6 +162,30 @@ def test_the_linear_machine_names_every_cell_also_of_two_types() -> None:
     assert (named.score >= 0.5).all()
     own = LinearSVM(np.array(TYPES[:2])).fit(x[two], y[two]).predict(x[two])
     assert (own.names == np.array(TYPES)[y[two]]).all()
+
+
+def test_calibration_changes_no_name_of_the_linear_machine(trained: dict[str, Rival]) -> None:
+    x, _ = cells(80, seed=1)
+    named, margins = trained["svm"].predict(x), LinearSVC(random_state=0).fit(*cells())
+    np.testing.assert_array_equal(named.names, np.array(TYPES)[margins.predict(x)])
+    np.testing.assert_array_equal(named.score, named.proba.max(axis=1))
+
+
+def test_the_linear_machine_s_scores_are_the_share_of_right_names() -> None:
+    x, y = cells(800)
+    drawn = np.random.default_rng(0).random(len(y)) < 0.25
+    y = np.where(drawn, np.random.default_rng(1).integers(N, size=len(y)), y)  # labels lie
+    named = LinearSVM(np.array(TYPES)).fit(x[:600], y[:600]).predict(x[600:])
+    right = named.names == np.array(TYPES)[y[600:]]
+    assert 0.4 < right.mean() < 0.9
+    assert named.score.mean() == pytest.approx(right.mean(), abs=0.1)
+
+
+def test_the_linear_machine_asks_for_two_cells_of_each_type() -> None:
+    x, y = cells()
+    kept = np.append(np.flatnonzero(y > 0), np.flatnonzero(y == 0)[:1])
+    with pytest.raises(ValueError, match=f"fewer than two labelled cells: .*{TYPES[0]}"):
+        LinearSVM(np.array(TYPES)).fit(x[kept], y[kept])
 
 
 def test_scpred_uses_the_components_in_which_the_type_differs(trained: dict[str, Rival]) -> None:

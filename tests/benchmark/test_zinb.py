@@ -1,21 +1,20 @@
-"""Rivals of CICL and scDET: auto-encoders that cluster, or name, the cells that they embed."""
+"""Rivals of CICL: auto-encoders that cluster the cells that they embed."""
 
 from functools import partial
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scvi.distributions import NegativeBinomial
 
 from sctool import metrics
 from sctool._train import seeded
-from sctool.model import CLUSTER_METHODS, METHODS
-from sctool.tl import annotate, cluster
-from sctool_benchmark import Task, _zinb, split
-from sctool_benchmark._ablations import ABLATIONS, CLUSTER_ABLATIONS, CLEARModule
+from sctool.tl import cluster
+from sctool_benchmark import _zinb
+from sctool_benchmark._ablations import CLUSTER_ABLATIONS, CLEARModule
 from sctool_benchmark._tasks import known_methods
+
+pytestmark = pytest.mark.usefixtures("registered")
 
 # -- Losses ----------------------------------------------------------------------------------------
 
@@ -86,19 +85,6 @@ def test_neighbours_are_those_of_the_cell_and_not_of_its_corrupted_view() -> Non
     assert float(contrast(other)) == pytest.approx(np.log(np.e + 2), rel=1e-5)
 
 
-def test_neighbours_are_mutual() -> None:
-    near = _zinb.mutual_neighbours(torch.tensor([[0.0], [1.0], [1.5], [9.0]]), 1)
-    expected = torch.zeros(4, 4)
-    expected[1, 2] = expected[2, 1] = 1  # 0 is near to 1, but not 1 to 0
-    assert torch.equal(near, expected)
-
-
-def test_half_of_each_cluster_is_confident() -> None:
-    z = torch.tensor([[0.0], [1.0], [2.0], [10.0], [9.0]])
-    sure = _zinb.confident(z, torch.tensor([[0.0], [10.0]]), torch.tensor([0, 0, 0, 1, 1]))
-    assert sure.tolist() == [True, True, False, True, False]
-
-
 # -- Presets ---------------------------------------------------------------------------------------
 
 
@@ -112,12 +98,8 @@ def test_presets_differ_in_what_the_papers_differ_in() -> None:
         "scdeepcluster": ["assigned"],
         "sczidesk": ["paired", "compact"],
         "scname": ["compact", "mask_estimated", "neighbours"],
-        "itclust": ["assigned"],
-        "mars": ["apart"],
-        "scgad": ["mask_estimated"],
     }
-    squared = {n for n, s in _zinb.PUBLISHED.items() if s.likelihood == "mse"}
-    assert squared == {"itclust", "mars"}
+    assert {settings.likelihood for settings in _zinb.PUBLISHED.values()} == {"zinb"}
     with pytest.raises(ValueError, match="likelihood='poisson' is unknown"):
         _zinb.AutoencoderSettings(likelihood="poisson")
 
@@ -125,25 +107,6 @@ def test_presets_differ_in_what_the_papers_differ_in() -> None:
 # -- Cells -----------------------------------------------------------------------------------------
 
 FAST = {"enable_progress_bar": False, "max_epochs": 40}
-
-
-@pytest.fixture
-def cells() -> ad.AnnData:
-    """Counts of 160 cells of four types, each with thirty genes of its own."""
-    rng = np.random.default_rng(0)
-    codes = rng.choice(4, 160, p=[0.4, 0.3, 0.2, 0.1])
-    x = rng.poisson(1 + 5 * np.repeat(np.eye(4), 30, axis=1)[codes]).astype(np.float32)
-    obs = pd.DataFrame({"cell_type": np.array(["B", "T", "NK", "DC"])[codes]})
-    return ad.AnnData(x, obs.set_axis([f"cell{i}" for i in range(160)]))
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch) -> None:
-    """The benchmark's methods beside the library's, as in its worker."""
-    for name, model in CLUSTER_ABLATIONS.items():
-        monkeypatch.setitem(CLUSTER_METHODS, name, model)
-    for name, model in ABLATIONS.items():
-        monkeypatch.setitem(METHODS, name, model)
 
 
 @pytest.mark.parametrize("method", ["clear", "scdeepcluster", "sczidesk", "scname"])
@@ -154,18 +117,6 @@ def test_clusters_are_the_types(cells, method: str) -> None:
     sizes = cells.obs["found"].value_counts()
     assert sizes["0"] == sizes.max()
     assert cells.uns["found"]["n_clusters"] == {"n": 4}
-
-
-def test_landmarks_that_push_each_other_away_stay_in_the_embedding(cells) -> None:
-    task = Task(name="t", data="t", kind="intra", file="t.h5ad", hidden=0.5)
-    parts = split(cells, task, 0)
-    train = FAST | {"max_epochs": 80}
-    words = {"labels_key": "cell_type", "novel": 2, "key_added": "found", "train_kwargs": train}
-    annotate(parts.query, parts.reference, method="rival-mars", **words)
-    z = parts.query.obsm["X_found"]
-    assert (np.linalg.norm(z, axis=1) <= np.sqrt(z.shape[1]) * 2).all()
-    found = parts.query.obs["found"].astype(str)
-    assert metrics.overall_accuracy(parts.truth, found, parts.seen) > 0.8
 
 
 def test_joining_may_be_judged_without_an_encoder(cells) -> None:
@@ -192,26 +143,3 @@ def test_the_queue_holds_the_latest_keys() -> None:
     torch.testing.assert_close(network.queue[:10].norm(dim=1), torch.ones(10))
     assert all(p.grad is None for p in network.slow.parameters())
     assert all(p.grad is not None for p in network.layers.parameters())
-
-
-@pytest.mark.parametrize("method", ["itclust", "mars", "scgad"])
-def test_known_types_are_named_and_novel_ones_found(cells, method: str) -> None:
-    task = Task(name="t", data="t", kind="intra", file="t.h5ad", hidden=0.5)
-    parts = split(cells, task, 0)
-    n_novel = "auto" if method == "itclust" else len(parts.novel)
-    annotate(
-        parts.query,
-        parts.reference,
-        labels_key="cell_type",
-        method=f"rival-{method}",
-        novel=n_novel,
-        key_added="found",
-        train_kwargs=FAST | ({"max_epochs": 30} if method != "scgad" else {"max_epochs": 15}),
-    )
-    found = parts.query.obs["found"].astype(str)
-    scores = metrics.summary(parts.truth, found, parts.seen)
-    assert scores["seen_accuracy"] > 0.8
-    if method == "itclust":  # it knows no novel types
-        assert set(found) <= set(parts.seen)
-    else:
-        assert scores["novel_accuracy"] > 0.6
