@@ -238,23 +238,45 @@ def test_of_a_large_query_some_cells_are_searched_and_all_are_named(query, no_se
     assert (found[truth == "DC"] == "novel_1").mean() > 0.6
 
 
-def test_the_saved_model_has_a_say_in_the_novelty_score(query, no_search):
-    cells, kept, _ = _adapt._read(alone(), query, None)
+def test_the_saved_model_has_a_say_in_the_novelty_score(query):
+    kept = _adapt._read(alone(), query, None)[1]
     saved = alone().novel_score(query)[kept]
-    assert _adapt._with_saved(saved, alone(), cells) == pytest.approx(saved.clip(0.02, 0.98))
+    assert _adapt._with_saved(saved, saved) == pytest.approx(saved.clip(0.02, 0.98))
     # where the search tells nothing the order is that of the saved score
-    score = _adapt._with_saved(np.full(len(saved), 0.5), alone(), cells)
+    score = _adapt._with_saved(np.full(len(saved), 0.5), saved)
     order = np.argsort(saved)
     assert (np.diff(score[order]) >= 0).all()
     assert score.max() > 2 * score.min()
     # two equal voices
-    assert _adapt._with_saved(1 - saved, alone(), cells) == pytest.approx(0.5)
+    assert _adapt._with_saved(1 - saved, saved) == pytest.approx(0.5)
 
 
 def test_without_a_search_no_cell_is_flagged(query):
     sctool.tl.annotate(query, alone(), adapt=True, novel=0, train_kwargs=QUIET)
     assert "sctool_novel" not in query.obs
     assert set(query.obs["sctool"].cat.categories) == set(KNOWN)
+
+
+def test_cells_of_rare_types_are_not_novel_if_the_saved_model_knows_them():
+    names = np.array([0, 3, 3, 3, 4, 4, 3])  # of three known types, and two novel ones
+    found = novelty.QueryNovelty(np.array([0.1, 0.9, 0.8, 0.9, 0.9, 0.7, 0.6]), names)
+    saved = np.full((7, 3), 0.1)
+    saved[np.arange(7), [1, 1, 1, 0, 0, 2, 2]] = [0.9, 0.6, 0.4, 0.9, 0.9, 0.9, 0.6]
+    kept = _adapt._with_rare_types(found, saved, np.array([100, 19, 20]))
+    assert kept.names.tolist() == [0, 1, 3, 3, 4, 4, 3]
+    np.testing.assert_allclose(kept.proba, [0.1, 0.1, 0.8, 0.9, 0.9, 0.7, 0.6])
+    assert kept.audit == [
+        "novel: 1 cells keep the name that the saved model gives them, of types with fewer than 20 "
+        "labelled cells"
+    ]
+    # a novel type of which nothing is left leaves no gap
+    kept = _adapt._with_rare_types(found, saved[[0, 1, 1, 1, 0, 0, 1]], np.array([100, 19, 20]))
+    assert kept.names.tolist() == [0, 1, 1, 1, 1, 1, 1]
+    kept = _adapt._with_rare_types(found, saved[[3, 1, 1, 1, 3, 3, 1]], np.array([100, 19, 20]))
+    assert kept.names.tolist() == [0, 1, 1, 1, 3, 3, 1]
+    assert _adapt._with_rare_types(found, saved, np.array([100, 20, 20])) is found
+    none = novelty.QueryNovelty(None, names)
+    assert _adapt._with_rare_types(none, saved, np.array([1, 1, 1])) is none
 
 
 # -- what cannot adapt ---------------------------------------------------------------------------

@@ -24,6 +24,9 @@ from sctool._train import TrainOptions, numpy_generator
 from sctool.model._auto import FEW_CELLS, MARGIN, AutoClassifier
 from sctool.model._base import AnnotationModel
 
+#: A type of fewer labelled cells is rare.
+RARE = 20
+
 
 @dataclass(frozen=True)
 class Adapted:
@@ -104,7 +107,8 @@ def adapt(
         batches = np.unique(_data.batch_names(column)[kept][some], return_inverse=True)[1]
 
     n_known = len(trained.classes_)
-    drawn, labels = trained.profiles_.draw(rng)
+    profiles = trained.profiles_
+    drawn, labels = profiles.draw(rng)
     if cells.fill is not None:  # genes that the query lacks separate nothing but the two sides
         drawn = sp.csr_matrix(drawn.multiply(cells.fill[variable] == 0))
         drawn.eliminate_zeros()
@@ -112,7 +116,10 @@ def adapt(
     first, _ = regress(drawn, labels, s.C, s.max_iter)
     proba = (_of_linear(trained, cells) + first.predict_proba(x)) / 2
     n_novel = None if novel == "auto" else int(novel)
+    saved = trained._predict(cells, [])
     found = novelty.search(drawn, labels, x, proba, n_novel, rng, batches, progress)
+    n_cells = np.bincount(profiles.types, profiles.n_cells, minlength=n_known)
+    found = _with_rare_types(found, saved.proba[:, :n_known], n_cells)
     names = np.concatenate([labels, found.names])
     both = sp.vstack([drawn, x], format="csr")
     adapted, notes = regress(both, names, s.C, s.max_iter)
@@ -138,7 +145,7 @@ def adapt(
     set_linear(module.adapted, adapted)
     score = np.zeros(len(names))
     if found.proba is not None:
-        score[len(labels) :] = _with_saved(found.proba, trained, cells)
+        score[len(labels) :] = _with_saved(found.proba, trained._novel_score(saved))
     model._set_novelty(both, score)
     known = np.flatnonzero(found.names < n_known)
     arrays = {"label": np.concatenate([labels, np.full(n, -1)]), "domain": domain}
@@ -150,7 +157,7 @@ def adapt(
         TrainOptions(None, progress, {"accelerator": "auto", "devices": "auto"}),
     )
     model.module, model.is_trained_, model.trainer = module.cpu(), True, None
-    few = trained.profiles_.n_cells.sum() < FEW_CELLS
+    few = profiles.n_cells.sum() < FEW_CELLS
     model._weigh(cells, known if len(known) else np.arange(n), few, found.mixed)
     by_group = np.full(len(everyone), -1)
     by_group[some] = found.names
@@ -178,13 +185,48 @@ def _of_linear(trained: AutoClassifier, cells: Cells) -> np.ndarray:
     return softmax(trained._for_voters(cells).arrays["linear"], axis=1)
 
 
-def _with_saved(proba: np.ndarray, trained: AutoClassifier, cells: Cells) -> np.ndarray:
+def _with_rare_types(
+    found: novelty.QueryNovelty, saved: np.ndarray, n_cells: np.ndarray
+) -> novelty.QueryNovelty:
+    """What the search has found, without novel cells that the saved model takes for a rare type.
+
+    The profile of a few cells is too inexact to tell the type's other cells from those of a new
+    type. The saved model was trained on the cells themselves.
+
+    Parameters
+    ----------
+    saved
+        Probabilities of the known types by the saved model, (n_cells, n_types).
+    n_cells
+        Number of labelled cells of each type, (n_types,).
+    """
+    if found.proba is None:
+        return found
+    code = saved.argmax(axis=1)
+    kept = (found.names >= saved.shape[1]) & (n_cells[code] < RARE) & (saved.max(axis=1) > 0.5)
+    if not kept.any():
+        return found
+    names = np.where(kept, code, found.names)
+    novel = names >= saved.shape[1]  # numbers stay without gaps
+    names[novel] = saved.shape[1] + np.unique(names[novel], return_inverse=True)[1]
+    note = (
+        f"novel: {int(kept.sum())} cells keep the name that the saved model gives them, of types "
+        f"with fewer than {RARE} labelled cells"
+    )
+    return replace(
+        found,
+        names=names,
+        proba=np.where(kept, np.minimum(found.proba, 1 - found.proba), found.proba),
+        audit=[*found.audit, note],
+    )
+
+
+def _with_saved(proba: np.ndarray, saved: np.ndarray) -> np.ndarray:
     """Probabilities of novelty by the search, (n_cells,), averaged as logits with the saved score.
 
     The search has only drawn cells to compare with. Where it finds little, the saved model, which
     has seen real ones, often ranks cells better.
     """
-    saved = trained._novel_score(trained._predict(cells, []))
     both = np.clip(np.stack([proba, saved]), MARGIN, 1 - MARGIN)
     return expit(logit(both).mean(axis=0))
 
