@@ -37,8 +37,8 @@ PART = 4000
 MIN_CELLS, MIN_OF_TYPE, MIN_GENES = 50, 10, 10
 #: Number of highly variable genes, and of principal components (scrublet's default).
 N_GENES, N_COMPONENTS = 2000, 30
-#: Up to this many genes are centred, which takes no time and finds more of simulated doublets.
-FEW_GENES = 500
+#: Up to this many genes are centred, which takes little time and finds more of simulated doublets.
+FEW_GENES = 1000
 #: Minimum share of the counts of its two cells that a simulated doublet keeps.
 MIN_KEPT = 0.5
 #: Weight of the mean of all types in each type's profile: ambient RNA, and no gene at 0.
