@@ -84,7 +84,8 @@ def assert_equal(a: object, b: object) -> None:
         for key in a:
             assert_equal(a[key], b[key])
     elif isinstance(a, pd.DataFrame):
-        pd.testing.assert_frame_equal(a, b)
+        # pandas 3 has names of cells as text or as objects, which are equal in every use
+        pd.testing.assert_frame_equal(a, b, check_index_type=False)
     elif sp.issparse(a):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.toarray(), b.toarray())
@@ -426,7 +427,10 @@ def test_the_slots_are_those_documented(method):
     assert set(adata.obs["my_status"].cat.categories) <= set(STATUSES)
     told = adata.obs["my_status"] != "assigned"
     pd.testing.assert_series_equal(
-        uns["reasons"]["status"], adata.obs["my_status"][told].astype(object), check_names=False
+        uns["reasons"]["status"].astype(object),
+        adata.obs["my_status"][told].astype(object),
+        check_names=False,
+        check_index_type=False,
     )
 
 
