@@ -27,8 +27,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     def copyfile(self, source, outputfile):
         content = source.read()
         half = len(content) // (2 if "truncated" in self.path else 1)
+        self.server.n_sent += 1  # before the client has all, and goes on
         outputfile.write(content[:half])
-        self.server.n_sent += 1
 
 
 @pytest.fixture
