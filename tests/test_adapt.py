@@ -259,7 +259,8 @@ def test_without_a_search_no_cell_is_flagged(query):
 
 def test_cells_of_rare_types_are_not_novel_if_the_saved_model_knows_them():
     names = np.array([0, 3, 3, 3, 4, 4, 3])  # of three known types, and two novel ones
-    found = novelty.QueryNovelty(np.array([0.1, 0.9, 0.8, 0.9, 0.9, 0.7, 0.6]), names)
+    proba = np.array([0.1, 0.9, 0.8, 0.9, 0.9, 0.7, 0.6])
+    found = novelty.QueryNovelty(proba, names, interval={"n": 2, "low": 2, "high": 4})
     saved = np.full((7, 3), 0.1)
     saved[np.arange(7), [1, 1, 1, 0, 0, 2, 2]] = [0.9, 0.6, 0.4, 0.9, 0.9, 0.9, 0.6]
     kept = _adapt._with_rare_types(found, saved, np.array([100, 19, 20]))
@@ -269,11 +270,13 @@ def test_cells_of_rare_types_are_not_novel_if_the_saved_model_knows_them():
         "novel: 1 cells keep the name that the saved model gives them, of types with fewer than 20 "
         "labelled cells"
     ]
+    assert kept.interval == {"n": 2, "low": 2, "high": 4}
     # a novel type of which nothing is left leaves no gap
     kept = _adapt._with_rare_types(found, saved[[0, 1, 1, 1, 0, 0, 1]], np.array([100, 19, 20]))
     assert kept.names.tolist() == [0, 1, 1, 1, 1, 1, 1]
     kept = _adapt._with_rare_types(found, saved[[3, 1, 1, 1, 3, 3, 1]], np.array([100, 19, 20]))
     assert kept.names.tolist() == [0, 1, 1, 1, 3, 3, 1]
+    assert kept.interval == {"n": 1, "low": 1, "high": 4}
     assert _adapt._with_rare_types(found, saved, np.array([100, 20, 20])) is found
     none = novelty.QueryNovelty(None, names)
     assert _adapt._with_rare_types(none, saved, np.array([1, 1, 1])) is none

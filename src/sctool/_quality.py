@@ -240,7 +240,7 @@ def _scrublet(
     import scanpy as sc
 
     # Genes are scaled here and not by scrublet, which would make them dense. Many are not centred
-    # either: the principal components are then found five times as fast, and serve as well.
+    # either: the principal components are then found from sparse values, and serve as well.
     varying = _varying(x)
     x, mixed = x[:, varying], mixed[:, varying]
     variance = mean_variance_axis(x.astype(np.float64), axis=0)[1]

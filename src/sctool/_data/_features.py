@@ -17,7 +17,7 @@ from sklearn.feature_selection import f_classif
 from sctool._ahead import read_ahead
 from sctool._data._expression import Expression, genes_of
 from sctool._data._genes import advice, locate, match_genes, note_duplicates
-from sctool._data._inputs import COUNTED, OTHER, normalise
+from sctool._data._inputs import COUNTED, OTHER, to_inputs
 from sctool._data._join import TrainingData
 
 logger = logging.getLogger("sctool")
@@ -285,7 +285,7 @@ class Reader:
     summed
         Column of each of their genes, and number of columns, if genes of one name are summed first.
     column, target_sum, n_inputs
-        As in :func:`normalise`.
+        As in :func:`to_inputs`.
     fill
         Values of the inputs that are not among the genes, (n_inputs,).
     """
@@ -301,7 +301,7 @@ class Reader:
         """Chunks of cells, CSR (n_cells, n_inputs) float32."""
         own = self.expression
         for x in own.chunks() if self.summed is None else own.linear(*self.summed):
-            yield normalise(x, self.column, self.target_sum, self.n_inputs)
+            yield to_inputs(x, self.column, self.target_sum, self.n_inputs)
 
     def ahead(self) -> Iterator[sp.csr_matrix]:
         """Chunks of cells, the next of which is read while one is used."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
@@ -15,7 +13,7 @@ COUNTED, OTHER = -1, -2
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _normalise(
+def _fill(
     values: np.ndarray,
     genes: np.ndarray,
     ends: np.ndarray,
@@ -24,7 +22,7 @@ def _normalise(
     out_values: np.ndarray,
     out_genes: np.ndarray,
     out_ends: np.ndarray,
-) -> int:  # pragma: no cover (compiled)
+) -> None:  # pragma: no cover (compiled)
     known = np.empty(SMALL, dtype=np.float32)
     cell_of = np.full(SMALL, -1, dtype=np.int64)
     n = 0
@@ -49,7 +47,6 @@ def _normalise(
             out_genes[n] = j
             n += 1
         out_ends[i + 1] = n
-    return n
 
 
 @njit(nogil=True, cache=True)
@@ -83,7 +80,9 @@ def product(x: sp.csr_matrix, weight: np.ndarray) -> np.ndarray:
     return out
 
 
-def normalise(x: sp.csr_matrix, column: np.ndarray, target_sum: float, n_inputs: int) -> Any:
+def to_inputs(
+    x: sp.csr_matrix, column: np.ndarray, target_sum: float, n_inputs: int
+) -> sp.csr_matrix:
     """Cells as a model sees them.
 
     What :func:`~sctool._data._features.normalize` and then a selection of genes give, without the
@@ -107,7 +106,7 @@ def normalise(x: sp.csr_matrix, column: np.ndarray, target_sum: float, n_inputs:
     """
     values, genes = np.empty(x.nnz, dtype=np.float32), np.empty(x.nnz, dtype=np.int32)
     ends = np.zeros(x.shape[0] + 1, dtype=np.int64)
-    n = _normalise(
+    _fill(
         x.data,
         x.indices.astype(np.int32, copy=False),
         x.indptr.astype(np.int64, copy=False),
@@ -117,4 +116,6 @@ def normalise(x: sp.csr_matrix, column: np.ndarray, target_sum: float, n_inputs:
         genes,
         ends,
     )
-    return sp.csr_matrix((values[:n], genes[:n], ends), shape=(x.shape[0], n_inputs))
+    return sp.csr_matrix(
+        (values[: ends[-1]], genes[: ends[-1]], ends), shape=(x.shape[0], n_inputs)
+    )

@@ -208,7 +208,11 @@ def _with_rare_types(
         return found
     names = np.where(kept, code, found.names)
     novel = names >= saved.shape[1]  # numbers stay without gaps
-    names[novel] = saved.shape[1] + np.unique(names[novel], return_inverse=True)[1]
+    left, names[novel] = np.unique(names[novel], return_inverse=True)
+    names[novel] += saved.shape[1]
+    interval = found.interval
+    if interval is not None:
+        interval = interval | {"n": len(left), "low": min(interval["low"], len(left))}
     note = (
         f"novel: {int(kept.sum())} cells keep the name that the saved model gives them, of types "
         f"with fewer than {RARE} labelled cells"
@@ -216,6 +220,7 @@ def _with_rare_types(
     return replace(
         found,
         names=names,
+        interval=interval,
         proba=np.where(kept, np.minimum(found.proba, 1 - found.proba), found.proba),
         audit=[*found.audit, note],
     )
