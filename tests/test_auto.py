@@ -23,7 +23,7 @@ from sctool import _data, novelty
 from sctool._batches import Cells
 from sctool._train import seeded
 from sctool.model import AutoClassifier, AutoSettings, _auto, load
-from sctool.model._auto import AutoModule, _may_be_searched
+from sctool.model._auto import AutoModule
 from sctool.novelty import QueryNovelty
 
 KNOWN = ["B", "CD4 T/NK", "Mono"]
@@ -67,28 +67,6 @@ def trained() -> AutoClassifier:
 
 def inputs(n: int = 12) -> torch.Tensor:
     return trained()._training_cells()[np.arange(300, 300 + n)]["x"]
-
-
-@pytest.mark.parametrize(
-    ("n_reference", "n_query", "searched"),
-    [(50, 300, (0, 300)), (300, 50, (0, 50)), (250, 300, (250, 300)), (50, 0, (50, 0))],
-)
-def test_a_few_unlabelled_cells_of_the_reference_are_not_searched(n_reference, n_query, searched):
-    # among the query's cells they would make these look novel: they mix with the reference
-    domain = np.repeat([0, 0, 1], [100, n_reference, n_query])
-    label = np.repeat([2, -1, -1], [100, n_reference, n_query])
-    found = _may_be_searched(domain, label)
-    assert not found[:100].any()
-    assert (found[100 : 100 + n_reference].sum(), found[100 + n_reference :].sum()) == searched
-
-
-def test_a_query_is_not_novel_because_the_reference_has_cells_without_a_label():
-    adata, ref = hidden()
-    ref.obs["cell_type"] = ref.obs["cell_type"].astype(object)
-    ref.obs.iloc[::5, ref.obs.columns.get_loc("cell_type")] = None
-    sctool.tl.annotate(adata, ref, model_kwargs=LINEAR, train_kwargs={"enable_progress_bar": False})
-    known = (adata.obs["truth"] != "DC").to_numpy()
-    assert adata.obs["sctool_novel"][known].mean() < 0.1
 
 
 # -- the vote ------------------------------------------------------------------------------------

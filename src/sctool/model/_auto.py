@@ -33,7 +33,6 @@ from sctool._train import TrainOptions, numpy_generator
 from sctool.model._base import OpenWorldModel, Prediction
 from sctool.model._profiles import Profiles, one_count
 from sctool.model._scnym import SCNYMModule, SCNYMSettings, train_classifier
-from sctool.novelty._episodes import MIN_CELLS
 
 #: Share of the two linear models in the vote, for references of fewer and of more cells than these:
 #: the networks need many.
@@ -77,20 +76,6 @@ class AutoSettings(SCNYMSettings):
 def _of_network(settings: AutoSettings, part: str) -> AutoSettings:
     """Settings of the network that has only ``part``, "adversary" or "mixmatch"."""
     return replace(settings, adversary=part == "adversary", mixmatch=part == "mixmatch")
-
-
-def _may_be_searched(domain: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Cells without a label, but for the reference's unless all are enough, (n_cells,) bool.
-
-    Those that share a domain with labelled cells are of the reference. If they or the others are
-    too few to be judged as a batch of their own, both would be judged together, and the query's
-    cells would look novel: the reference's mix with the labelled ones, and the query's do not.
-    """
-    without = label < 0
-    of_reference = without & np.isin(domain, np.unique(domain[~without]))
-    others = without & ~of_reference
-    few = min(of_reference.sum(), others.sum()) < MIN_CELLS
-    return others if few and others.any() else without
 
 
 class AutoModule(nn.Module):
@@ -267,8 +252,7 @@ class AutoClassifier(OpenWorldModel):
         first, _ = regress(variable.x[train], label[train], s.C, max_iter)
         self.audit_ += notes
         names, novel_score, mixed = label.copy(), np.zeros(len(label)), 0.0
-        some = unlabelled[_may_be_searched(cells.arrays["domain"], label)[unlabelled]]
-        some = some[sketch_regions(variable.x[some])]
+        some = unlabelled[sketch_regions(variable.x[unlabelled])]
         if len(some) < len(unlabelled):
             self.audit_.append(
                 f"query: {len(some)} of {len(unlabelled)} unlabelled cells were grouped, searched "
