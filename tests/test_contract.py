@@ -362,7 +362,7 @@ def test_a_type_of_one_labelled_cell_is_kept_and_its_others_are_unlabelled(metho
     proba = result.obsm["sctool_proba"]
     assert proba.shape == (adata.n_obs, len(TYPES))
     assert (proba[:, TYPES.index("DC")] > 0).all()
-    assert "ref: 19 cells without a label were used as unlabelled" in result.uns["sctool"]["audit"]
+    assert "ref: 19 cells without a label were left out" in result.uns["sctool"]["audit"]
 
 
 @every_method

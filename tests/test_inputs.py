@@ -117,7 +117,7 @@ def test_text_for_a_missing_label_is_missing(text, dtype, adata, ref):
     assert "DC" not in result.uns["sctool"]["classes"]
     assert text not in result.uns["sctool"]["classes"]
     assert f"ref: labels [{text!r}] were treated as missing" in audit(result)
-    assert f"ref: {gone.sum()} cells without a label were used as unlabelled" in audit(result)
+    assert f"ref: {gone.sum()} cells without a label were left out" in audit(result)
 
 
 def test_labels_that_only_look_missing_stay():

@@ -150,7 +150,7 @@ def test_strings_as_pandas_3_has_them(sides, expected, tmp_path):
     ref.obs["cell_type"] = labels.astype(text)
     adata.obs["truth"] = adata.obs["truth"].astype(object).astype(text)
     result = annotated(adata, ref)
-    assert "ref: 4 cells without a label were used as unlabelled" in result.uns["sctool"]["audit"]
+    assert "ref: 4 cells without a label were left out" in result.uns["sctool"]["audit"]
     same = np.asarray(result.obs["sctool"]) == np.asarray(expected.obs["sctool"])
     assert same.mean() > 0.95  # four labels fewer
     accuracy = sctool.tl.evaluate(result, "truth").loc["seen_accuracy", "value"]

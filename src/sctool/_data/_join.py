@@ -200,7 +200,7 @@ def join(
     audit: list[str] = []
     n_missing = int((labels.codes < 0).sum())
     if n_missing:
-        audit.append(f"ref: {n_missing} cells without a label were used as unlabelled")
+        audit.append(f"ref: {n_missing} cells without a label were left out")
     if texts := sorted(set(values[labels.codes < 0].dropna().astype(str))):
         audit.append(f"ref: labels {texts!r} were treated as missing")
     if padded := sorted(t for t in set(values.dropna().astype(str)) - set(texts) if t != t.strip()):
@@ -220,9 +220,12 @@ def join(
     audit.append(f"genes: {len(shared)} are shared (reference: {n_ref}, query: {n_query})")
 
     some: dict[str, np.ndarray | None] = {"ref": None, "query": None}
-    of_ref = np.arange(ref.n_obs) if held_out is None else np.flatnonzero(~held_out)
+    # Among the query's cells, those of the reference without a label would make it look novel: they
+    # mix with the labelled ones, as the query often does not
+    labelled = labels.codes >= 0
+    of_ref = np.flatnonzero(labelled if held_out is None else labelled & ~held_out)
     sampled = _sample.sample(labels.codes[of_ref]) if in_part else None
-    if held_out is not None or sampled is not None:
+    if len(of_ref) < ref.n_obs or sampled is not None:
         some["ref"] = np.isin(np.arange(ref.n_obs), of_ref if sampled is None else of_ref[sampled])
     if in_part:
         some["query"] = _sample.sample(np.zeros(adata.n_obs, dtype=np.int64))

@@ -77,7 +77,7 @@ def annotate(
         Notes.
     labels_key
         Column of ``ref.obs`` with the cell types, of any dtype. Cells with a missing label are
-        used as unlabelled cells. Several columns, from coarse to fine, are a hierarchy; the last
+        left out. Several columns, from coarse to fine, are a hierarchy; the last
         one has the types.
     method
         One of the following, which are models in :mod:`sctool.model`:
