@@ -15,6 +15,7 @@ from sctool._expected import Fit
 from sctool._label_errors import MIN_CELLS
 from sctool._quality import REASONS, Doublets, LowQuality
 from sctool._sets import UNKNOWN
+from sctool.novelty import PROGRAMMES
 
 STATUSES = ("assigned", "ambiguous", "unexpected", "novel", "doublet", "low_quality")
 #: Below this probability of the assigned type a cell is ambiguous.
@@ -23,22 +24,6 @@ AMBIGUOUS = 0.5
 MANY = 20
 #: In a cluster, a type of this many cells keeps its name.
 MINORITY = 20
-#: Genes of programmes that cells of any type may run: those of dissociation and stress (van den
-#: Brink et al. 2017; O'Flanagan et al. 2019) and of the cell cycle (Tirosh et al. 2016).
-STRESS = """
-ATF3 BTG1 BTG2 DNAJA1 DNAJB1 DNAJB4 DUSP1 EGR1 FOS FOSB HSP90AA1 HSP90AB1 HSPA1A HSPA1B HSPA5
-HSPA6 HSPA8 HSPB1 HSPD1 HSPE1 HSPH1 IER2 IER3 JUN JUNB JUND NFKBIA NR4A1 PPP1R15A SOCS3 UBB UBC
-ZFP36
-"""
-CELL_CYCLE = """
-AURKA AURKB BIRC5 BUB1 CCNA2 CCNB1 CCNB2 CDC20 CDK1 CENPF CKS1B CKS2 GMNN H2AFZ HMGB2 HMMR MCM2
-MCM3 MCM4 MCM5 MCM6 MCM7 MKI67 NUSAP1 PCNA RRM1 RRM2 SMC4 STMN1 TOP2A TPX2 TUBA1B TUBB TYMS
-UBE2C
-"""
-PROGRAMMES = {
-    "stress": frozenset(STRESS.split()),
-    "cell cycle": frozenset(CELL_CYCLE.split()),
-}
 #: Number of markers that are compared with ``PROGRAMMES``, and matches that raise an alarm.
 N_MARKERS, MATCHES = 20, 4
 #: A type's share of the query is unlikely if it is this many times that of the reference, and at

@@ -117,7 +117,9 @@ def adapt(
     proba = (_of_linear(trained, cells) + first.predict_proba(x)) / 2
     n_novel = None if novel == "auto" else int(novel)
     saved = trained._predict(cells, [])
-    found = novelty.search(drawn, labels, x, proba, n_novel, rng, batches, progress)
+    found = novelty.search(
+        drawn, labels, x, proba, n_novel, rng, batches, progress, trained._programmes()
+    )
     n_cells = np.bincount(profiles.types, profiles.n_cells, minlength=n_known)
     found = _with_rare_types(found, saved.proba[:, :n_known], n_cells)
     names = np.concatenate([labels, found.names])

@@ -319,12 +319,18 @@ class AutoClassifier(OpenWorldModel):
             numpy_generator(),
             domain if len(np.unique(domain)) > 1 else None,
             options.progress,
+            self._programmes(),
         )
         self.audit_ += found.audit
         self.searched_ = found.proba is not None
         self.n_novel_ = found.interval
         self.sensitivity_ = {self.classes_[t]: share for t, share in found.sensitivity.items()}
         return found
+
+    def _programmes(self) -> list[np.ndarray]:
+        """Positions, among the variable genes, of those of each programme."""
+        genes = self.features_.genes
+        return novelty.programme_genes(genes.loc[self.features_.selected[self.variable_]])
 
     def _train_networks(
         self,

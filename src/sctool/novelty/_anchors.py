@@ -17,6 +17,7 @@ from scipy.special import expit, logit
 
 from sctool._neighbors import group_means, leiden, neighbor_graph
 from sctool.novelty._n_types import TypeSeparation
+from sctool.novelty._programmes import programme_scores, programme_slopes
 
 N_NEIGHBORS = 15
 #: Leiden resolutions. No single one suits both rare and common types, so the evidence is averaged.
@@ -35,6 +36,8 @@ SMOOTHING = 2
 #: themselves, correlate by ``ALIKE`` with at least ``SEVERAL`` known types. The batches must have
 #: ``COMMON`` types in common. Smaller groups than ``MIN_GROUP`` are ignored.
 SUSPECT, ALIKE, SEVERAL, COMMON, MIN_GROUP = -1.5, 0.5, 3, 4, 15
+#: Share of a squared distance that is left at least when the errors of the means are subtracted.
+MIN_LEFT = 0.3
 #: Keeps the log odds finite.
 MARGIN = 0.01
 
@@ -42,6 +45,23 @@ MARGIN = 0.01
 def _log_odds(p: np.ndarray) -> np.ndarray:
     """Log odds of probabilities, kept finite."""
     return logit(MARGIN + (1 - 2 * MARGIN) * p)
+
+
+def mean_error(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
+    """Squared standard error of each group's mean, summed over genes, (n_groups,).
+
+    Parameters
+    ----------
+    x, codes
+        Cells, CSR (n_cells, n_genes), and the group of each.
+    """
+    n = np.bincount(codes)
+    norm = np.asarray(x.multiply(x).sum(axis=1)).ravel()
+    of_group = group_means(norm[:, None], codes)[:, 0] - (group_means(x, codes) ** 2).sum(axis=1)
+    variance = np.maximum(of_group, 0) * n / np.maximum(n - 1, 1)
+    # A single cell says nothing about how cells of its group vary.
+    others = np.average(variance, weights=n - 1) if (n > 1).any() else 0.0
+    return np.where(n > 1, variance, others) / n
 
 
 @dataclass(frozen=True)
@@ -53,17 +73,21 @@ class Groups:
     codes
         Group of each cell, (n_cells,).
     means
-        Mean log1p CP10k of each group, (n_groups, n_genes).
+        Mean log1p CP10k of each group, (n_groups, n_genes), without what stress and the cell cycle
+        change.
     proba
         Mean probability of the known types, (n_groups, n_types).
     apart
         Probability that two groups are of different types, (n_groups, n_groups).
+    error
+        Of ``means``, see :func:`mean_error`, (n_groups,).
     """
 
     codes: np.ndarray
     means: np.ndarray
     proba: np.ndarray
     apart: np.ndarray
+    error: np.ndarray
 
     def types(self, profiles: np.ndarray) -> np.ndarray:
         """Known type of each group, (n_groups,), by its mean probability and its profile.
@@ -86,7 +110,7 @@ class Groups:
             likeness = likeness + alike * unsure[:, None]
         return possible[likeness.argmax(axis=1)]
 
-    def evidence(self, profiles: np.ndarray) -> np.ndarray:
+    def evidence(self, profiles: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Evidence that each group is novel, (n_groups,).
 
         The log odds that the group and its anchor are of different types, plus the logarithm of how
@@ -98,13 +122,22 @@ class Groups:
         ----------
         profiles
             See :meth:`types`.
+        error
+            Of the profiles, see :func:`mean_error`, (n_types,).
         """
         types = self.types(profiles)
         residual = self.means - profiles[types]
+        by_chance = self.error + error[types]
+
+        def distance_from(shift: np.ndarray) -> np.ndarray:
+            # Means of few cells lie far apart by chance.
+            squared = ((residual - shift) ** 2).sum(axis=1)
+            return np.maximum(squared - by_chance, MIN_LEFT * squared)
+
         shift = np.zeros(self.means.shape[1])
         best: dict[int, int] = {}
         for _ in range(ROUNDS):
-            distance = ((residual - shift) ** 2).sum(axis=1)
+            distance = distance_from(shift)
             for t in np.unique(types):
                 groups = np.flatnonzero(types == t)
                 best[t] = groups[distance[groups].argmin()]
@@ -114,7 +147,7 @@ class Groups:
         log_odds = _log_odds(self.apart[np.arange(len(types)), [best[t] for t in types]])
         if len(anchors) < FEW_ANCHORS:  # the shift would be that of the anchors themselves
             return log_odds
-        distance = ((residual - shift) ** 2).sum(axis=1) + 1e-6
+        distance = distance_from(shift) + 1e-6
         return log_odds + np.log(distance / np.median(distance[anchors]))
 
 
@@ -138,20 +171,20 @@ class QueryGroups:
         """The groups at the resolution ``MAIN``."""
         return self.groups[RESOLUTIONS.index(MAIN)]
 
-    def evidence(self, profiles: np.ndarray) -> np.ndarray:
+    def evidence(self, profiles: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Evidence that each cell is novel, (n_cells,): that on its groups and its neighbours'.
 
         Parameters
         ----------
-        profiles
-            See :meth:`Groups.types`.
+        profiles, error
+            See :meth:`Groups.evidence`.
         """
-        mean = np.mean([g.evidence(profiles)[g.codes] for g in self.groups], axis=0)
+        mean = np.mean([g.evidence(profiles, error)[g.codes] for g in self.groups], axis=0)
         for _ in range(SMOOTHING):
             mean = (mean + self.smoother @ mean) / 2
         return mean
 
-    def second_batch(self, profiles: np.ndarray) -> np.ndarray | None:
+    def second_batch(self, profiles: np.ndarray, error: np.ndarray) -> np.ndarray | None:
         """Cells of a second batch, a mask (n_cells,); None if there is none.
 
         A second batch, as of another technology, is far from the anchors, all of which the batch
@@ -160,12 +193,12 @@ class QueryGroups:
 
         Parameters
         ----------
-        profiles
-            See :meth:`Groups.types`.
+        profiles, error
+            See :meth:`Groups.evidence`.
         """
         g = self.main
         n = np.bincount(g.codes)
-        far = group_means(self.evidence(profiles)[:, None], g.codes)[:, 0] > SUSPECT
+        far = group_means(self.evidence(profiles, error)[:, None], g.codes)[:, 0] > SUSPECT
         suspects = np.flatnonzero(far & (n >= MIN_GROUP))
         if len(suspects) < SEVERAL:
             return None
@@ -194,6 +227,7 @@ def group_query(
     proba: np.ndarray,
     separations: Sequence[TypeSeparation],
     seed: int,
+    programmes: Sequence[np.ndarray] = (),
 ) -> QueryGroups:
     """Group the cells of a query.
 
@@ -206,14 +240,21 @@ def group_query(
         Probabilities of the known types, (n_cells, n_types).
     separations
         Of types. The log odds that two groups are of different types are averaged over them.
+    programmes
+        Positions of genes, see :func:`sctool.novelty.programme_genes`. By what cells of a predicted
+        type differ with them is taken out of the groups' means: a state is no type.
     """
     # UMAP weights: an anchor of a few cells must form its own group.
     graph = neighbor_graph(z, N_NEIGHBORS, seed, "umap")
+    scores = programme_scores(x, programmes)
+    slopes = programme_slopes(x, scores, proba.argmax(axis=1))
     groups = []
     for i, resolution in enumerate(RESOLUTIONS):
         codes = leiden(graph, resolution, seed + i)
-        apart = expit(np.mean([_log_odds(s.distance(x, codes)) for s in separations], axis=0))
-        groups.append(Groups(codes, group_means(x, codes), group_means(proba, codes), apart))
+        means = group_means(x, codes) - group_means(scores, codes) @ slopes
+        apart = expit(np.mean([_log_odds(s.distance(means)) for s in separations], axis=0))
+        error = mean_error(x, codes)
+        groups.append(Groups(codes, means, group_means(proba, codes), apart, error))
     weights = graph.obsp["connectivities"]
     total = np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-9)
     return QueryGroups(groups, sp.csr_matrix(sp.diags(1 / total) @ weights))

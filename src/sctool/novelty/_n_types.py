@@ -100,14 +100,18 @@ def small_groups(
 # -- Types from groups ---------------------------------------------------------------------------
 
 
-def differences(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
-    """Differences between the mean expression of each pair of groups, (n_pairs, 4).
+def differences(means: np.ndarray) -> np.ndarray:
+    """Differences between each pair of groups, (n_pairs, 4).
 
     Pairs are in the order of ``np.triu_indices(n_groups, 1)``. Columns: one minus the correlation
     over genes; logarithms of the mean difference of the 5 and of the 20 most different genes, and
     of the number of genes that differ by more than 1.
+
+    Parameters
+    ----------
+    means
+        Mean log1p CP10k of each group, (n_groups, n_genes).
     """
-    means = group_means(x, codes)
     first, second = np.triu_indices(len(means), 1)
     values = np.zeros((len(first), 4))
     values[:, 0] = 1 - np.corrcoef(means)[first, second]
@@ -138,10 +142,16 @@ class TypeSeparation:
     off: tuple[float, ...] = (0.5, 1.0, 2.0)
     weights: str = "gauss"
 
-    def distance(self, x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
-        """Distance of each pair of groups, (n_groups, n_groups); above 0.5: different types."""
-        n = codes.max() + 1
-        values = differences(x, codes)
+    def distance(self, means: np.ndarray) -> np.ndarray:
+        """Distance of each pair of groups, (n_groups, n_groups); above 0.5: different types.
+
+        Parameters
+        ----------
+        means
+            See :func:`differences`.
+        """
+        n = len(means)
+        values = differences(means)
         apart = values[:, 0] if self.model is None else self.model.predict_proba(values)[:, 1]
         distance = np.zeros((n, n))
         distance[np.triu_indices(n, 1)] = apart
@@ -156,7 +166,7 @@ class TypeSeparation:
             distance_threshold=0.5 if n is None else None,
             metric="precomputed",
             linkage="average",
-        ).fit_predict(self.distance(x, codes))
+        ).fit_predict(self.distance(group_means(x, codes)))
         return clusters[codes]
 
 
@@ -201,7 +211,7 @@ def learn_separation(
         alike = (of_type[first] * of_type[second]).sum(axis=1)
         clear = (alike < TWO) | (alike > ONE)  # mixed groups are neither
         size = np.bincount(codes)
-        values.append(differences(x[cells], codes)[clear])
+        values.append(differences(group_means(x[cells], codes))[clear])
         two.append(alike[clear] < TWO)
         weight.append(np.sqrt(size[first] * size[second])[clear])
     if not two or len(np.unique(np.concatenate(two))) < 2:

@@ -6,6 +6,7 @@ cell (``_cells.py``). ``docs/methods/auto.md`` describes the algorithm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.special import expit
 
 from sctool._neighbors import group_means, principal_components
 from sctool.novelty import _cells
-from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query
+from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query, mean_error
 from sctool.novelty._episodes import MIN_CELLS
 from sctool.novelty._n_types import (
     TypeSeparation,
@@ -74,6 +75,7 @@ def search(
     rng: np.random.Generator,
     batches: np.ndarray | None = None,
     progress: bool = False,
+    programmes: Sequence[np.ndarray] = (),
 ) -> QueryNovelty:
     """Assign known and novel types to the cells of a query.
 
@@ -93,6 +95,8 @@ def search(
         Batch codes of the query, (n_cells,); None looks for a second batch.
     progress
         Show progress bars.
+    programmes
+        Positions of genes that make a state and no type, see :func:`programme_genes`.
     """
     if why := _cells.unsearchable(x):
         return QueryNovelty(None, proba.argmax(axis=1), audit=[f"novel: not searched for: {why}"])
@@ -100,10 +104,10 @@ def search(
     def seed() -> int:
         return int(rng.integers(2**31))
 
-    profiles = group_means(x_ref, labels)
+    profiles, error = group_means(x_ref, labels), mean_error(x_ref, labels)
     z = principal_components(x, N_COMPONENTS, seed())
     if n_novel == 0:
-        whole = group_query(x, z, proba, [TypeSeparation()], seed())
+        whole = group_query(x, z, proba, [TypeSeparation()], seed(), programmes)
         return QueryNovelty(None, name_by_group(whole.main, proba, profiles))
     # How far types lie apart depends on the depth of the data and on their technology, so it is
     # learnt from the query as well, with the types that the regressions predict.
@@ -111,8 +115,8 @@ def search(
     separation = learn_separation(x_ref, labels, rng, "umap", z_ref)
     predicted = np.unique(proba.argmax(axis=1), return_inverse=True)[1]
     separations = [separation, learn_separation(x, predicted, rng, "umap", z)]
-    whole = group_query(x, z, proba, separations, seed())
-    parts, audit = _parts(whole, profiles, batches)
+    whole = group_query(x, z, proba, separations, seed(), programmes)
+    parts, audit = _parts(whole, profiles, error, batches)
 
     learnt = None
     found, known_as = np.zeros(x.shape[0]), np.zeros(x.shape[0], dtype=np.int64)
@@ -122,9 +126,9 @@ def search(
         groups = whole
         if not part.all():
             z = principal_components(x[part], N_COMPONENTS, seed())
-            groups = group_query(x[part], z, proba[part], separations, seed())
+            groups = group_query(x[part], z, proba[part], separations, seed(), programmes)
         known_as[part] = name_by_group(groups.main, proba[part], profiles)
-        found[part], shares = judge_by_group(groups, proba[part], profiles)
+        found[part], shares = judge_by_group(groups, proba[part], profiles, error)
         around = _cells.neighborhood_composition(x_ref, labels, x[part], seed())
         n_mixed += int(part.sum()) if around.mixed else 0
         if around.mixed and learnt is None:
@@ -173,7 +177,7 @@ def name_by_group(groups: Groups, proba: np.ndarray, profiles: np.ndarray) -> np
 
 
 def judge_by_group(
-    groups: QueryGroups, proba: np.ndarray, profiles: np.ndarray
+    groups: QueryGroups, proba: np.ndarray, profiles: np.ndarray, error: np.ndarray
 ) -> tuple[np.ndarray, dict[int, float]]:
     """Probability that each cell is novel, and how sensitive it is.
 
@@ -181,28 +185,29 @@ def judge_by_group(
     ----------
     groups, proba
         The cells in groups, and their probabilities of the known types, (n_cells, n_types).
-    profiles
-        Mean log1p CP10k of the known types, (n_types, n_genes).
+    profiles, error
+        Mean log1p CP10k of the known types, (n_types, n_genes), and the errors of these means,
+        (n_types,), see :func:`sctool.novelty._anchors.mean_error`.
 
     Returns
     -------
     Probabilities, (n_cells,); and by code of each known type that is predicted for at least 50
     cells, the share of these cells that would be found novel if the reference lacked the type.
     """
-    evidence = groups.evidence(profiles)
+    evidence = groups.evidence(profiles, error)
     predicted = proba.argmax(axis=1)
     types, n = np.unique(predicted, return_counts=True)
     found_if_hidden = {}
     for t in types[n >= MIN_HIDDEN] if len(types) > 2 else []:
         without = profiles.copy()
         without[t] = np.nan
-        hidden = groups.evidence(without)[predicted == t]
+        hidden = groups.evidence(without, error)[predicted == t]
         found_if_hidden[int(t)] = float((hidden > ENOUGH).mean())
     return expit(evidence - ENOUGH), found_if_hidden
 
 
 def _parts(
-    whole: QueryGroups, profiles: np.ndarray, batches: np.ndarray | None
+    whole: QueryGroups, profiles: np.ndarray, error: np.ndarray, batches: np.ndarray | None
 ) -> tuple[list[np.ndarray], list[str]]:
     """Masks (n_cells,) of the batches that are judged separately, by size; and audit notes."""
     everything = np.ones(len(whole.main.codes), dtype=bool)
@@ -215,7 +220,7 @@ def _parts(
             parts[0] = parts[0] | rest
         if len(parts) > 1:
             return parts, [f"novel: {len(parts)} batches judged separately"]
-    second = whole.second_batch(profiles)
+    second = whole.second_batch(profiles, error)
     if second is None or min(second.sum(), (~second).sum()) < MIN_CELLS:
         return [everything], []
     note = (
