@@ -58,8 +58,9 @@ def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path)
     panels = figure.subplots(len(rows), n, squeeze=False)
     colours = colormaps["tab20"]
     for row, axes in zip(rows, panels, strict=True):
-        # clusters and types of one row are counted together, in the order of their names
-        names = sorted(set(np.concatenate([name for *_, name in row])))
+        # clusters and types of one row are counted together, in the order of their names: 2, 10, B
+        found = set(np.concatenate([name for *_, name in row]))
+        names = sorted(found, key=lambda name: (int(name) if name.isdigit() else np.inf, name))
         for ax in axes[len(row) :]:
             ax.set_axis_off()
         for ax, (title, place, name) in zip(axes, row, strict=False):

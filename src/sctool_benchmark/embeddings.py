@@ -198,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sctool_benchmark.embeddings")
     parser.add_argument("figure", choices=["clusters", "types"])
-    parser.add_argument("--data", default="pollen", help="name in data.toml")
+    parser.add_argument(
+        "--data",
+        help="name in data.toml (default: pollen for clusters, baron_segerstolpe for types, which "
+        "needs a reference and a query)",
+    )
     parser.add_argument("--methods", metavar="A,B", help="default: those of the paper that run")
     parser.add_argument("--hidden", type=int, default=2, metavar="N", help="types that are novel")
     parser.add_argument("--max-epochs", type=int, metavar="N", help="default: of the presets")
@@ -208,9 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     METHODS.update(ABLATIONS)
     CLUSTER_METHODS.update(CLUSTER_ABLATIONS)
     args.out.mkdir(parents=True, exist_ok=True)
+    usual = {
+        "clusters": ("pollen", "cicl,clear,scdeepcluster,leiden"),
+        "types": ("baron_segerstolpe", "scdet,scgad,mars,scnym"),
+    }
+    data, methods = usual[args.figure]
+    args.data = args.data or data
     entry = known_data()[args.data]
-    default = {"clusters": "cicl,clear,scdeepcluster,leiden", "types": "scdet,scgad,mars,scnym"}
-    chosen = choose(known_methods(), (args.methods or default[args.figure]).split(","))
+    chosen = choose(known_methods(), (args.methods or methods).split(","))
     rest = (args.seed, args.max_epochs, args.out)
     if args.figure == "types":
         task = Task(name=args.data, data=args.data, kind="masked", n_masked=args.hidden, **entry)
