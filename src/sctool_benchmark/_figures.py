@@ -97,3 +97,32 @@ def plot_epochs(rows: pd.DataFrame, path: Path) -> None:
     ax.set_ylim(0, 1)
     ax.legend(loc="lower right")
     figure.savefig(path, dpi=120)
+
+
+def plot_scale(rows: pd.DataFrame, path: Path) -> None:
+    """Draw CPU seconds and memory against the number of cells, a line a method.
+
+    Parameters
+    ----------
+    rows
+        ``cells``, ``method``, ``reference`` (cells trained on, 0 for a saved model), ``cpu``,
+        ``peak_rss_gb`` and ``ended``, why a run was ended, a run a row; values may be missing.
+    path
+        File to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    rows = rows.reindex(columns=["cells", "method", "reference", "cpu", "peak_rss_gb", "ended"])
+    for (method, n), line in rows.groupby(["method", "reference"], sort=False):
+        title = f"{method}, trained on {n:,}" if n else method
+        line = line[line["ended"].isna()].sort_values("cells")
+        for ax, column in zip(panels, ("cpu", "peak_rss_gb"), strict=True):
+            ax.plot(line["cells"], line[column], "o-", label=title)
+    for ax, title in zip(panels, ("CPU seconds", "GB, peak"), strict=True):
+        ax.set(xscale="log", xlabel="cells", ylabel=title)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(bottom=0)
+    panels[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(path, dpi=120)

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sctool_benchmark._figures import plot_scale
 from sctool_benchmark._larger import BLOCK, mixed, neighbours
 from sctool_benchmark._markdown import table_lines
 from sctool_benchmark._run import provenance
@@ -208,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 row |= limited([*own, str(path), str(model), *last], result)
                 print(row, file=sys.stderr)
                 rows.append(row)
+                pd.DataFrame(rows).to_csv(args.out / "results.csv", index=False)
                 table(rows, args.out / "table.md", argv)
+                plot_scale(pd.DataFrame(rows), args.out / "curves.png")
     return 0
 
 

@@ -5,12 +5,15 @@ import sys
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+from matplotlib.axes import Axes
 from synthetic import simulate, simulate_sides
 
 from sctool import tl
 from sctool_benchmark import sampled, scale
+from sctool_benchmark._figures import plot_scale
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,23 @@ def test_the_table(tmp_path):
     assert lines[2] == "| 1,000 | `a` |  | 2.0 | 1.0 | 4.0 | 3.00 | 1.000 |"
     assert lines[3] == "| 1,000 | `b` | 2,000 | ended at 16 GB |  |  |  |  |"
     assert "    python -m sctool_benchmark.scale -o results" in lines
+
+
+def test_the_curves_leave_out_what_was_ended(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda ax, x, y, *_, label: drawn.append((label, list(y))))
+    rows = pd.DataFrame(
+        [
+            {"cells": 100, "method": "a", "reference": 0, "cpu": 2.0, "peak_rss_gb": 1.5},
+            {"cells": 10, "method": "a", "reference": 0, "cpu": 1.0, "peak_rss_gb": 0.5},
+            {"cells": 100, "method": "b", "reference": 1000, "ended": "at 16 GB"},
+        ]
+    )
+    monkeypatch.setattr(Axes, "legend", lambda *args, **kwargs: None)
+    plot_scale(rows, tmp_path / "curves.png")
+    assert drawn[:2] == [("a", [1.0, 2.0]), ("a", [0.5, 1.5])]
+    assert drawn[2:] == [("b, trained on 1,000", [])] * 2
+    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 def test_methods_are_trained_on_each_reference_or_saved_once(pair, tmp_path, monkeypatch):
