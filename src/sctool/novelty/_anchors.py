@@ -241,16 +241,18 @@ def group_query(
     separations
         Of types. The log odds that two groups are of different types are averaged over them.
     programmes
-        Positions of genes, see :func:`sctool.novelty.programme_genes`. By what cells of a predicted
-        type differ with them is taken out of the groups' means: a state is no type.
+        Positions of genes, see :func:`sctool.novelty.programme_genes`. By what cells that are alike
+        differ with them is taken out of the groups' means: a state is no type.
     """
     # UMAP weights: an anchor of a few cells must form its own group.
     graph = neighbor_graph(z, N_NEIGHBORS, seed, "umap")
+    at = [leiden(graph, resolution, seed + i) for i, resolution in enumerate(RESOLUTIONS)]
     scores = programme_scores(x, programmes)
-    slopes = programme_slopes(x, scores, proba.argmax(axis=1))
+    # Within groups as well: the novel cells among those of a predicted type differ from the others.
+    within = np.unique(np.stack([proba.argmax(axis=1), at[0]]), axis=1, return_inverse=True)[1]
+    slopes = programme_slopes(x, scores, within.ravel())
     groups = []
-    for i, resolution in enumerate(RESOLUTIONS):
-        codes = leiden(graph, resolution, seed + i)
+    for codes in at:
         means = group_means(x, codes) - group_means(scores, codes) @ slopes
         apart = expit(np.mean([_log_odds(s.distance(means)) for s in separations], axis=0))
         error = mean_error(x, codes)

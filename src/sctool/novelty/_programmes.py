@@ -76,9 +76,8 @@ def programme_slopes(x: sp.csr_matrix, scores: np.ndarray, codes: np.ndarray) ->
     scores
         Of :func:`programme_scores`.
     codes
-        Group of each cell, (n_cells,), as the predicted types.
+        Group of each cell, (n_cells,).
     """
-    codes = np.unique(codes, return_inverse=True)[1]
     within = scores - group_means(scores, codes)[codes]
     ridge = 1e-6 * len(codes) * np.eye(scores.shape[1])  # a score that is the same in all cells
     return np.linalg.solve(within.T @ within + ridge, (x.T @ within).T)
