@@ -57,9 +57,11 @@ def plot_cells(rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path)
     figure = Figure(figsize=(3.4 * n + 1.6, 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), n, squeeze=False)
     colours = colormaps["tab20"]
-    for row, axes in zip(rows, panels, strict=True):
-        # clusters and types of one row are counted together, in the order of their names: 2, 10, B
-        found = set(np.concatenate([name for *_, name in row]))
+    of_rows = [set(np.concatenate([name for *_, name in row])) for row in rows]
+    if set.intersection(*of_rows):  # predicted types and true ones, unlike clusters and types
+        of_rows = [set.union(*of_rows)] * len(rows)
+    for row, axes, found in zip(rows, panels, of_rows, strict=True):
+        # counted in the order of their names: 2, 10, B
         names = sorted(found, key=lambda name: (int(name) if name.isdigit() else np.inf, name))
         for ax in axes[len(row) :]:
             ax.set_axis_off()

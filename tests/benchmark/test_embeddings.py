@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from benchmark.cells import make_adata
 from sctool.model import CLUSTER_METHODS, METHODS
 from sctool_benchmark import embeddings
+from sctool_benchmark._figures import plot_cells
 
 
 @pytest.fixture
@@ -54,3 +56,27 @@ def test_types_are_drawn_by_truth_and_prediction(data: Path, monkeypatch) -> Non
     assert predicted[0].startswith("mars: predicted, overall ")
     assert set(truth[2]) - {"unknown"} == {"B", "CD4 T/NK", "DC", "Mono"}
     assert "novel_1" in predicted[2]
+
+
+def test_a_name_has_one_colour_in_both_rows_and_clusters_have_their_own(tmp_path, monkeypatch):
+    drawn: list[tuple[str, tuple[float, ...]]] = []
+    own = Axes.scatter
+
+    def scatter(ax, *args, **kwargs):
+        drawn.append((kwargs["label"], kwargs["color"]))
+        return own(ax, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "scatter", scatter)
+    place = np.zeros((3, 2))
+
+    def colours(*names: list[str]) -> dict[str, set[tuple[float, ...]]]:
+        drawn.clear()
+        plot_cells([[("", place, np.array(row))] for row in names], tmp_path / "cells.png")
+        return {name: {colour for other, colour in drawn if other == name} for name, _ in drawn}
+
+    types = colours(["B", "DC", "T"], ["B", "T", "novel_1"])
+    assert all(len(found) == 1 for found in types.values())
+    assert len(set.union(*types.values())) == len(types) == 4
+    clusters = colours(["10", "2", "2"], ["B", "B", "T"])
+    assert list(clusters) == ["2", "10", "B", "T"]
+    assert clusters["2"] == clusters["B"]
