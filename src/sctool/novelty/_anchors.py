@@ -127,27 +127,22 @@ class Groups:
         """
         types = self.types(profiles)
         residual = self.means - profiles[types]
-        by_chance = self.error + error[types]
-
-        def distance_from(shift: np.ndarray) -> np.ndarray:
-            # Means of few cells lie far apart by chance.
-            squared = ((residual - shift) ** 2).sum(axis=1)
-            return np.maximum(squared - by_chance, MIN_LEFT * squared)
-
         shift = np.zeros(self.means.shape[1])
         best: dict[int, int] = {}
         for _ in range(ROUNDS):
-            distance = distance_from(shift)
+            squared = ((residual - shift) ** 2).sum(axis=1)
             for t in np.unique(types):
                 groups = np.flatnonzero(types == t)
-                best[t] = groups[distance[groups].argmin()]
+                best[t] = groups[squared[groups].argmin()]
             anchors = list(best.values())
             # The median over types: a type that the query lacks does not distort the shift.
             shift = np.median(residual[anchors], axis=0)
         log_odds = _log_odds(self.apart[np.arange(len(types)), [best[t] for t in types]])
         if len(anchors) < FEW_ANCHORS:  # the shift would be that of the anchors themselves
             return log_odds
-        distance = distance_from(shift) + 1e-6
+        # Means of few cells lie far apart by chance. (As anchors, well measured groups are better.)
+        squared = ((residual - shift) ** 2).sum(axis=1)
+        distance = np.maximum(squared - self.error - error[types], MIN_LEFT * squared) + 1e-6
         return log_odds + np.log(distance / np.median(distance[anchors]))
 
 
