@@ -56,6 +56,7 @@ NOT_RUN = {
     "python -m sctool_benchmark.several ": "is tested in tests/benchmark",
     "python -m sctool_benchmark.peers ": "installs",
     "python -m sctool_benchmark.openproblems ": "is tested in tests/benchmark",
+    "python -m sctool_benchmark.embeddings ": "is tested in tests/benchmark",
 }
 
 
