@@ -12,7 +12,7 @@ from sctool._data._features import normalize
 from sctool._neighbors import group_means, principal_components
 from sctool._regression import regress
 from sctool.novelty import QueryNovelty, _cells, search
-from sctool.novelty._anchors import Groups, QueryGroups, group_query, mean_error
+from sctool.novelty._anchors import Groups, QueryGroups, group_query, means_and_errors
 from sctool.novelty._n_types import TypeSeparation, learn_separation
 from sctool.novelty._query import judge_by_group, name_by_group
 
@@ -46,7 +46,7 @@ def reference() -> SimpleNamespace:
     x = cells(labels, 0)
     separation = learn_separation(x, labels, np.random.default_rng(0))
     regression = regress(x, labels, 1.0, 200)[0]
-    known = group_means(x, labels), mean_error(x, labels)
+    known = means_and_errors(x, labels)
     return SimpleNamespace(
         x=x, labels=labels, separation=separation, regression=regression, known=known
     )
@@ -201,17 +201,31 @@ def test_what_the_errors_of_means_explain_is_no_distance():
         np.testing.assert_allclose(found[[0, 2]], exact[[0, 2]])
 
 
+def test_a_group_of_few_cells_is_no_anchor_because_its_error_is_large():
+    # groups 0 and 1 are of type 0; of the squared distance of 1, all but a tenth may be chance
+    means = np.vstack([PROFILES[0] + [0, 0, 0, 1.0], PROFILES[0] + [0, 0, 0.8, 0], *PROFILES[1:]])
+    proba = np.vstack([np.eye(3)[0], np.eye(3)])
+    apart = 0.9 * (1 - np.eye(4))
+    groups = Groups(np.arange(4), means, proba, apart, np.array([0.9, 0, 0, 0]))
+    evidence = groups.evidence(PROFILES, EXACT)
+    np.testing.assert_array_equal(evidence > 0, [True, True, False, False])
+    odds_of_anchor = np.log(0.01 / 0.99)
+    np.testing.assert_allclose(evidence[1], odds_of_anchor + np.log((0.64 + 1e-6) / 1e-6))
+    assert evidence[0] > evidence[1] - odds_of_anchor + np.log(0.3 / 0.64)
+
+
 def test_the_error_of_a_mean_against_resampling():
     rng = np.random.default_rng(0)
     x = rng.gamma(1, 2, (9000, 4)) * [0.5, 1, 1, 2]
     codes = rng.permutation(np.repeat(np.arange(300), 30))
     means = np.stack([x[codes == g].mean(axis=0) for g in range(300)])
-    error = mean_error(sp.csr_matrix(x), codes)
+    found, error = means_and_errors(sp.csr_matrix(x), codes)
+    np.testing.assert_allclose(found, means)
     np.testing.assert_allclose(error.mean(), means.var(axis=0).sum(), rtol=0.15)
     # a group of one cell has the variance of the others
-    alone = mean_error(sp.csr_matrix(x[:31]), np.r_[np.zeros(30, dtype=int), 1])
+    alone = means_and_errors(sp.csr_matrix(x[:31]), np.r_[np.zeros(30, dtype=int), 1])[1]
     np.testing.assert_allclose(alone[1], 30 * alone[0])
-    assert mean_error(sp.csr_matrix(x[:1]), np.zeros(1, dtype=int)) == 0
+    assert means_and_errors(sp.csr_matrix(x[:1]), np.zeros(1, dtype=int))[1] == 0
 
 
 def test_a_rare_type_keeps_its_name_and_unsure_cells_have_that_of_their_group():

@@ -53,13 +53,19 @@ def test_without_programmes_or_where_no_cell_differs_nothing_changes():
     np.testing.assert_array_equal(same @ programme_slopes(x, same, codes), np.zeros((10, 8)))
 
 
-def test_a_novel_type_among_the_cells_of_a_known_one_is_not_taken_for_its_state():
-    # half of the cells that are taken for the first type are of another, and more stressed
-    rng, n_genes = RNG(2), 200
+def rates(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four types of 100 cells, and rates of 200 genes, of which ten mark each type."""
     types = np.repeat([0, 1, 2, 3], 100)
-    rate = np.tile(rng.lognormal(0, 0.7, n_genes), (400, 1))
+    rate = np.tile(rng.lognormal(0, 0.7, 200), (400, 1))
     for t in range(4):
         rate[types == t, 40 + 10 * t : 50 + 10 * t] *= 8
+    return types, rate
+
+
+def test_a_novel_type_among_the_cells_of_a_known_one_is_not_taken_for_its_state():
+    # half of the cells that are taken for the first type are of another, and more stressed
+    rng = RNG(2)
+    types, rate = rates(rng)
     rate[types == 3, :8] *= 2
     x = normalize(sp.csr_matrix(rng.poisson(rate).astype(np.float32)))
     proba, z = np.eye(3)[types % 3], principal_components(x, 20, 0)
@@ -73,11 +79,8 @@ def test_a_novel_type_among_the_cells_of_a_known_one_is_not_taken_for_its_state(
 
 
 def test_stressed_cells_of_a_known_type_come_nearer_to_the_others():
-    rng, n_genes = RNG(1), 200
-    types = np.repeat([0, 1, 2, 3], 100)
-    rate = np.tile(rng.lognormal(0, 0.7, n_genes), (400, 1))
-    for t in range(4):
-        rate[types == t, 40 + 10 * t : 50 + 10 * t] *= 8
+    rng = RNG(1)
+    types, rate = rates(rng)
     stressed = np.arange(400) % 100 < 30
     stress = np.arange(20)  # of which the first eight are known to be of the programme
     level = np.where(stressed, 2.0, 0.0) + rng.normal(0, 0.3, 400)

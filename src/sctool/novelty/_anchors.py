@@ -47,21 +47,25 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
     return logit(MARGIN + (1 - 2 * MARGIN) * p)
 
 
-def mean_error(x: sp.csr_matrix, codes: np.ndarray) -> np.ndarray:
-    """Squared standard error of each group's mean, summed over genes, (n_groups,).
+def means_and_errors(x: sp.csr_matrix, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each group, and by how much it may be off.
 
     Parameters
     ----------
     x, codes
-        Cells, CSR (n_cells, n_genes), and the group of each.
+        Cells, CSR (n_cells, n_genes), and the group of each, (n_cells,).
+
+    Returns
+    -------
+    Means, (n_groups, n_genes), and their squared standard errors, summed over genes, (n_groups,).
     """
-    n = np.bincount(codes)
+    n, means = np.bincount(codes), group_means(x, codes)
     norm = np.asarray(x.multiply(x).sum(axis=1)).ravel()
-    of_group = group_means(norm[:, None], codes)[:, 0] - (group_means(x, codes) ** 2).sum(axis=1)
-    variance = np.maximum(of_group, 0) * n / np.maximum(n - 1, 1)
+    squared = group_means(norm[:, None], codes)[:, 0] - (means**2).sum(axis=1)
+    variance = np.maximum(squared, 0) * n / np.maximum(n - 1, 1)
     # A single cell says nothing about how cells of its group vary.
     others = np.average(variance, weights=n - 1) if (n > 1).any() else 0.0
-    return np.where(n > 1, variance, others) / n
+    return means, np.where(n > 1, variance, others) / n
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,14 @@ class Groups:
     codes
         Group of each cell, (n_cells,).
     means
-        Mean log1p CP10k of each group, (n_groups, n_genes), without what stress and the cell cycle
-        change.
+        Mean log1p CP10k of each group, (n_groups, n_genes), less what stress and the cell cycle
+        explain of it.
     proba
         Mean probability of the known types, (n_groups, n_types).
     apart
         Probability that two groups are of different types, (n_groups, n_groups).
     error
-        Of ``means``, see :func:`mean_error`, (n_groups,).
+        Of ``means``, see :func:`means_and_errors`, (n_groups,).
     """
 
     codes: np.ndarray
@@ -123,7 +127,7 @@ class Groups:
         profiles
             See :meth:`types`.
         error
-            Of the profiles, see :func:`mean_error`, (n_types,).
+            Of the profiles, see :func:`means_and_errors`, (n_types,).
         """
         types = self.types(profiles)
         residual = self.means - profiles[types]
@@ -248,9 +252,9 @@ def group_query(
     slopes = programme_slopes(x, scores, within.ravel())
     groups = []
     for codes in at:
-        means = group_means(x, codes) - group_means(scores, codes) @ slopes
+        means, error = means_and_errors(x, codes)
+        means = means - group_means(scores, codes) @ slopes
         apart = expit(np.mean([_log_odds(s.distance(means)) for s in separations], axis=0))
-        error = mean_error(x, codes)
         groups.append(Groups(codes, means, group_means(proba, codes), apart, error))
     weights = graph.obsp["connectivities"]
     total = np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-9)

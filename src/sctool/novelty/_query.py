@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import expit
 
-from sctool._neighbors import group_means, principal_components
+from sctool._neighbors import principal_components
 from sctool.novelty import _cells
-from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query, mean_error
+from sctool.novelty._anchors import SURE, Groups, QueryGroups, group_query, means_and_errors
 from sctool.novelty._episodes import MIN_CELLS
 from sctool.novelty._n_types import (
     TypeSeparation,
@@ -104,7 +104,7 @@ def search(
     def seed() -> int:
         return int(rng.integers(2**31))
 
-    profiles, error = group_means(x_ref, labels), mean_error(x_ref, labels)
+    profiles, error = means_and_errors(x_ref, labels)
     z = principal_components(x, N_COMPONENTS, seed())
     if n_novel == 0:
         whole = group_query(x, z, proba, [TypeSeparation()], seed(), programmes)
@@ -187,7 +187,7 @@ def judge_by_group(
         The cells in groups, and their probabilities of the known types, (n_cells, n_types).
     profiles, error
         Mean log1p CP10k of the known types, (n_types, n_genes), and the errors of these means,
-        (n_types,), see :func:`sctool.novelty._anchors.mean_error`.
+        (n_types,), see :func:`sctool.novelty._anchors.means_and_errors`.
 
     Returns
     -------
